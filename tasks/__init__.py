@@ -1,0 +1,1 @@
+"""Jobs, plans, messages and the command line: the producer side, free of numpy and runtimes."""

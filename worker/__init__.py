@@ -1,0 +1,1 @@
+"""Pixels, models and masks: what runs where the work is done."""
