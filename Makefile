@@ -1,0 +1,39 @@
+# Everything here sets itself up: a machine with Python 3.10–3.13 and make needs nothing else.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+READY = $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format bench recipe-shapes recipe-test clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+setup: $(READY) ## the project's own virtual environment, with everything pinned
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[worker,test]'
+	@touch $@
+
+demo: $(READY) ## annotate the bundled images with the bundled model and judge the result
+	$(BIN)/maskmill demo -o demo-out
+
+test: $(READY) ## all tests; they start the services that they need
+	$(BIN)/python -m pytest
+
+lint: $(READY) ## formatter, linter and strict types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(READY) ## put the code into its one format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(READY) ## speed and memory, as ratios within one run
+	$(BIN)/python tests/bench/postprocess.py
+	$(BIN)/python tests/bench/memory.py
+
+clean: ## remove what the targets made
+	rm -rf $(VENV) .venv-recipe demo-out build *.egg-info

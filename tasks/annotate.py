@@ -1,0 +1,164 @@
+"""`maskmill annotate`: from the person's words to a merged dataset on this machine."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any, Literal
+
+import msgspec
+
+from storage import get
+from storage.errors import StorageError
+from tasks.cards import Model, ModelError, find_model
+from tasks.categories import Category, UnknownClass, ids_of, renumber, with_ids
+from tasks.environment import whole_number
+from tasks.exits import OK, OVER_BUDGET, STOPPED, ended
+from tasks.folder import Folder, missing_shards
+from tasks.local import Child, await_ready, run
+from tasks.merge import read_run
+from tasks.progress import Watcher, choose_face, say_json
+from tasks.records import Job, Selection, Settings
+from tasks.submit import ask, continue_job, open_job
+from tasks.summary import print_summary, summarise
+
+WORKER_PARTS = ("numpy", "cv2", "PIL", "pycocotools", "onnxruntime")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wishes:
+    """What was typed, besides the inputs and how they are selected."""
+
+    model: str
+    output: str
+    threshold: float | None = None
+    max_detections: int | None = None
+    classes: Sequence[str] = ()
+    category_ids: str = ""
+    mask_format: Literal["rle", "polygon"] = "rle"
+    reduced_decode: bool = True
+    shard_size: int
+    max_failures: int = 0
+    overwrite: bool = False
+    replace_edited: bool = False
+
+
+def annotate(inputs: Sequence[str], selection: Selection, wishes: Wishes, as_json: bool) -> int:
+    return ended(lambda: _annotate(inputs, selection, wishes, as_json), as_json)
+
+
+def _annotate(inputs: Sequence[str], selection: Selection, wishes: Wishes, as_json: bool) -> int:
+    model = find_model(wishes.model)
+    asked = ask(inputs, model, _settings(model, wishes), selection, wishes.shard_size)
+    there = None if wishes.overwrite else continue_job(wishes.output, asked)
+    if there is not None and _is_merged(*there):
+        return _finish(*there, wishes.max_failures, as_json)
+    need_worker_parts()
+    child = Child(model)
+    try:
+        await_ready(child)
+        job, folder = there or open_job(
+            wishes.output, inputs, asked, model.path, overwrite=wishes.overwrite
+        )
+        if as_json:
+            say_json({"event": "planned", **msgspec.to_builtins(job.counts)})
+        code = _work(child, model, job, folder, wishes, as_json)
+    finally:
+        child.close()
+    return code or _finish(job, folder, wishes.max_failures, as_json)
+
+
+def _work(
+    child: Child, model: Model, job: Job, folder: Folder, wishes: Wishes, as_json: bool
+) -> int:
+    done = _done(job, folder)
+    with Watcher(choose_face(as_json), job.counts.items, done) as watcher:
+        try:
+            run(child, model, folder, watcher.hear, replace_edited=wishes.replace_edited)
+        except KeyboardInterrupt:
+            pass
+        else:
+            return OK
+    message = f"stopped: {_done(job, folder)} of {job.counts.items} inputs are done and kept"
+    print(f"maskmill: {message}; the same command goes on from there", file=sys.stderr)
+    return STOPPED
+
+
+def _settings(model: Model, wishes: Wishes) -> Settings:
+    categories = _categories(model, wishes.category_ids)
+    return Settings(
+        categories=categories,
+        threshold=wishes.threshold,
+        max_detections=wishes.max_detections,
+        keep=ids_of(categories, wishes.classes),
+        mask_format=wishes.mask_format,
+        reduced_decode=wishes.reduced_decode,
+        max_bytes=whole_number("MASKMILL_MAX_BYTES", 256 << 20, 1),
+        max_pixels=whole_number("MASKMILL_MAX_PIXELS", 200_000_000, 1),
+    )
+
+
+def _categories(model: Model, wish: str) -> tuple[Category, ...]:
+    categories = model.card.category_list()
+    if not wish:
+        return categories
+    if wish in ("coco91", "contiguous"):
+        return renumber(categories, wish)
+    return with_ids(categories, _ids_in_file(wish), wish)
+
+
+class _CocoFile(msgspec.Struct):
+    categories: tuple[Category, ...]
+
+
+def _ids_in_file(path: str) -> dict[str, int]:
+    """Ids by name from {"name": id, …} or from the categories of a COCO file."""
+    try:
+        data = get(path)
+        ids = msgspec.json.decode(data, type=dict[str, int] | _CocoFile)
+    except (StorageError, msgspec.DecodeError) as exc:
+        raise UnknownClass(f"--category-ids {path} cannot be read: {exc}") from exc
+    return ids
+
+
+def need_worker_parts() -> None:
+    missing = [part for part in WORKER_PARTS if find_spec(part) is None]
+    if missing:
+        raise ModelError(
+            f"running a model needs {', '.join(missing)}: pip install 'maskmill[worker]'"
+        )
+
+
+def _is_merged(job: Job, folder: Folder) -> bool:
+    record = read_run(folder)
+    return record is not None and record["run"] == job.run
+
+
+def _done(job: Job, folder: Folder) -> int:
+    """Inputs in shards that are written. All shards but the last are of one size."""
+    size = job.asked.shard_size
+    missing = missing_shards(folder, job.counts.shards)
+    last = job.counts.items - size * (job.counts.shards - 1)
+    return job.counts.items - sum(
+        last if number == job.counts.shards - 1 else size for number in missing
+    )
+
+
+def _finish(job: Job, folder: Folder, max_failures: int, as_json: bool) -> int:
+    record: dict[str, Any] = read_run(folder) or {}
+    summary = summarise(folder, job, record)
+    over = summary["failures"] > max_failures
+    if as_json:
+        say_json({"event": "summary", **summary, "exit": OVER_BUDGET if over else OK})
+        return OVER_BUDGET if over else OK
+    print_summary(summary)
+    if not over:
+        return OK
+    print(
+        f"maskmill: {summary['failures']} inputs failed, more than --max-failures {max_failures};"
+        f" they are listed in {folder.file('failures.jsonl')}",
+        file=sys.stderr,
+    )
+    return OVER_BUDGET

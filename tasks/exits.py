@@ -1,0 +1,47 @@
+"""How commands end: 0 all well, 2 wrong usage, 3 over the failure budget, 4 stopped, 5 a gate."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from storage.errors import BadSetting, BadUri, StorageError
+from tasks.cards import ModelError
+from tasks.categories import UnknownClass
+from tasks.environment import SettingError
+from tasks.folder import JobDiffers, JobError
+from tasks.inputs import InputError
+from tasks.local import Refused, Stopped
+from tasks.progress import say_json
+
+OK, WRONG, OVER_BUDGET, STOPPED = 0, 2, 3, 4
+
+_WRONG = (
+    BadSetting,
+    BadUri,
+    InputError,
+    JobDiffers,
+    ModelError,
+    Refused,
+    SettingError,
+    UnknownClass,
+)
+_STOPPED = (JobError, StorageError, Stopped)
+
+
+def ended(command: Callable[[], int], as_json: bool) -> int:
+    """Run a command; what the person can mend is one sentence and an exit code, not a traceback."""
+    try:
+        return command()
+    except _WRONG as exc:
+        return _say(str(exc), WRONG, as_json)
+    except _STOPPED as exc:
+        return _say(str(exc), STOPPED, as_json)
+
+
+def _say(message: str, code: int, as_json: bool) -> int:
+    if as_json:
+        say_json({"event": "error", "message": message, "exit": code})
+    else:
+        print(f"maskmill: {message}", file=sys.stderr)
+    return code

@@ -1,0 +1,208 @@
+"""What a person typed as INPUT, turned into a stream of found images. Nothing is held in memory."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import BinaryIO
+
+import ijson
+import msgspec
+
+from storage import Entry, list_entries, open_read
+from storage.errors import NotFound
+from storage.globs import expand, is_glob, parse_glob
+from storage.uris import as_folder, basename, join, parent, parse, relative, shown, storable
+
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff"),
+    *(".gif", ".avif", ".heic", ".heif", ".jp2"),
+)
+# Beginnings of the formats above, to know an image in a folder whatever it is called.
+_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"BM", b"II*\0", b"MM\0*", b"GIF8")
+
+
+class InputError(Exception):
+    """An INPUT that cannot be planned, in one sentence that names the first offender."""
+
+
+@dataclass(frozen=True)
+class Found:
+    uri: str
+    file_name: str  # the path below the INPUT's root
+    version: str | None = None
+    id: int | None = None  # the id that a COCO file gives it
+    is_image: bool = True
+
+
+class ListLine(msgspec.Struct, forbid_unknown_fields=True):
+    """One line of a .jsonl list."""
+
+    uri: str
+    file_name: str = ""
+
+
+def find(inputs: Sequence[str], images_root: str = "") -> Iterator[Found]:
+    """All that the inputs name, in order: as given, each folder by its keys' UTF-8 bytes."""
+    for word in inputs:
+        any_found = False
+        for found in _find_one(word, images_root):
+            any_found = True
+            yield found
+        if not any_found:
+            raise InputError(f"no inputs match {shown(word)}")
+
+
+def _find_one(word: str, images_root: str) -> Iterator[Found]:
+    if word == "-":
+        return _from_list(sys.stdin.buffer, os.getcwd() + "/", "standard input")
+    place = parse(word)
+    suffix = PurePosixPath(place.path).suffix.lower()
+    is_local = place.scheme == "file"
+    if is_local and os.path.isdir(place.path):
+        return _from_folder(as_folder(word))
+    if is_local and os.path.lexists(place.path):
+        return _from_file(word, suffix, images_root)
+    if is_glob(word):
+        return _from_glob(word)
+    if place.scheme in ("http", "https") or (suffix and not is_local):
+        return _from_file(word, suffix, images_root)
+    return _from_folder(as_folder(word))
+
+
+def _from_file(word: str, suffix: str, images_root: str) -> Iterator[Found]:
+    if suffix in (".txt", ".jsonl"):
+        with _opened(word) as file:
+            yield from _from_list(file, parent(word), shown(word))
+    elif suffix == ".json":
+        yield from from_coco(word, images_root)
+    else:
+        yield Found(storable(word), _name(basename(word)))
+
+
+@contextmanager
+def _opened(word: str) -> Iterator[BinaryIO]:
+    try:
+        with open_read(word) as file:
+            yield file
+    except NotFound:
+        raise InputError(f"no inputs match {shown(word)}") from None
+
+
+def _from_folder(prefix: str) -> Iterator[Found]:
+    return _listed(prefix, list_entries(prefix))
+
+
+def _from_glob(word: str) -> Iterator[Found]:
+    return _listed(parse_glob(word).root, expand(word))
+
+
+def _listed(root: str, entries: Iterator[Entry]) -> Iterator[Found]:
+    try:
+        for entry in entries:
+            name, is_image = _name(relative(entry.uri, root)), _may_be_image(entry.uri)
+            yield Found(storable(entry.uri), name, entry.version, is_image=is_image)
+    except NotFound:
+        raise InputError(f"no inputs match {shown(root)}") from None
+
+
+def _name(path: str) -> str:
+    """A path as a dataset can hold it: bytes that are not UTF-8 stand as escapes."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _may_be_image(uri: str) -> bool:
+    """By its name where that says something; else by its first bytes where a look costs nothing."""
+    place = parse(uri)
+    suffix = PurePosixPath(place.path).suffix.lower()
+    if suffix in IMAGE_SUFFIXES:
+        return True
+    if place.scheme != "file":
+        return suffix == ""
+    try:
+        with open(place.path, "rb") as file:
+            start = file.read(12)
+    except OSError:
+        return False
+    return start.startswith(_SIGNATURES) or (start[:4] == b"RIFF" and start[8:12] == b"WEBP")
+
+
+def _from_list(file: BinaryIO, base: str, where: str) -> Iterator[Found]:
+    """URIs a line, or JSON objects with `uri` and `file_name`; relative ones are below `base`."""
+    for number, raw in enumerate(file, 1):
+        line = raw.strip()
+        if not line or line.startswith(b"#"):
+            continue
+        try:
+            entry = _list_line(line)
+        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+            raise InputError(f"line {number} of {where} cannot be read: {exc}") from exc
+        yield Found(_below(base, entry.uri), entry.file_name or _name_in_list(entry.uri))
+
+
+def _list_line(line: bytes) -> ListLine:
+    if line.startswith(b"{"):
+        return msgspec.json.decode(line, type=ListLine)
+    return ListLine(line.decode("utf-8"))
+
+
+def _below(base: str, word: str) -> str:
+    """An entry of a list: a URI or an absolute path as it stands, else a path below `base`."""
+    if "://" in word or word.startswith("/"):
+        return storable(word)
+    return join(base, word)
+
+
+def _name_in_list(word: str) -> str:
+    """Lists mix roots, so a name is the whole path: without scheme, host or bucket, and query."""
+    parts = parse(word).path.split("/")
+    return _name("/".join(part for part in parts if part not in ("", ".", "..")))
+
+
+def from_coco(word: str, images_root: str = "") -> Iterator[Found]:
+    """The images of a COCO file with that file's ids; they lie beside it or below `images_root`."""
+    base = images_root or parent(word)
+    for record in coco_images(word):
+        uri = _below(base, record.file_name)
+        yield Found(uri, _name_in_list(record.file_name), id=record.id)
+
+
+class CocoImage(msgspec.Struct):
+    id: int
+    file_name: str
+
+
+def coco_images(word: str) -> Iterator[CocoImage]:
+    """The `images` of a COCO file, streamed, each with a positive id."""
+    try:
+        with _opened(word) as file:
+            yield from _checked_images(file, word)
+    except ijson.JSONError as exc:
+        raise InputError(f"{word} is not JSON: {str(exc).splitlines()[0]}") from exc
+
+
+def _checked_images(file: BinaryIO, word: str) -> Iterator[CocoImage]:
+    none = True
+    for number, raw in enumerate(ijson.items(file, "images.item"), 1):
+        none = False
+        try:
+            record = msgspec.convert(raw, CocoImage)
+        except msgspec.ValidationError as exc:
+            raise InputError(f"image {number} of {word} is no COCO image: {exc}") from exc
+        if record.id < 1:
+            raise InputError(f"image {number} of {word} has the id {record.id}; ids begin at 1")
+        yield record
+    if none:
+        raise InputError(f"{word} lists no images: is it a COCO dataset?")
+
+
+def absolute(word: str) -> str:
+    """An INPUT as it stands in job.json: local paths in full, so that it means one thing."""
+    if word == "-" or parse(word).scheme != "file":
+        return word
+    path = os.path.abspath(parse(word).path)
+    return storable(as_folder(path) if word.endswith("/") else path)

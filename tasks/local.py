@@ -1,0 +1,196 @@
+"""`maskmill annotate`: the parent that plans, watches the child that works, and starts it again."""
+
+from __future__ import annotations
+
+import os
+import queue
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from storage.errors import StorageError
+from tasks.cards import Model
+from tasks.folder import Folder, every_attempt, write_attempt
+from tasks.records import Attempt
+
+Event = dict[str, Any]
+
+# The child finds our packages by their place, never by the working directory, which may well have
+# a folder called `worker` or `tasks` of its own.
+_BOOT = "import sys; sys.path[0] = sys.argv.pop(); from worker.local import main; main()"
+_ROOT = str(Path(__file__).resolve().parent.parent)
+STOP_S = 60.0
+
+
+class Refused(Exception):
+    """The model cannot be used; nothing was run."""
+
+
+class Stopped(Exception):
+    """A cause that ends the run: what is written stays, and the same command goes on."""
+
+
+class Child:
+    """One worker process: JSON lines in, JSON lines out, its standard error kept for the worst."""
+
+    def __init__(self, model: Model) -> None:
+        self._errors = tempfile.TemporaryFile(prefix="maskmill-worker-")  # noqa: SIM115 - closed by close()
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _BOOT, _ROOT],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env=_environment(),
+            start_new_session=True,  # Ctrl-C is for the parent, which asks the child to stop
+        )
+        self.events: queue.Queue[Event] = queue.Queue()
+        self.name = f"local:{socket.gethostname()}:{os.getpid()}:{self._process.pid}"
+        threading.Thread(target=self._read, daemon=True).start()
+        self._send({"model": msgspec.to_builtins(model)})
+
+    def begin(self, job: str, replace_edited: bool) -> None:
+        self._send({"job": job, "worker": self.name, "replace_edited": replace_edited})
+
+    def ask_to_stop(self) -> None:
+        self._send({"stop": True})
+
+    def close(self) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+        self._errors.close()
+
+    def wait(self) -> int:
+        return self._process.wait()
+
+    def last_words(self) -> str:
+        """The end of its standard error, for a death that nothing else explains."""
+        self._errors.seek(0)
+        lines = self._errors.read().decode("utf-8", "replace").strip().splitlines()
+        return " | ".join(lines[-3:])
+
+    def _send(self, order: Event) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(msgspec.json.encode(order) + b"\n")
+            self._process.stdin.flush()
+        except (BrokenPipeError, ValueError):
+            pass  # it has died, and its exit tells the rest
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self.events.put(msgspec.json.decode(line))
+        self.events.put({"event": "exit", "code": self._process.wait()})
+
+
+def _environment() -> dict[str, str]:
+    """One BLAS thread beside the runtime's own: post-processing runs while the network does."""
+    return {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"} | os.environ
+
+
+def await_ready(child: Child) -> None:
+    """Wait until the model is loaded and warm; a model that does not fit is refused here."""
+    while True:
+        event = child.events.get()
+        if event["event"] == "ready":
+            return
+        if event["event"] == "refused":
+            raise Refused(event["message"])
+        if event["event"] == "exit":
+            how = _death(event["code"])
+            raise Refused(f"the worker process {how} while loading the model: {child.last_words()}")
+
+
+def run(
+    child: Child,
+    model: Model,
+    folder: Folder,
+    hear: Callable[[Event], None],
+    *,
+    replace_edited: bool = False,
+) -> None:
+    """See a job through. A child that an image kills is started again; careful mode finds it."""
+    bury(folder, lambda attempt: _gone(attempt.worker), "interrupted")
+    while True:
+        child.begin(folder.uri, replace_edited)
+        code = _watch(child, hear)
+        name = child.name
+        if code == 0:
+            return
+        reason = _death(code)
+        if code > 0:
+            raise Stopped(f"the worker process {reason}: {child.last_words()}")
+        child.close()
+        bury(folder, lambda attempt, name=name: attempt.worker == name, "died")  # type: ignore[misc]
+        hear({"event": "restart", "reason": reason})
+        child = Child(model)
+        await_ready(child)
+
+
+def _watch(child: Child, hear: Callable[[Event], None]) -> int:
+    """One child's life, from its orders to its exit code."""
+    try:
+        while True:
+            event = child.events.get()
+            if event["event"] == "stopped":
+                raise Stopped(event["message"])
+            if event["event"] == "exit":
+                return int(event["code"])
+            hear(event)
+    except KeyboardInterrupt:
+        hear({"event": "stopping"})
+        child.ask_to_stop()
+        _drain(child)
+        raise
+
+
+def _drain(child: Child) -> None:
+    try:
+        while child.events.get(timeout=STOP_S)["event"] != "exit":
+            continue
+    except queue.Empty:
+        return
+
+
+def _death(code: int) -> str:
+    return f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+
+
+def _gone(worker: str) -> bool:
+    """A local worker of this machine whose process is no more: its run was cut off as a whole."""
+    kind, _, rest = worker.partition(":")
+    host, _, pids = rest.partition(":")
+    if kind != "local" or host != socket.gethostname():
+        return False
+    return not all(_alive(int(pid)) for pid in pids.split(":"))
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # somebody else's process is a process
+    return True
+
+
+def bury(folder: Folder, mine: Callable[[Attempt], bool], how: Any) -> None:
+    """Say of attempts that can no longer say it themselves how they ended."""
+    try:
+        for uri, attempt in every_attempt(folder):
+            if attempt.ended == "" and mine(attempt):
+                write_attempt(uri, msgspec.structs.replace(attempt, ended=how))
+    except StorageError as exc:
+        raise Stopped(str(exc)) from exc

@@ -1,0 +1,228 @@
+"""From shard objects to the merged dataset. Memory does not grow with images or annotations."""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
+
+import msgspec
+
+from storage import get, open_read, open_write, put
+from storage.errors import NotFound
+from tasks.folder import Folder, JobError, every_attempt, read_shard
+from tasks.ordered import ordered_map
+from tasks.provenance import producer_versions
+from tasks.records import Annotation, Job, Shard, encode
+
+READERS = 4
+PICKS = 12  # images on the contact sheet
+
+
+class Edited(JobError):
+    """instances.json is not what was written: somebody worked on it."""
+
+
+class Picked(msgspec.Struct, frozen=True):
+    image: int
+    shard: int
+
+
+@dataclass
+class Merged:
+    """What a merge found, for run.json, the summary and the contact sheet."""
+
+    images: int = 0
+    annotations: int = 0
+    failures: int = 0
+    empty_masks: int = 0
+    by_class: Counter[int] = field(default_factory=Counter)
+    by_failure: Counter[str] = field(default_factory=Counter)
+    kinds: dict[bytes, Any] = field(default_factory=dict)
+    picks: list[Picked] = field(default_factory=list)
+    sha256: str = ""
+
+
+def merge(folder: Folder, job: Job, *, replace_edited: bool = False) -> Merged:
+    """Write instances.json, results.json, failures.jsonl, then run.json, which seals them."""
+    merged = Merged()
+    before = _sealed_hash(folder)
+    with ExitStack() as stack:
+        spool = stack.enter_context(tempfile.TemporaryFile(prefix="maskmill-merge-"))
+        instances = _Hashing(stack.enter_context(open_write(folder.file("instances.json"))))
+        results = stack.enter_context(open_write(folder.file("results.json")))
+        failures = stack.enter_context(open_write(folder.file("failures.jsonl")))
+        _write_all(folder, job, merged, instances, results, failures, spool)
+        merged.sha256 = instances.digest.hexdigest()
+        if before is not None and not replace_edited:
+            _refuse_edited(folder, {before, merged.sha256})
+    put(folder.file("run.json"), msgspec.json.format(encode(_run_record(folder, job, merged))))
+    return merged
+
+
+class _Hashing:
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.digest = hashlib.sha256()
+
+    def write(self, data: bytes) -> None:
+        self.digest.update(data)
+        self._file.write(data)
+
+
+def _write_all(
+    folder: Folder,
+    job: Job,
+    merged: Merged,
+    instances: _Hashing,
+    results: BinaryIO,
+    failures: BinaryIO,
+    spool: BinaryIO,
+) -> None:
+    """One pass over the shards; annotations wait in a spool file until all images are written."""
+    polygons = job.asked.settings.mask_format == "polygon"
+    instances.write(b'{"info":{"description":"instance segmentation by maskmill"},"licenses":[],')
+    instances.write(b'"images":[')
+    results.write(b"[")
+    draws: list[tuple[bool, bytes, Picked]] = []
+    for shard in _shards(folder, job.counts.shards):
+        for image in shard.images:
+            instances.write((b",\n" if merged.images else b"\n") + encode(image))
+            merged.images += 1
+        for each in shard.annotations:
+            comma = b",\n" if merged.annotations else b"\n"
+            merged.annotations += 1
+            merged.by_class[each.category_id] += 1
+            spool.write(comma + encode(_dataset_record(each, merged.annotations, polygons)))
+            results.write(comma + encode(_result_record(each)))
+        for failure in shard.failures:
+            merged.failures += 1
+            merged.by_failure[f"{failure.stage}/{failure.kind}"] += 1
+            failures.write(encode(failure) + b"\n")
+        merged.empty_masks += shard.empty_masks
+        merged.kinds[encode(shard.produced_by)] = shard.produced_by
+        _draw(draws, shard)
+    if merged.images + merged.failures != job.counts.items:
+        raise JobError(
+            f"{folder.uri} does not add up: {merged.images} images and {merged.failures} failures"
+            f" for {job.counts.items} inputs"
+        )
+    instances.write(b'\n],"annotations":[')
+    spool.seek(0)
+    while chunk := spool.read(1 << 20):
+        instances.write(chunk)
+    categories = [msgspec.to_builtins(each) for each in job.asked.settings.categories]
+    instances.write(b'\n],"categories":' + encode(categories) + b"}\n")
+    results.write(b"\n]\n")
+    merged.picks = [pick for _, _, pick in sorted(draws, key=lambda draw: draw[2].image)]
+
+
+def _shards(folder: Folder, count: int) -> Iterator[Shard]:
+    with ThreadPoolExecutor(READERS) as pool:
+        yield from ordered_map(
+            pool, lambda number: read_shard(folder, number), range(count), window=READERS
+        )
+
+
+def _dataset_record(each: Annotation, number: int, polygons: bool) -> dict[str, Any]:
+    """An annotation of the dataset. `polygon_iou` is what the polygons keep of the mask."""
+    record: dict[str, Any] = {
+        "id": number,
+        "image_id": each.image_id,
+        "category_id": each.category_id,
+        "bbox": each.bbox,
+        "area": each.area,
+        "segmentation": each.polygons if polygons else each.segmentation,
+        "iscrowd": 0,
+        "score": each.score,
+    }
+    if polygons:
+        record["polygon_iou"] = each.polygon_iou
+    return record
+
+
+def _result_record(each: Annotation) -> dict[str, Any]:
+    return {
+        "image_id": each.image_id,
+        "category_id": each.category_id,
+        "bbox": each.bbox,
+        "segmentation": each.segmentation,
+        "score": each.score,
+    }
+
+
+def _draw(draws: list[tuple[bool, bytes, Picked]], shard: Shard) -> None:
+    """Keep the few images with the best lots: annotated ones first, then by a hash of the name."""
+    annotated = {each.image_id for each in shard.annotations}
+    for image in shard.images:
+        lot = hashlib.blake2b(image.file_name.encode(), digest_size=8).digest()
+        draws.append((image.id not in annotated, lot, Picked(image.id, shard.shard)))
+    draws[:] = heapq.nsmallest(PICKS, draws, key=lambda draw: draw[:2])
+
+
+def read_run(folder: Folder) -> dict[str, Any] | None:
+    """run.json, or None while this run has not been merged."""
+    try:
+        record: dict[str, Any] = msgspec.json.decode(get(folder.file("run.json")))
+    except NotFound:
+        return None
+    return record
+
+
+def _sealed_hash(folder: Folder) -> str | None:
+    record = read_run(folder)
+    return None if record is None else str(record["instances_sha256"])
+
+
+def _refuse_edited(folder: Folder, ours: set[str]) -> None:
+    digest = hash_of(folder.file("instances.json"))
+    if digest is not None and digest not in ours:
+        raise Edited(
+            f"{folder.file('instances.json')} was changed since it was written and is not replaced;"
+            " --replace-edited replaces it"
+        )
+
+
+def hash_of(uri: str) -> str | None:
+    digest = hashlib.sha256()
+    try:
+        with open_read(uri) as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+    except NotFound:
+        return None
+    return digest.hexdigest()
+
+
+def _run_record(folder: Folder, job: Job, merged: Merged) -> dict[str, Any]:
+    names = {each.id: each.name for each in job.asked.settings.categories}
+    seconds: Counter[str] = Counter()
+    ends: Counter[str] = Counter()
+    workers = set()
+    for _, attempt in every_attempt(folder):
+        seconds.update(attempt.seconds)
+        ends[attempt.ended or "unended"] += 1
+        workers.add(attempt.worker)
+    return {
+        "run": job.run,
+        "instances_sha256": merged.sha256,
+        "inputs": job.counts.items,
+        "images": merged.images,
+        "annotations": merged.annotations,
+        "failures": merged.failures,
+        "empty_masks_dropped": merged.empty_masks,
+        "annotations_by_class": {names[n]: merged.by_class[n] for n in names if merged.by_class[n]},
+        "failures_by_kind": dict(sorted(merged.by_failure.items())),
+        "model": {"name": job.asked.model.card.name, "sha256": job.asked.model.sha256},
+        "produced_by": [merged.kinds[key] for key in sorted(merged.kinds)],
+        "seconds_by_stage": {stage: round(value, 3) for stage, value in seconds.items()},
+        "attempts": dict(ends),
+        "workers": sorted(workers),
+        "merged_with": producer_versions(),
+    }

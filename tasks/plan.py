@@ -1,0 +1,204 @@
+"""From a stream of found images to an immutable plan in the job folder.
+
+Everything that needs to see all inputs at once (repeats, clashes of names, ids, samples) is asked
+of a scratch SQLite file, so that a million URIs never sit in memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+import sqlite3
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+
+from storage import put
+from storage.errors import Exists
+from storage.uris import shown
+from tasks.folder import Folder
+from tasks.inputs import Found, InputError, coco_images
+from tasks.ordered import ordered_map
+from tasks.records import Asked, Counts, Item, Job, Selection, encode
+
+NAMED = 10  # how many of the files that are no images a summary names
+WRITERS = 8
+
+_TABLES = """
+CREATE TABLE item (
+    place INTEGER PRIMARY KEY, uri TEXT NOT NULL UNIQUE, name TEXT NOT NULL UNIQUE,
+    id INTEGER UNIQUE, version TEXT, draw BLOB
+);
+CREATE TABLE known (name TEXT PRIMARY KEY, id INTEGER NOT NULL UNIQUE) WITHOUT ROWID;
+"""
+
+
+@contextmanager
+def _scratch() -> Iterator[sqlite3.Connection]:
+    with (
+        tempfile.TemporaryDirectory(prefix="maskmill-plan-") as folder,
+        closing(sqlite3.connect(os.path.join(folder, "plan.sqlite"))) as db,
+    ):
+        db.execute("PRAGMA journal_mode=OFF")
+        db.execute("PRAGMA synchronous=OFF")
+        db.execute("PRAGMA cache_size=-32000")
+        db.executescript(_TABLES)
+        yield db
+
+
+def write_plan(
+    folder: Folder,
+    found: Iterable[Found],
+    asked: Asked,
+    progress: Callable[[int], None] = lambda planned: None,
+) -> Counts:
+    """Write the plan parts of a run and say what is in them. job.json is not written here."""
+    with _scratch() as db:
+        selection = asked.selection
+        if selection.images_from:
+            _remember_ids(db, selection.images_from)
+        tally = _collect(db, found, selection, progress)
+        if selection.sample is not None:
+            _draw_sample(db, selection.sample)
+        _give_ids(db, selection)
+        items = _write_parts(folder, _items(db), asked.shard_size)
+    if not items:
+        some = f", for one {tally.named[0]}" if tally.named else ""
+        raise InputError(f"none of the {tally.not_images} files found is an image{some}")
+    return Counts(
+        items=items,
+        shards=-(-items // asked.shard_size),
+        duplicates=tally.duplicates,
+        not_images=tally.not_images,
+        not_images_named=tuple(tally.named),
+    )
+
+
+def commit_job(folder: Folder, job: Job, *, replace: bool = False) -> bool:
+    """Write job.json; False where another planner was first."""
+    try:
+        put(folder.file("job.json"), encode(job), create_only=not replace)
+    except Exists:
+        return False
+    return True
+
+
+class _Tally:
+    def __init__(self) -> None:
+        self.duplicates = 0
+        self.not_images = 0
+        self.named: list[str] = []
+
+
+def _collect(
+    db: sqlite3.Connection,
+    found: Iterable[Found],
+    selection: Selection,
+    progress: Callable[[int], None],
+) -> _Tally:
+    tally = _Tally()
+    kept = 0
+    for each in found:
+        if not each.is_image:
+            tally.not_images += 1
+            if len(tally.named) < NAMED:
+                tally.named.append(shown(each.uri))
+        elif _insert(db, each, kept, selection):
+            kept += 1
+            if kept % 1000 == 0:
+                progress(kept)
+            if kept == selection.limit:
+                break
+        else:
+            tally.duplicates += 1
+    return tally
+
+
+def _insert(db: sqlite3.Connection, each: Found, place: int, selection: Selection) -> bool:
+    """False for a URI that is there already; a name or an id that is there already is refused."""
+    draw = None
+    if selection.sample is not None:
+        draw = hashlib.blake2b(f"{selection.seed} {each.file_name}".encode(), digest_size=16)
+    row = (place, each.uri, each.file_name, each.id, each.version, draw and draw.digest())
+    try:
+        db.execute("INSERT INTO item VALUES (?, ?, ?, ?, ?, ?)", row)
+    except sqlite3.IntegrityError:
+        if db.execute("SELECT 1 FROM item WHERE uri = ?", (each.uri,)).fetchone():
+            return False
+        _refuse_clash(db, each)
+    return True
+
+
+def _refuse_clash(db: sqlite3.Connection, each: Found) -> None:
+    other = db.execute("SELECT uri FROM item WHERE name = ?", (each.file_name,)).fetchone()
+    here = shown(each.uri)
+    if other:
+        raise InputError(
+            f"{here} and {shown(other[0])} would both be {each.file_name!r} in the dataset;"
+            " give a folder above both, or a .jsonl list with a file_name for each"
+        )
+    other = db.execute("SELECT uri FROM item WHERE id = ?", (each.id,)).fetchone()
+    raise InputError(f"{here} and {shown(other[0])} both have the image id {each.id}")
+
+
+def _remember_ids(db: sqlite3.Connection, word: str) -> None:
+    for record in coco_images(word):
+        try:
+            db.execute("INSERT INTO known VALUES (?, ?)", (record.file_name, record.id))
+        except sqlite3.IntegrityError:
+            raise InputError(
+                f"{word} has the image id {record.id} or the file name {record.file_name!r} twice"
+            ) from None
+
+
+def _draw_sample(db: sqlite3.Connection, size: int) -> None:
+    """A choice that depends on seed and names alone, not on order or place."""
+    db.execute(
+        "DELETE FROM item WHERE place NOT IN (SELECT place FROM item ORDER BY draw, name LIMIT ?)",
+        (size,),
+    )
+
+
+def _give_ids(db: sqlite3.Connection, selection: Selection) -> None:
+    """Ids of a COCO file stay; the rest are numbered on from the highest, in order."""
+    if selection.images_from:
+        db.execute("UPDATE item SET id = (SELECT id FROM known WHERE known.name = item.name)")
+        unknown = db.execute("SELECT uri FROM item WHERE id IS NULL ORDER BY place").fetchone()
+        if unknown and not selection.extra_images:
+            raise InputError(
+                f"{shown(unknown[0])} is not in {selection.images_from};"
+                " --extra-images numbers such images after its highest id"
+            )
+    highest = db.execute(
+        "SELECT max(coalesce((SELECT max(id) FROM item), 0),"
+        " coalesce((SELECT max(id) FROM known), 0))"
+    ).fetchone()[0]
+    db.execute(
+        "UPDATE item SET id = ? + fresh.number FROM"
+        " (SELECT place, row_number() OVER (ORDER BY place) AS number FROM item WHERE id IS NULL)"
+        " AS fresh WHERE item.place = fresh.place",
+        (highest,),
+    )
+
+
+def _items(db: sqlite3.Connection) -> Iterator[Item]:
+    for row in db.execute("SELECT id, uri, name, version FROM item ORDER BY id"):
+        yield Item(*row)
+
+
+def _write_parts(folder: Folder, items: Iterator[Item], shard_size: int) -> int:
+    """Each part is one shard's items; the uploads run side by side."""
+    written = 0
+    parts = enumerate(iter(lambda: list(itertools.islice(items, shard_size)), []))
+
+    def write(part: tuple[int, list[Item]]) -> int:
+        number, chosen = part
+        put(folder.plan(number), b"".join(encode(item) + b"\n" for item in chosen))
+        return len(chosen)
+
+    with ThreadPoolExecutor(WRITERS) as pool:
+        for count in ordered_map(pool, write, parts, window=2 * WRITERS):
+            written += count
+    return written

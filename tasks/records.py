@@ -1,0 +1,157 @@
+"""The typed values that a job folder holds. Each is written as JSON exactly as it stands here."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from tasks.cards import Card
+from tasks.categories import Category
+
+SCHEMA = 1
+
+
+class Item(msgspec.Struct, frozen=True):
+    """One input of a plan. The URI may carry the query of a presigned URL; nothing else does."""
+
+    id: int
+    uri: str
+    file_name: str
+    version: str | None = None  # what a listing said of the object; None where none was listed
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything besides the inputs and the model that the dataset's bytes depend on."""
+
+    categories: tuple[Category, ...]  # in the order of the network's class index
+    threshold: float | None = None  # None: as the card says
+    max_detections: int | None = None
+    keep: tuple[int, ...] = ()  # category ids; empty means all
+    mask_format: Literal["rle", "polygon"] = "rle"
+    reduced_decode: bool = True
+    max_bytes: int
+    max_pixels: int
+
+
+class Selection(msgspec.Struct, frozen=True, kw_only=True):
+    """How the inputs were chosen and numbered."""
+
+    limit: int | None = None
+    sample: int | None = None
+    seed: int = 0
+    images_root: str = ""
+    images_from: str = ""
+    extra_images: bool = False
+
+
+class ModelRef(msgspec.Struct, frozen=True):
+    card: Card
+    file: str
+    engine: str
+    precision: str
+    sha256: str
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """What the person asked for: the same again continues a job, anything else is refused."""
+
+    inputs: tuple[str, ...]
+    selection: Selection
+    model: ModelRef
+    settings: Settings
+    shard_size: int
+
+
+class Counts(msgspec.Struct, frozen=True, kw_only=True):
+    items: int
+    shards: int
+    duplicates: int = 0
+    not_images: int = 0
+    not_images_named: tuple[str, ...] = ()  # the first few
+
+
+class Job(msgspec.Struct, frozen=True):
+    """job.json: written last and create-only, so of two planners one wins."""
+
+    run: str
+    asked: Asked
+    counts: Counts
+    model_path: str = ""  # where the submitter's copy of the weights is
+    schema: int = SCHEMA
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """One input that could not be annotated, and why, in words of our own."""
+
+    image_id: int
+    uri: str
+    file_name: str
+    stage: Literal["fetch", "decode", "model", "write", "worker"]
+    kind: str
+    message: str
+
+
+class Image(msgspec.Struct, frozen=True, omit_defaults=True):
+    id: int
+    file_name: str
+    width: int  # after EXIF orientation
+    height: int
+    exif_orientation: int = 1  # 1…8 as the file had it; applied to the pixels before anything else
+
+
+class RleMask(msgspec.Struct, frozen=True):
+    size: tuple[int, int]  # (height, width)
+    counts: str
+
+
+class Annotation(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One instance, not yet numbered: ids are given at merge, in plan order."""
+
+    image_id: int
+    category_id: int
+    bbox: tuple[float, float, float, float]  # x, y, width, height
+    area: int
+    segmentation: RleMask
+    score: float
+    polygons: tuple[tuple[float, ...], ...] = ()  # with --mask-format polygon, beside the RLE
+    polygon_iou: float = 1.0  # of those polygons with the mask
+
+
+class ProducedBy(msgspec.Struct, frozen=True):
+    """The kind of worker. Within one kind the same inputs give the same bytes."""
+
+    sha256: str
+    engine: str
+    engine_version: str
+    precision: str
+    delegate: str
+    instruction_set: str
+
+
+class Shard(msgspec.Struct, frozen=True):
+    shard: int
+    produced_by: ProducedBy
+    images: tuple[Image, ...]
+    annotations: tuple[Annotation, ...]
+    failures: tuple[Failure, ...]
+    empty_masks: int = 0  # detections dropped because no pixel of their mask was left
+    schema: int = SCHEMA
+
+
+class Attempt(msgspec.Struct, frozen=True, kw_only=True):
+    """Who tried a shard. `beat` is renewed while it runs; `ended` says how it came to an end."""
+
+    worker: str
+    started: float
+    beat: float
+    careful: bool = False
+    item: int | None = None  # in careful mode the image in hand, written before it is opened
+    ended: Literal["", "committed", "released", "died", "interrupted"] = ""
+    images: int = 0
+    seconds: dict[str, float] = {}  # by stage, summed over threads
+
+
+def encode(value: Any) -> bytes:
+    """One JSON line. Field order is the struct's, so equal values are equal bytes."""
+    return msgspec.json.encode(value)

@@ -1,0 +1,92 @@
+"""Who tried a shard and how it ended: how an input that kills its process is found."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from types import TracebackType
+from typing import Literal
+
+import msgspec
+
+from storage import put
+from storage.errors import Exists
+from tasks.folder import Folder, read_attempts, write_attempt
+from tasks.records import Attempt, encode
+
+BEAT_S = 5.0
+SILENCE_S = 60.0  # without a beat and without an end, an attempt is a death
+DEATHS = 2  # of a shard before careful mode; of one image in careful mode before it is given up
+
+
+class History:
+    """What the earlier attempts at a shard say of it."""
+
+    def __init__(self, attempts: dict[int, Attempt], now: float) -> None:
+        dead = [each for each in attempts.values() if _is_dead(each, now)]
+        self.next_number = max(attempts, default=-1) + 1
+        self.careful = len(dead) >= DEATHS
+        killers = Counter(each.item for each in dead if each.careful and each.item is not None)
+        self.given_up = frozenset(item for item, times in killers.items() if times >= DEATHS)
+
+
+def _is_dead(attempt: Attempt, now: float) -> bool:
+    silent = attempt.ended == "" and now - attempt.beat > SILENCE_S
+    return attempt.ended == "died" or silent
+
+
+def read_history(folder: Folder, shard: int) -> History:
+    return History(read_attempts(folder, shard), time.time())
+
+
+class Trying:
+    """The record of one attempt, written before the first image is opened and kept beating."""
+
+    def __init__(self, folder: Folder, shard: int, worker: str, history: History) -> None:
+        now = time.time()
+        self._folder, self._shard = folder, shard
+        self._attempt = Attempt(worker=worker, started=now, beat=now, careful=history.careful)
+        self._number = history.next_number
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._keep_beating, daemon=True)
+
+    def __enter__(self) -> Trying:
+        while True:
+            try:
+                put(
+                    self._folder.attempt(self._shard, self._number),
+                    encode(self._attempt),
+                    create_only=True,
+                )
+                break
+            except Exists:
+                self._number += 1
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def in_hand(self, item: int) -> None:
+        """Say, before it is opened, which image may be about to kill this process."""
+        self._write(item=item)
+
+    def end(
+        self, how: Literal["committed", "released"], images: int, seconds: dict[str, float]
+    ) -> None:
+        rounded = {stage: round(value, 3) for stage, value in seconds.items()}
+        self._write(ended=how, images=images, seconds=rounded)
+
+    def _write(self, **changes: object) -> None:
+        with self._lock:
+            self._attempt = msgspec.structs.replace(self._attempt, beat=time.time(), **changes)
+            write_attempt(self._folder.attempt(self._shard, self._number), self._attempt)
+
+    def _keep_beating(self) -> None:
+        while not self._over.wait(BEAT_S):
+            self._write()

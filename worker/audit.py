@@ -1,0 +1,133 @@
+"""Whether a job folder is sound: sums, ids, hashes, boxes and masks of everything in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import ijson
+
+from storage import get, list_entries, open_read
+from storage.errors import NotFound
+from tasks.folder import Folder, missing_shards, read_plan, read_shard
+from tasks.merge import hash_of, read_run
+from tasks.records import Job
+from worker.rle import Rle, is_canonical, runs_of
+
+SLACK = 0.011  # boxes are rounded to a hundredth
+
+
+def problems(folder: Folder, job: Job) -> Iterator[str]:
+    """Everything wrong with a job, a sentence each. Nothing yielded means that it is sound."""
+    missing = missing_shards(folder, job.counts.shards)
+    if missing:
+        yield f"{len(missing)} of {job.counts.shards} shards are not done, first {missing[0]}"
+    yield from _conflicts(folder)
+    planned: list[int] = []
+    for number in range(job.counts.shards):
+        items = [item.id for item in read_plan(folder, number)]
+        planned += items
+        if number not in missing:
+            yield from _shard_problems(folder, number, items)
+    if len(planned) != job.counts.items or sorted(set(planned)) != planned:
+        yield f"the plan has {len(planned)} ids for {job.counts.items} items, or not in order"
+    if not missing:
+        yield from _dataset_problems(folder, job)
+
+
+def _conflicts(folder: Folder) -> Iterator[str]:
+    try:
+        for entry in list_entries(folder.file(f"shards/{folder.run}/")):
+            if entry.uri.endswith(".conflict.json"):
+                yield f"{entry.uri} is other content than its shard has, by the same kind of worker"
+    except NotFound:
+        return
+
+
+def _shard_problems(folder: Folder, number: int, items: list[int]) -> Iterator[str]:
+    shard = read_shard(folder, number)
+    ended = [image.id for image in shard.images] + [each.image_id for each in shard.failures]
+    if sorted(ended) != items:
+        yield f"shard {number} does not end each of its {len(items)} inputs exactly once"
+
+
+def _dataset_problems(folder: Folder, job: Job) -> Iterator[str]:
+    run = read_run(folder)
+    if run is None or run["run"] != job.run:
+        yield "the job is not merged"
+        return
+    uri = folder.file("instances.json")
+    if hash_of(uri) != run["instances_sha256"]:
+        yield f"{uri} is not what was written: somebody changed it"
+    try:
+        yield from _annotation_problems(folder, job, run)
+    except (ijson.JSONError, KeyError, TypeError, ValueError) as exc:
+        yield f"{uri} or results.json is no COCO file: {exc}"
+    failures = len(get(folder.file("failures.jsonl")).splitlines())
+    if run["images"] + failures != job.counts.items:
+        yield f"{run['images']} images and {failures} failures for {job.counts.items} inputs"
+
+
+def _annotation_problems(folder: Folder, job: Job, run: dict[str, Any]) -> Iterator[str]:
+    sizes: dict[int, tuple[int, int]] = {}
+    for image in _items(folder, "instances.json", "images.item"):
+        if image["id"] in sizes:
+            yield f"the image id {image['id']} occurs twice"
+        sizes[image["id"]] = image["height"], image["width"]
+    known = {each.id for each in job.asked.settings.categories}
+    count = 0
+    pairs = zip(
+        _items(folder, "instances.json", "annotations.item"),
+        _items(folder, "results.json", "item"),
+        strict=True,
+    )
+    for count, (each, result) in enumerate(pairs, 1):
+        where = f"annotation {each['id']}"
+        if each["id"] != count:
+            yield f"{where} should have the id {count}"
+        if each["image_id"] not in sizes or each["category_id"] not in known:
+            yield f"{where} names an image or a category that is not there"
+        elif any(each[key] != result[key] for key in ("image_id", "category_id", "bbox", "score")):
+            yield f"{where} is not the result that results.json has in its place"
+        else:
+            yield from _shape_problems(where, each, result, sizes[each["image_id"]])
+    if (len(sizes), count) != (run["images"], run["annotations"]):
+        yield f"{len(sizes)} images and {count} annotations are not what run.json says"
+
+
+def _shape_problems(
+    where: str, each: dict[str, Any], result: dict[str, Any], size: tuple[int, int]
+) -> Iterator[str]:
+    height, width = size
+    x, y, w, h = each["bbox"]
+    if min(x, y) < 0 or min(w, h) < 0 or x + w > width + SLACK or y + h > height + SLACK:
+        yield f"{where} has a box outside its {width}×{height} image"
+    mask = result["segmentation"]
+    if tuple(mask["size"]) != size:
+        yield f"{where} has a mask of another size than its image"
+        return
+    rle = Rle(height, width, mask["counts"], int(runs_of(mask["counts"])[1::2].sum()))
+    if rle.area != each["area"]:
+        yield f"{where} has the area {each['area']}, its mask {rle.area} pixels"
+    if not is_canonical(rle):
+        yield f"{where} has a mask that is not canonical RLE"
+    if isinstance(each["segmentation"], list):
+        yield from _polygon_problems(where, each["segmentation"], size)
+    elif each["segmentation"] != mask:
+        yield f"{where} has another mask in results.json"
+
+
+def _polygon_problems(
+    where: str, polygons: list[list[float]], size: tuple[int, int]
+) -> Iterator[str]:
+    height, width = size
+    for points in polygons:
+        xs, ys = points[0::2], points[1::2]
+        inside = min(points) >= 0 and max(xs) <= width and max(ys) <= height
+        if len(points) < 6 or len(points) % 2 or not inside:
+            yield f"{where} has a polygon with too few points or outside its image"
+
+
+def _items(folder: Folder, name: str, path: str) -> Iterator[dict[str, Any]]:
+    with open_read(folder.file(name)) as file:
+        yield from ijson.items(file, path, use_float=True)

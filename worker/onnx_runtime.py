@@ -1,0 +1,48 @@
+"""ONNX Runtime behind the narrow runtime protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from tasks.cards import ModelError
+from worker.runtimes import Tensor
+
+VERSION = str(ort.__version__)
+
+
+class OnnxRuntime:
+    """A session, made in the process that runs it: one made before a fork can hang the child."""
+
+    def __init__(self, path: str, *, threads: int = 0, providers: Sequence[str] = ()) -> None:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3  # its warnings are about graph folding, not about the job
+        try:
+            self._session = ort.InferenceSession(path, options, providers=_in_order(providers))
+        except Exception as exc:
+            reason = str(exc).partition("\n")[0]
+            raise ModelError(f"{path} is no network for ONNX Runtime: {reason}") from exc
+        self.provider = self._session.get_providers()[0]
+        self.inputs = tuple(_tensor(each) for each in self._session.get_inputs())
+        self.outputs = tuple(_tensor(each) for each in self._session.get_outputs())
+
+    def run(self, feeds: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.float32]]:
+        values = self._session.run(None, dict(feeds))
+        return {tensor.name: value for tensor, value in zip(self.outputs, values, strict=True)}
+
+
+def _in_order(wanted: Sequence[str]) -> list[str]:
+    """The providers asked for that this build of the runtime has, with the CPU last."""
+    here = ort.get_available_providers()
+    cpu = "CPUExecutionProvider"
+    return [each for each in wanted if each in here and each != cpu] + [cpu]
+
+
+def _tensor(value: ort.NodeArg) -> Tensor:
+    shape = tuple(size if isinstance(size, int) else None for size in value.shape)
+    return Tensor(value.name, shape, value.type.removeprefix("tensor(").removesuffix(")"))

@@ -1,0 +1,219 @@
+"""One shard's items, from bytes to COCO records. The pipeline that every worker runs."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, ParamSpec, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from storage import get_versioned
+from storage.errors import StorageError
+from storage.uris import shown
+from tasks.ordered import ordered_map
+from tasks.records import Annotation, Failure, Image, Item, RleMask, Settings
+from worker.detections import Detections
+from worker.images import BadImage, decode, read_header
+from worker.model import LoadedModel, Raw
+from worker.polygons import polygons
+from worker.preprocess import Frame, preprocess, to_frame
+
+# Wrong with one input; any other storage error is wrong with the store, and ends the attempt.
+ITEM_ERRORS = frozenset(
+    ("not-found", "denied", "too-large", "expired", "unreachable", "refused", "bad-uri", "changed")
+)
+POST_WINDOW = 4
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class ItemError(Exception):
+    """One input cannot go on: a failure record, never a crash."""
+
+    def __init__(self, stage: str, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.stage, self.kind, self.message = stage, kind, message
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A picture ready for the network, and what is needed to find the way back to its pixels."""
+
+    item: Item
+    tensor: NDArray[np.generic]
+    frame: Frame
+    orientation: int
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What the network said of one picture. The tensor is let go: it is the largest thing here."""
+
+    item: Item
+    frame: Frame
+    orientation: int
+    raw: Raw
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one input ended: an image with its annotations, or a failure."""
+
+    item: Item
+    image: Image | None = None
+    annotations: tuple[Annotation, ...] = ()
+    failure: Failure | None = None
+    empty_masks: int = 0
+
+
+@dataclass
+class Stopwatch:
+    """Seconds by stage, summed over threads; they belong to the attempt, never to the records."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def timed(self, stage: str, function: Callable[P, R], *args: P.args, **options: P.kwargs) -> R:
+        start = time.perf_counter()
+        try:
+            return function(*args, **options)
+        finally:
+            with self._lock:
+                self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+
+
+def annotate(
+    items: Sequence[Item],
+    model: LoadedModel,
+    settings: Settings,
+    *,
+    threads: int,
+    watch: Stopwatch,
+) -> Iterator[Outcome]:
+    """Outcomes in the items' order. Fetching and decoding run ahead, post-processing beside."""
+
+    def ahead(item: Item) -> Prepared | Failure:
+        return _or_failure(item, partial(prepare, item, model, settings, watch))
+
+    def inferred(prepared: Iterable[Prepared | Failure]) -> Iterator[Failure | Ran]:
+        for each in prepared:
+            if isinstance(each, Failure):
+                yield each
+            else:
+                yield _or_failure(each.item, partial(infer, each, model, watch))
+
+    def behind(ran: Failure | Ran) -> Outcome | Failure:
+        if isinstance(ran, Failure):
+            return ran
+        return watch.timed("masks", finish, ran, model, settings)
+
+    with ThreadPoolExecutor(threads) as front, ThreadPoolExecutor(1) as back:
+        prepared = ordered_map(front, ahead, items, window=2 * threads)
+        results = ordered_map(back, behind, inferred(prepared), window=POST_WINDOW)
+        for item, result in zip(items, results, strict=True):
+            yield Outcome(item, failure=result) if isinstance(result, Failure) else result
+
+
+def annotate_one(item: Item, model: LoadedModel, settings: Settings, watch: Stopwatch) -> Outcome:
+    """The same for one item with nothing beside it: careful mode, where one input may kill us."""
+    (outcome,) = annotate([item], model, settings, threads=1, watch=watch)
+    return outcome
+
+
+def _or_failure(item: Item, step: Callable[[], R]) -> R | Failure:
+    try:
+        return step()
+    except ItemError as exc:
+        return failure_of(item, exc.stage, exc.kind, exc.message)
+
+
+def failure_of(item: Item, stage: Any, kind: str, message: str) -> Failure:
+    return Failure(item.id, shown(item.uri), item.file_name, stage, kind, message)
+
+
+def prepare(item: Item, model: LoadedModel, settings: Settings, watch: Stopwatch) -> Prepared:
+    data = watch.timed("fetch", fetch, item, settings.max_bytes)
+    return watch.timed("decode", _to_tensor, item, data, model, settings)
+
+
+def fetch(item: Item, max_bytes: int) -> bytes:
+    try:
+        data, version = get_versioned(item.uri, max_bytes=max_bytes)
+    except StorageError as exc:
+        if exc.kind not in ITEM_ERRORS:
+            raise
+        raise ItemError("fetch", exc.kind, str(exc)) from exc
+    if item.version is not None and version != item.version:
+        raise ItemError("fetch", "changed", "the object is not the one that was planned any more")
+    return data
+
+
+def _to_tensor(item: Item, data: bytes, model: LoadedModel, settings: Settings) -> Prepared:
+    height, width = model.size
+    try:
+        header = read_header(data, max_pixels=settings.max_pixels)
+        minimum = (2 * height, 2 * width) if settings.reduced_decode else None
+        pixels = decode(data, header, minimum)
+    except BadImage as exc:
+        raise ItemError("decode", exc.kind, str(exc)) from exc
+    tensor = preprocess(pixels, model.spec, model.layout, model.size, model.dtype)
+    return Prepared(item, tensor, to_frame(header, model.size), header.orientation)
+
+
+def infer(prepared: Prepared, model: LoadedModel, watch: Stopwatch) -> Ran:
+    try:
+        raw = watch.timed("inference", model.infer, prepared.tensor)
+        return Ran(prepared.item, prepared.frame, prepared.orientation, raw)
+    except (RuntimeError, ValueError) as exc:
+        raise ItemError("model", "failed", "the network failed on this image") from exc
+
+
+def finish(ran: Ran, model: LoadedModel, settings: Settings) -> Outcome:
+    found: Detections = model.decode(
+        ran.raw,
+        ran.frame,
+        threshold=settings.threshold,
+        max_detections=settings.max_detections,
+        keep_classes=_kept_classes(settings),
+    )
+    item, frame = ran.item, ran.frame
+    return Outcome(
+        item,
+        Image(item.id, item.file_name, frame.image_width, frame.image_height, ran.orientation),
+        tuple(to_annotations(found, item.id, settings)),
+        empty_masks=found.dropped,
+    )
+
+
+def _kept_classes(settings: Settings) -> frozenset[int] | None:
+    if not settings.keep:
+        return None
+    kept = set(settings.keep)
+    return frozenset(n for n, each in enumerate(settings.categories) if each.id in kept)
+
+
+def to_annotations(found: Detections, image_id: int, settings: Settings) -> Iterator[Annotation]:
+    """COCO records: boxes to a hundredth of a pixel, scores to five decimals."""
+    boxes, scores, classes = (a.tolist() for a in (found.boxes, found.scores, found.classes))
+    for (x1, y1, x2, y2), score, index, mask in zip(
+        boxes, scores, classes, found.masks, strict=True
+    ):
+        outline, kept = polygons(mask) if settings.mask_format == "polygon" else ([], 1.0)
+        yield Annotation(
+            image_id=image_id,
+            category_id=settings.categories[index].id,
+            bbox=(round(x1, 2), round(y1, 2), round(x2 - x1, 2), round(y2 - y1, 2)),
+            area=mask.area,
+            segmentation=RleMask((mask.height, mask.width), mask.counts),
+            score=round(score, 5),
+            polygons=tuple(map(tuple, outline)),
+            polygon_iou=round(kept, 4),
+        )

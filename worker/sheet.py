@@ -1,0 +1,41 @@
+"""The contact sheet: a few images of a merged job with what was found on them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from storage import get, put
+from storage.errors import StorageError
+from tasks.folder import Folder, read_plan, read_shard
+from tasks.merge import Picked
+from tasks.records import Job
+from worker.drawing import contact_sheet, draw
+from worker.images import BadImage, Pixels, decode, read_header
+
+TILE_MINIMUM = (900, 900)  # decode no larger than a tile can show
+
+
+def write_sheet(folder: Folder, job: Job, picks: Sequence[Picked]) -> None:
+    tiles = [_tile(folder, job, pick) for pick in picks]
+    if tiles:
+        put(folder.file("contact-sheet.jpg"), contact_sheet(tiles))
+
+
+def _tile(folder: Folder, job: Job, pick: Picked) -> tuple[str, Pixels | None]:
+    shard = read_shard(folder, pick.shard)
+    records = [
+        msgspec.to_builtins(each) for each in shard.annotations if each.image_id == pick.image
+    ]
+    item = next(each for each in read_plan(folder, pick.shard) if each.id == pick.image)
+    caption = f"{item.file_name}: {len(records)}"
+    settings = job.asked.settings
+    try:
+        data = get(item.uri, max_bytes=settings.max_bytes)
+        header = read_header(data, max_pixels=settings.max_pixels)
+        pixels = decode(data, header, TILE_MINIMUM)
+    except (StorageError, BadImage):
+        return caption, None
+    names = {each.id: each.name for each in settings.categories}
+    return caption, draw(pixels, records, names)
