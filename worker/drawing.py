@@ -1,0 +1,203 @@
+"""Pictures for people: masks, boxes and labels on an image, and many of them on one sheet."""
+
+from __future__ import annotations
+
+import colorsys
+import io
+import math
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from pycocotools import mask as coco
+
+from worker.images import Pixels
+
+Record = Mapping[str, Any]  # a COCO annotation: bbox, segmentation, category_id, score
+Color = tuple[int, int, int]
+Box = tuple[int, int, int, int]  # x1, y1, x2, y2, the last two outside
+
+TILE = (640, 480)  # the room for a picture on a sheet: width, height
+_CAPTION = 30
+_GAP = 8
+_OPACITY = 0.45
+_LONGEST_NAME = 0.4  # of the picture's width
+_PAPER, _INK, _GREY, _FAINT = (24, 24, 27), (235, 235, 235), (70, 70, 74), (190, 190, 190)
+
+
+def draw(
+    pixels: Pixels,
+    records: Sequence[Record],
+    names: Mapping[int, str],
+    image_size: tuple[int, int] | None = None,
+) -> Pixels:
+    """The picture with its annotations, no larger than a tile of a sheet, (H, W, 3) RGB.
+
+    The records are in pixels of an image of (height, width) `image_size`, which may be larger than
+    `pixels`: as a rule their masks tell it, else it is the size of `pixels`.
+    """
+    image_size = image_size or _size_of_masks(records) or pixels.shape[:2]
+    picture = _fitted(pixels)
+    ordered = sorted(records, key=lambda record: -float(record["bbox"][2] * record["bbox"][3]))
+    for record in ordered:  # small ones on top
+        _paint(picture, _mask(record, image_size, picture.shape[:2]), color_of(record))
+    scale = (picture.shape[1] / image_size[1], picture.shape[0] / image_size[0])
+    boxes = [_box(record, scale, picture.shape) for record in ordered]
+    for record, (x1, y1, x2, y2) in zip(ordered, boxes, strict=True):
+        cv2.rectangle(picture, (x1, y1), (x2 - 1, y2 - 1), color_of(record), 1)
+    return _labelled(picture, list(zip(ordered, boxes, strict=True)), names)
+
+
+def color_of(record: Record) -> Color:
+    """The colour of a record's category: the same in every picture, far from its neighbours'."""
+    number = int(record["category_id"])
+    hue = number * 0.618034 % 1  # the golden section spreads any run of numbers evenly
+    saturation, value = ((0.85, 1.0), (0.6, 1.0), (0.9, 0.8))[number % 3]
+    red, green, blue = colorsys.hsv_to_rgb(hue, saturation, value)
+    return round(red * 255), round(green * 255), round(blue * 255)
+
+
+def contact_sheet(tiles: Sequence[tuple[str, Pixels | None]]) -> bytes:
+    """A JPEG with the pictures in a grid, each over its caption; None was not readable."""
+    columns = max(1, math.ceil(math.sqrt(len(tiles))))
+    rows = max(1, math.ceil(len(tiles) / columns))
+    width, height = TILE[0] + _GAP, TILE[1] + _CAPTION + _GAP
+    sheet = Image.new("RGB", (columns * width + _GAP, rows * height + _GAP), _PAPER)
+    pen = ImageDraw.Draw(sheet)
+    for number, (caption, pixels) in enumerate(tiles):
+        x = _GAP + number % columns * width
+        y = _GAP + number // columns * height
+        _tile(sheet, pen, (x, y), pixels)
+        font = ImageFont.load_default(16)
+        text = _shortened(pen, _printable(caption), font, TILE[0])
+        pen.text((x, y + TILE[1] + _CAPTION / 2), text, _INK, font, anchor="lm")
+    file = io.BytesIO()
+    sheet.save(file, "JPEG", quality=88)
+    return file.getvalue()
+
+
+def _tile(
+    sheet: Image.Image, pen: ImageDraw.ImageDraw, at: tuple[int, int], pixels: Pixels | None
+) -> None:
+    x, y = at
+    if pixels is None:
+        pen.rectangle((x, y, x + TILE[0] - 1, y + TILE[1] - 1), _GREY)
+        font = ImageFont.load_default(22)
+        middle = (x + TILE[0] / 2, y + TILE[1] / 2)
+        pen.text(middle, "could not be read", _FAINT, font, anchor="mm")
+        return
+    picture = Image.fromarray(_fitted(pixels))
+    sheet.paste(picture, (x + (TILE[0] - picture.width) // 2, y + (TILE[1] - picture.height) // 2))
+
+
+def _fitted(pixels: Pixels) -> Pixels:
+    """A copy that fits a tile; small pictures grow a few times, so that labels have room."""
+    height, width = pixels.shape[:2]
+    scale = min(TILE[0] / width, TILE[1] / height, 4.0)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    way = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    return np.array(cv2.resize(pixels, size, interpolation=way), dtype=np.uint8)
+
+
+def _size_of_masks(records: Sequence[Record]) -> tuple[int, int] | None:
+    for record in records:
+        if isinstance(record["segmentation"], Mapping):
+            height, width = record["segmentation"]["size"]
+            return height, width
+    return None
+
+
+def _mask(record: Record, image_size: tuple[int, int], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """The record's mask at (height, width) `size`: 1 where at least half of a pixel is in it."""
+    made = record["segmentation"]
+    if not isinstance(made, Mapping):
+        made = coco.merge(coco.frPyObjects([list(path) for path in made], *image_size))
+    mask = coco.decode(dict(made)) * np.uint8(255)
+    way = cv2.INTER_AREA if size[0] < image_size[0] else cv2.INTER_LINEAR
+    scaled = cv2.resize(np.ascontiguousarray(mask), size[::-1], interpolation=way)
+    return (scaled >= 128).astype(np.uint8)
+
+
+def _paint(picture: Pixels, mask: NDArray[np.uint8], color: Color) -> None:
+    """Tint what is under the mask, and more so along its edge; nothing else changes."""
+    inside = mask.astype(bool)
+    edge = (mask - cv2.erode(mask, np.ones((3, 3), np.uint8))).astype(bool)
+    tint = np.array(color, dtype=np.float32)
+    picture[inside] = picture[inside] * (1 - _OPACITY) + tint * _OPACITY + 0.5
+    picture[edge] = picture[edge] * 0.1 + tint * 0.9
+
+
+def _box(record: Record, scale: tuple[float, float], shape: tuple[int, ...]) -> Box:
+    x, y, width, height = (float(number) for number in record["bbox"])
+    ends = (x * scale[0], y * scale[1], (x + width) * scale[0], (y + height) * scale[1])
+    x1, x2 = (min(max(round(end), 0), shape[1]) for end in ends[::2])
+    y1, y2 = (min(max(round(end), 0), shape[0]) for end in ends[1::2])
+    return x1, y1, max(x2, x1 + 1), max(y2, y1 + 1)
+
+
+def _labelled(
+    picture: Pixels, boxed: Sequence[tuple[Record, Box]], names: Mapping[int, str]
+) -> Pixels:
+    """Labels, the best scores first, each where it covers the least of those before it."""
+    image = Image.fromarray(picture)
+    pen = ImageDraw.Draw(image)
+    font = ImageFont.load_default(14)
+    placed: list[Box] = []
+    for record, box in sorted(boxed, key=lambda pair: -float(pair[0].get("score", 1.0))):
+        name = names.get(record["category_id"], str(record["category_id"]))
+        score = f" {record['score']:.2f}" if "score" in record else ""
+        room = image.width * _LONGEST_NAME - pen.textlength(score, font)
+        text = _shortened(pen, _printable(name), font, room) + score
+        size = (math.ceil(pen.textlength(text, font)) + 6, 18)
+        label = min(_places(box, size, image.size), key=lambda at: _covered(at, placed))
+        placed.append(label)
+        color = color_of(record)
+        pen.rectangle((label[0], label[1], label[2] - 1, label[3] - 1), color)
+        ink = (0, 0, 0) if np.dot(color, (0.299, 0.587, 0.114)) > 128 else (255, 255, 255)
+        pen.text((label[0] + 3, (label[1] + label[3]) / 2), text, ink, font, anchor="lm")
+    return np.array(image)
+
+
+def _places(box: Box, size: tuple[int, int], room: tuple[int, int]) -> Iterator[Box]:
+    """Where a label may stand, best first, moved into the picture: over, in, under its box."""
+    x1, y1, x2, y2 = box
+    for y in (y1 - size[1], y1, y2 - size[1], y2, (y1 + y2 - size[1]) // 2):
+        for x in (x1, x2 - size[0]):
+            left = max(0, min(x, room[0] - size[0]))
+            top = max(0, min(y, room[1] - size[1]))
+            yield left, top, min(left + size[0], room[0]), min(top + size[1], room[1])
+
+
+def _covered(label: Box, placed: Sequence[Box]) -> int:
+    """How many pixels of earlier labels a label would cover."""
+    wide = (min(label[2], each[2]) - max(label[0], each[0]) for each in placed)
+    high = (min(label[3], each[3]) - max(label[1], each[1]) for each in placed)
+    return sum(max(0, w) * max(0, h) for w, h in zip(wide, high, strict=True))
+
+
+def _printable(text: str) -> str:
+    """Without control characters, and without the accents that Pillow's own font does not have."""
+    plain = (
+        each for each in unicodedata.normalize("NFKD", text) if not unicodedata.combining(each)
+    )
+    return "".join(each if each.isprintable() else " " for each in plain)
+
+
+def _shortened(
+    pen: ImageDraw.ImageDraw,
+    text: str,
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+    room: float,
+) -> str:
+    """The text, cut in its middle so that it fits: both ends of a path tell something."""
+    if pen.textlength(text, font) <= room:
+        return text
+    for keep in range(min(len(text) - 1, int(room)), 0, -1):  # no letter is under a pixel wide
+        shorter = text[: keep // 2] + "…" + text[len(text) - (keep + 1) // 2 :]
+        if pen.textlength(shorter, font) <= room:
+            return shorter
+    return ""
