@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -96,7 +96,7 @@ def _settings(model: Model, wishes: Wishes) -> Settings:
         mask_format=wishes.mask_format,
         reduced_decode=wishes.reduced_decode,
         max_bytes=whole_number("MASKMILL_MAX_BYTES", 256 << 20, 1),
-        max_pixels=whole_number("MASKMILL_MAX_PIXELS", 200_000_000, 1),
+        max_pixels=whole_number("MASKMILL_MAX_PIXELS", 100_000_000, 1),
     )
 
 
@@ -109,18 +109,15 @@ def _categories(model: Model, wish: str) -> tuple[Category, ...]:
     return with_ids(categories, _ids_in_file(wish), wish)
 
 
-class _CocoFile(msgspec.Struct):
-    categories: tuple[Category, ...]
-
-
 def _ids_in_file(path: str) -> dict[str, int]:
     """Ids by name from {"name": id, …} or from the categories of a COCO file."""
     try:
-        data = get(path)
-        ids = msgspec.json.decode(data, type=dict[str, int] | _CocoFile)
-    except (StorageError, msgspec.DecodeError) as exc:
+        found = msgspec.json.decode(get(path), type=dict[str, Any])
+        if isinstance(found.get("categories"), list):
+            found = {each["name"]: each["id"] for each in found["categories"]}
+        return msgspec.convert(found, dict[str, Annotated[int, msgspec.Meta(ge=1)]])
+    except (StorageError, msgspec.DecodeError, KeyError, TypeError) as exc:
         raise UnknownClass(f"--category-ids {path} cannot be read: {exc}") from exc
-    return ids
 
 
 def need_worker_parts() -> None:

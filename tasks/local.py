@@ -10,12 +10,12 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from storage.errors import StorageError
 from tasks.cards import Model
 from tasks.folder import Folder, every_attempt, write_attempt
 from tasks.records import Attempt
@@ -27,6 +27,7 @@ Event = dict[str, Any]
 _BOOT = "import sys; sys.path[0] = sys.argv.pop(); from worker.local import main; main()"
 _ROOT = str(Path(__file__).resolve().parent.parent)
 STOP_S = 60.0
+IDLE_DEATHS = 3
 
 
 class Refused(Exception):
@@ -122,6 +123,7 @@ def run(
 ) -> None:
     """See a job through. A child that an image kills is started again; careful mode finds it."""
     bury(folder, lambda attempt: _gone(attempt.worker), "interrupted")
+    idle_deaths = 0
     while True:
         child.begin(folder.uri, replace_edited)
         code = _watch(child, hear)
@@ -132,7 +134,10 @@ def run(
         if code > 0:
             raise Stopped(f"the worker process {reason}: {child.last_words()}")
         child.close()
-        bury(folder, lambda attempt, name=name: attempt.worker == name, "died")  # type: ignore[misc]
+        in_hand = bury(folder, partial(_is_by, name), "died")
+        idle_deaths = 0 if in_hand else idle_deaths + 1
+        if idle_deaths == IDLE_DEATHS:
+            raise Stopped(f"the worker process {reason} {IDLE_DEATHS} times with no shard in hand")
         hear({"event": "restart", "reason": reason})
         child = Child(model)
         await_ready(child)
@@ -186,11 +191,17 @@ def _alive(pid: int) -> bool:
     return True
 
 
-def bury(folder: Folder, mine: Callable[[Attempt], bool], how: Any) -> None:
-    """Say of attempts that can no longer say it themselves how they ended."""
-    try:
-        for uri, attempt in every_attempt(folder):
-            if attempt.ended == "" and mine(attempt):
-                write_attempt(uri, msgspec.structs.replace(attempt, ended=how))
-    except StorageError as exc:
-        raise Stopped(str(exc)) from exc
+def _is_by(worker: str, attempt: Attempt) -> bool:
+    return attempt.worker == worker
+
+
+def bury(folder: Folder, mine: Callable[[Attempt], bool], how: Any) -> int:
+    """Say of attempts that can no longer say it themselves how they ended; how many these are."""
+    open_ones = [
+        (uri, attempt)
+        for uri, attempt in every_attempt(folder)
+        if attempt.ended == "" and mine(attempt)
+    ]
+    for uri, attempt in open_ones:
+        write_attempt(uri, msgspec.structs.replace(attempt, ended=how))
+    return len(open_ones)

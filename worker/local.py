@@ -54,7 +54,7 @@ class Orders:
         threading.Timer(GRACE_S, os._exit, (EX_STOPPED,)).start()
 
     def fail(self, reason: str) -> None:
-        self.failed = reason
+        self.failed = self.failed or reason  # the first is the cause
         self._halt()
 
     def _halt(self) -> None:
@@ -83,7 +83,9 @@ def main() -> None:
         orders.fail(str(exc))
     if orders.failed:
         tell({"event": "stopped", "message": orders.failed})
-    sys.exit(EX_STOPPED if orders.stop.is_set() and orders.failed else 0)
+    # Not sys.exit: the thread that listens holds standard input's lock, which Python's shut-down
+    # would abort over. Everything written is written.
+    os._exit(EX_STOPPED if orders.failed else 0)
 
 
 def _order() -> dict[str, Any]:
@@ -135,7 +137,7 @@ class Feed:
     def task_ended(self, **_: Any) -> None:
         if self._merging:
             state.should_stop = 0
-        else:
+        elif not station.stopping():
             self._under_way -= 1
             self.send_next()
 

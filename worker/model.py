@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from tasks.cards import InputSpec, Model, ModelError
 from worker.detections import ModelMismatch
+from worker.preprocess import preprocess
 from worker.runtimes import Runtime, Tensor
 from worker.settings import WorkerSettings
 
@@ -85,10 +86,9 @@ def _picture_input(
 
 
 def _warm_up(loaded: LoadedModel) -> None:
-    height, width = loaded.size
-    shape = (1, 3, height, width) if loaded.layout == "nchw" else (1, height, width, 3)
+    black = np.zeros((1, 1, 3), np.uint8)
     try:
-        loaded.infer(np.zeros(shape, loaded.dtype))
+        loaded.infer(preprocess(black, loaded.spec, loaded.layout, loaded.size, loaded.dtype))
     except Exception as exc:
         reason = str(exc).partition("\n")[0]
         raise ModelError(f"the network does not run: {reason}") from exc

@@ -38,4 +38,4 @@ def _tile(folder: Folder, job: Job, pick: Picked) -> tuple[str, Pixels | None]:
     except (StorageError, BadImage):
         return caption, None
     names = {each.id: each.name for each in settings.categories}
-    return caption, draw(pixels, records, names)
+    return caption, draw(pixels, records, names, (header.height, header.width))

@@ -1,0 +1,440 @@
+"""`maskmill annotate`, run as a person runs it: real processes, real files, canned networks."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+
+from tests.graphs import NAMES, write_model
+from tests.pictures import jpeg, picture, write_folder
+from tests.running import MASKMILL, environment, maskmill
+
+
+@pytest.fixture(scope="session")
+def card(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("models"), "a")
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_folder(tmp_path_factory.mktemp("photos"), 15)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, photos: Path, card: Path) -> bytes:
+    """instances.json of a run in which nothing happens."""
+    out = tmp_path_factory.mktemp("undisturbed")
+    assert maskmill("annotate", photos, "-m", card, "-o", out, "--shard-size", 4).code == 0
+    return (out / "instances.json").read_bytes()
+
+
+def load(path: Path) -> Any:
+    return json.loads(path.read_bytes())
+
+
+def failures(out: Path) -> dict[str, str]:
+    lines = (out / "failures.jsonl").read_text().splitlines()
+    return {
+        each["file_name"]: f"{each['stage']}/{each['kind']}" for each in map(json.loads, lines)
+    }
+
+
+@pytest.mark.parametrize(
+    ("form", "mask_format"),
+    [("a", "rle"), ("b", "rle"), ("g", "polygon")],
+    ids=["no background, RLE", "with background, RLE", "raw loc with priors, polygons"],
+)
+def test_folder_to_dataset(tmp_path: Path, photos: Path, form: Any, mask_format: str) -> None:
+    out = tmp_path / "out"
+    model = write_model(tmp_path, form)
+    ran = maskmill("annotate", photos, "-m", model, "-o", out, "--mask-format", mask_format)
+    assert ran.code == 0, ran.err
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(out / "instances.json"))
+        results = truth.loadRes(str(out / "results.json"))
+    assert len(truth.getImgIds()) == 15
+    assert len(truth.getAnnIds()) == len(results.getAnnIds()) > 100
+    assert [each["name"] for each in truth.loadCats(truth.getCatIds())] == list(NAMES)
+    for each, result in zip(
+        truth.dataset["annotations"], results.dataset["annotations"], strict=True
+    ):
+        drawn = truth.annToMask(each)
+        assert int(results.annToMask(result).sum()) == each["area"]
+        kept = coco_mask.iou([coco_mask.encode(drawn)], [result["segmentation"]], [0])[0, 0]
+        assert kept == pytest.approx(each.get("polygon_iou", 1.0), abs=1e-3)
+    with Image.open(out / "contact-sheet.jpg") as sheet:
+        assert min(sheet.size) > 300
+    assert maskmill("doctor", out).code == 0
+    names = [each["file_name"] for each in load(out / "instances.json")["images"]]
+    assert names == sorted(names, key=str.encode)
+    assert names[0].startswith("deep/")
+
+
+def test_each_bad_input_is_one_record_and_the_rest_goes_on(tmp_path: Path, card: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    good = jpeg(1)
+    (folder / "good.jpg").write_bytes(good)
+    (folder / "really a png.jpg").write_bytes(_png(2))
+    (folder / "no extension").write_bytes(jpeg(3))
+    (folder / "empty.jpg").write_bytes(b"")
+    (folder / "truncated.jpg").write_bytes(good[: len(good) // 2])
+    (folder / "text.png").write_bytes(b"this is no picture at all")
+    (folder / "bomb.png").write_bytes(_png_header(60_000, 60_000))
+    (folder / "big.jpg").write_bytes(jpeg(4) + b"\0" * 200_000)
+    (folder / "dangling.jpg").symlink_to(tmp_path / "nowhere")
+    (folder / "notes.txt").write_text("not an image, and known for it")
+    out = tmp_path / "out"
+    ran = maskmill(
+        "annotate", folder, "-m", card, "-o", out, "--json", MASKMILL_MAX_BYTES="100000"
+    )
+    assert ran.code == 3, ran.err
+    summary = ran.events[-1]
+    assert summary["event"] == "summary"
+    assert failures(out) == {
+        "empty.jpg": "decode/empty",
+        "truncated.jpg": "decode/truncated",
+        "text.png": "decode/not-an-image",
+        "bomb.png": "decode/too-many-pixels",
+        "big.jpg": "fetch/too-large",
+    } | ({"dangling.jpg": "fetch/not-found"} if summary["inputs"] == 9 else {})
+    annotated = {each["file_name"] for each in load(out / "instances.json")["images"]}
+    assert annotated == {"good.jpg", "really a png.jpg", "no extension"}
+    assert summary["images"] + summary["failures"] == summary["inputs"]
+    assert summary["not_images"] >= 1
+    assert any(name.endswith("notes.txt") for name in summary["not_images_named"])
+    assert maskmill("doctor", out).code == 0
+    again = maskmill(
+        *("annotate", folder, "-m", card, "-o", out, "--max-failures", 9),
+        MASKMILL_MAX_BYTES="100000",
+    )
+    assert again.code == 0, "within the budget"
+
+
+def test_vanished_and_changed_after_planning(tmp_path: Path, card: Path) -> None:
+    """The child is killed before its first fetch; what happens to the files then is found out."""
+    folder = write_folder(tmp_path / "in", 4, first=1)
+    out = tmp_path / "out"
+    fault = {"who": "child", "path": "picture 0001", "errno": errno.EIO}
+    maskmill("annotate", folder, "-m", card, "-o", out, fault=fault)
+    (folder / "picture 0001.jpg").unlink()
+    (folder / "picture 0002.jpg").write_bytes(jpeg(77, 99, 99))
+    ran = maskmill("annotate", folder, "-m", card, "-o", out)
+    assert ran.code == 3
+    expected = {"picture 0001.jpg": "fetch/not-found", "picture 0002.jpg": "fetch/changed"}
+    assert failures(out) == expected
+
+
+@pytest.mark.parametrize("size", [1, 7, 128])
+@pytest.mark.parametrize("threads", ["1", "5"])
+def test_same_bytes_for_any_shard_size_and_threads(
+    tmp_path: Path, photos: Path, card: Path, undisturbed: bytes, size: int, threads: str
+) -> None:
+    ran = maskmill(
+        *("annotate", photos, "-m", card, "-o", tmp_path, "--shard-size", size),
+        MASKMILL_DECODE_THREADS=threads,
+        MASKMILL_THREADS=threads,
+    )
+    assert ran.code == 0, ran.err
+    assert (tmp_path / "instances.json").read_bytes() == undisturbed
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_killed_at_any_point_and_run_again(
+    tmp_path: Path, photos: Path, card: Path, undisturbed: bytes, seed: int
+) -> None:
+    """kill -9 at some touch of the output, by parent and child; then the same command again."""
+    chance = random.Random(seed)
+    command = ("annotate", photos, "-m", card, "-o", tmp_path / "out", "--shard-size", 4)
+    for who in ("parent", "child"):
+        nth = chance.randint(1, 30)
+        fault = {"who": who, "path": "/out", "nth": nth, "signal": signal.SIGKILL}
+        maskmill(*command, fault=fault)
+    ran = maskmill(*command)
+    assert ran.code == 0, ran.err
+    assert (tmp_path / "out" / "instances.json").read_bytes() == undisturbed
+    assert maskmill("doctor", tmp_path / "out").code == 0
+
+
+def test_an_image_that_kills_its_process_costs_only_itself(
+    tmp_path: Path, photos: Path, card: Path
+) -> None:
+    fault = {"who": "child", "path": "picture 0007", "signal": signal.SIGSEGV, "always": True}
+    ran = maskmill("annotate", photos, "-m", card, "-o", tmp_path, "--shard-size", 5, fault=fault)
+    assert ran.code == 3, ran.err
+    assert "killed by signal 11" in ran.err
+    assert failures(tmp_path) == {"picture 0007.jpg": "worker/crashed"}
+    assert len(load(tmp_path / "instances.json")["images"]) == 14
+    assert load(tmp_path / "run.json")["attempts"]["died"] == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nowhere/*.jpg"], ["no inputs match", "nowhere"]),
+        (["nowhere.jpg"], ["no inputs match", "nowhere.jpg"]),
+        (["{notes}"], ["none of the 1 files found is an image"]),
+        (["{photos}", "-m", "unheard-of"], ["no model 'unheard-of'", "shapes"]),
+        (["{photos}", "-m", "{fake}.onnx"], ["no card", "fake.toml"]),
+        (["{photos}", "-m", "{text}"], ["no network", "text.onnx"]),
+        (["{photos}", "-m", "{other}"], ["does not fit its card", "expected", "found"]),
+        (["{photos}", "-m", "{wrong}"], ["SHA-256", "instead of"]),
+        (["{photos}", "--classes", "ash,brich"], ["no class 'brich'", "near it: birch"]),
+        (["{photos}", "--category-ids", "coco91"], ["'ash'"]),
+        (["{twice}/a", "{twice}/b"], ["would both be", "x.jpg"]),
+        (["{photos}", "--images-from", "{notes}/n.txt"], ["n.txt", "not JSON"]),
+        (["{photos}", "--images-from", "{ids}"], ["is not in", "--extra-images"]),
+        (["{ids}", "{ids2}"], ["both have the image id 5"]),
+        (["ftp://host/x.jpg"], ["ftp", "not supported"]),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else None,
+)
+def test_wrong_usage_is_one_sentence_before_anything_runs(
+    tmp_path: Path, photos: Path, card: Path, arguments: list[str], words: list[str]
+) -> None:
+    places = _wrong_places(tmp_path)
+    filled = [word.format(photos=photos, **places) for word in arguments]
+    model = [] if "-m" in filled else ["-m", card]
+    ran = maskmill("annotate", *filled, *model, "-o", tmp_path / "out", cwd=tmp_path)
+    assert ran.code == 2, ran.err
+    assert ran.err.count("\n") == 1
+    assert all(word in ran.err for word in words), ran.err
+    assert not (tmp_path / "out" / "job.json").exists()
+
+
+def _wrong_places(folder: Path) -> dict[str, str]:
+    for name in ("notes", "twice/a", "twice/b"):
+        (folder / name).mkdir(parents=True)
+    (folder / "notes/n.txt").write_text("no image")
+    (folder / "fake.onnx").write_bytes(b"no network")
+    for part in "ab":
+        (folder / f"twice/{part}/x.jpg").write_bytes(jpeg(1))
+    text = write_model(folder, "a", "text")
+    (folder / "text.onnx").write_bytes(b"this is no network either")
+    other = write_model(folder, "a", "other")
+    other.write_text(other.read_text().replace('"ash", "birch", ', ""))
+    wrong = write_model(folder, "a", "wrong")
+    wrong.write_text(wrong.read_text() + f'sha256 = "{"0" * 64}"\n')
+    for name in ("ids.json", "ids2.json"):
+        images = [{"id": 5, "file_name": f"{name}.jpg"}]
+        (folder / name).write_text(json.dumps({"images": images}))
+    return {
+        "notes": "notes",
+        "fake": "fake",
+        "text": str(text),
+        "other": str(other),
+        "wrong": str(wrong),
+        "twice": "twice",
+        "ids": "ids.json",
+        "ids2": "ids2.json",
+    }
+
+
+def test_another_setting_on_the_same_output_is_refused(
+    tmp_path: Path, photos: Path, card: Path
+) -> None:
+    command = ("annotate", photos, "-m", card, "-o", tmp_path)
+    assert maskmill(*command).code == 0
+    before = (tmp_path / "instances.json").read_bytes()
+    ran = maskmill(*command, "--threshold", 0.3)
+    assert ran.code == 2
+    assert "threshold (null before, 0.3 now)" in ran.err
+    assert "--overwrite" in ran.err
+    assert (tmp_path / "instances.json").read_bytes() == before
+    assert maskmill(*command, "--threshold", 0.3, "--overwrite").code == 0
+    scores = [each["score"] for each in load(tmp_path / "instances.json")["annotations"]]
+    assert scores
+    assert min(scores) >= 0.3
+    shards = list((tmp_path / "shards").rglob("*.json"))
+    assert len(shards) == 1, "the old run's shards are gone"
+
+
+def test_a_dataset_edited_by_hand_is_not_replaced(tmp_path: Path, photos: Path, card: Path) -> None:
+    command = ("annotate", photos, "-m", card, "-o", tmp_path)
+    assert maskmill(*command).code == 0
+    (tmp_path / "instances.json").write_text("edited")
+    assert maskmill("doctor", tmp_path).code == 4
+    ran = maskmill(*command, "--max-detections", 3, "--overwrite")
+    assert ran.code == 4
+    assert "--replace-edited" in ran.err
+    assert (tmp_path / "instances.json").read_text() == "edited"
+    assert maskmill(*command, "--max-detections", 3, "--replace-edited").code == 0
+    counts = [each["image_id"] for each in load(tmp_path / "instances.json")["annotations"]]
+    assert max(map(counts.count, set(counts))) <= 3
+
+
+def test_a_full_disk_stops_with_one_sentence_and_goes_on_later(
+    tmp_path: Path, photos: Path, card: Path, undisturbed: bytes
+) -> None:
+    command = ("annotate", photos, "-m", card, "-o", tmp_path / "out", "--shard-size", 4)
+    fault = {"who": "child", "path": "/out/shards", "nth": 3, "errno": errno.ENOSPC}
+    ran = maskmill(*command, fault=fault)
+    assert ran.code == 4
+    assert ran.err.splitlines()[-1].endswith("the disk or the quota is full"), ran.err
+    assert maskmill(*command).code == 0
+    assert (tmp_path / "out" / "instances.json").read_bytes() == undisturbed
+
+
+def test_an_output_that_cannot_be_written(tmp_path: Path, photos: Path, card: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    ran = maskmill("annotate", photos, "-m", card, "-o", tmp_path / "file" / "out")
+    assert ran.code == 4
+    assert "file/out" in ran.err
+    assert ran.err.count("\n") == 1
+
+
+def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(
+    tmp_path: Path, photos: Path, card: Path, undisturbed: bytes
+) -> None:
+    command = [MASKMILL, "annotate", str(photos), "-m", str(card), "-o", str(tmp_path / "out")]
+    command += ["--shard-size", "1", "--json"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if json.loads(line)["event"] == "committed":
+            process.send_signal(signal.SIGINT)
+            break
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 4, err
+    assert "the same command goes on" in err
+    done = len(list((tmp_path / "out" / "shards").rglob("*.json")))
+    assert 1 <= done < 15
+    assert f"{done} of 15 inputs" in err
+    assert subprocess.run(command, capture_output=True, check=False).returncode in (0, 2)
+    subprocess.run([*command[:-1]], check=True, capture_output=True)
+    assert (tmp_path / "out" / "instances.json").read_bytes() == undisturbed
+
+
+def test_a_dead_parent_takes_its_child_along(tmp_path: Path, photos: Path, card: Path) -> None:
+    command = [MASKMILL, "annotate", str(photos), "-m", str(card), "-o", str(tmp_path / "out")]
+    process = subprocess.Popen(
+        [*command, "--shard-size", "1", "--json"], stdout=subprocess.PIPE, env=environment()
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if json.loads(line)["event"] == "committed":
+            break
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    end = time.monotonic() + 30
+    while any(Path(f"/proc/{child}").exists() for child in children) and time.monotonic() < end:
+        os.sched_yield()
+    assert not any(Path(f"/proc/{child}").exists() for child in children)
+
+
+def test_lists_duplicates_sample_and_limit(tmp_path: Path, photos: Path, card: Path) -> None:
+    names = sorted(str(path.relative_to(photos)) for path in photos.rglob("*.jpg"))
+    some = tmp_path / "some.txt"
+    lines = [str(photos / name) for name in names[:6]]
+    some.write_text("# a comment\n" + "\n".join([*lines, lines[0]]) + "\n")
+    more = tmp_path / "more.jsonl"
+    more.write_text(json.dumps({"uri": str(photos / names[7]), "file_name": "seventh.jpg"}) + "\n")
+    command = ("annotate", some, more, "-", "-m", card, "--json")
+    ran = maskmill(*command, "-o", tmp_path / "all", stdin=f"{photos / names[8]}\n{lines[1]}\n")
+    assert ran.code == 0, ran.err
+    assert (ran.events[-1]["inputs"], ran.events[-1]["duplicates"]) == (8, 2)
+    images = load(tmp_path / "all" / "instances.json")["images"]
+    assert [each["id"] for each in images] == list(range(1, 9))
+    assert images[6]["file_name"] == "seventh.jpg"
+
+    def chosen(out: str, *options: object) -> list[str]:
+        assert maskmill("annotate", photos, "-m", card, "-o", tmp_path / out, *options).code == 0
+        return [each["file_name"] for each in load(tmp_path / out / "instances.json")["images"]]
+
+    first, second = chosen("s1", "--sample", 5, "--seed", 1), chosen("s2", "--sample", 5)
+    assert len(first) == len(second) == 5
+    assert first != second
+    assert first == sorted(first, key=str.encode)
+    assert chosen("limit", "--limit", 3) == sorted(names, key=str.encode)[:3]
+
+
+def test_ids_of_a_coco_file_are_kept(tmp_path: Path, photos: Path, card: Path) -> None:
+    names = sorted(str(path.relative_to(photos)) for path in photos.rglob("*.jpg"))
+    truth = tmp_path / "truth.json"
+    records = [{"id": 100 - n, "file_name": name, "width": 1} for n, name in enumerate(names[:4])]
+    truth.write_text(json.dumps({"images": records, "annotations": [{"id": 1, "image_id": 100}]}))
+    command = ("annotate", truth, "--images-root", photos, "-m", card)
+    assert maskmill(*command, "-o", tmp_path / "own").code == 0
+    expected = {each["file_name"]: each["id"] for each in records}
+    images = load(tmp_path / "own" / "instances.json")["images"]
+    assert {each["file_name"]: each["id"] for each in images} == expected
+    assert [each["id"] for each in images] == [97, 98, 99, 100]
+    command = ("annotate", photos, "-m", card, "--images-from", truth, "--extra-images")
+    assert maskmill(*command, "-o", tmp_path / "from").code == 0
+    images = load(tmp_path / "from" / "instances.json")["images"]
+    assert [each["id"] for each in images] == list(range(97, 112))
+    assert {each["file_name"]: each["id"] for each in images}.items() >= expected.items()
+
+
+def test_classes_and_category_ids(tmp_path: Path, photos: Path, card: Path) -> None:
+    ids = tmp_path / "ids.json"
+    ids.write_text(json.dumps({name: 10 * n for n, name in enumerate(NAMES, 1)}))
+    command = ("annotate", photos, "-m", card, "--classes", "Cedar, 50", "--category-ids", ids)
+    assert maskmill(*command, "-o", tmp_path / "out").code == 0
+    dataset = load(tmp_path / "out" / "instances.json")
+    assert {each["category_id"] for each in dataset["annotations"]} == {30, 50}
+    assert [each["id"] for each in dataset["categories"]] == [10, 20, 30, 40, 50]
+
+
+def test_s3_in_and_out(tmp_path: Path, card: Path, s3: str, undisturbed: bytes) -> None:
+    """The same photographs from a bucket, into a bucket: the same bytes as from a folder."""
+    from storage import get, put
+
+    photos = write_folder(tmp_path / "photos", 15)
+    for path in photos.rglob("*.jpg"):
+        put(f"{s3}/photos/{path.relative_to(photos)}", path.read_bytes())
+    put(f"{s3}/photos/notes.txt", b"not an image")
+    command = ("annotate", f"{s3}/photos/", "-m", card, "-o", f"{s3}/out", "--json")
+    ran = maskmill(*command, "--shard-size", 4)
+    assert ran.code == 0, ran.err
+    assert ran.events[-1]["not_images"] == 1
+    assert get(f"{s3}/out/instances.json") == undisturbed
+    assert maskmill("doctor", f"{s3}/out").code == 0
+    glob = ("annotate", f"{s3}/photos/deep/*.jpg", "-m", card, "-o", f"{s3}/deep", "--json")
+    assert maskmill(*glob).events[-1]["images"] == 5
+
+
+def test_missing_buckets_and_credentials(
+    tmp_path: Path, photos: Path, card: Path, moto_s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = maskmill("annotate", "s3://not-there/x/", "-m", card, "-o", tmp_path / "a")
+    assert (ran.code, "not-there" in ran.err, ran.err.count("\n")) == (4, True, 1), ran.err
+    ran = maskmill("annotate", photos, "-m", card, "-o", "s3://not-there/out")
+    assert (ran.code, "not-there" in ran.err, ran.err.count("\n")) == (4, True, 1), ran.err
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    ran = maskmill("annotate", photos, "-m", card, "-o", f"{moto_s3}/out")
+    assert (ran.code, "credentials" in ran.err) == (4, True), ran.err
+
+
+def _png(seed: int) -> bytes:
+    file = io.BytesIO()
+    picture(seed).save(file, "PNG")
+    return file.getvalue()
+
+
+def _png_header(width: int, height: int) -> bytes:
+    """A PNG that says it is huge, and is not."""
+    small = _png(9)
+    head = small[12:16] + width.to_bytes(4, "big") + height.to_bytes(4, "big") + small[24:29]
+    import zlib
+
+    return small[:12] + head + zlib.crc32(head).to_bytes(4, "big") + small[33:]
