@@ -134,5 +134,30 @@ def doctor(
     raise typer.Exit(check_folder(output, as_json) if output else check_machine(as_json))
 
 
+@app.command("eval", epilog="Example:\n\n  maskmill eval out --gt instances_val.json")
+def evaluate(
+    output: Annotated[str, typer.Argument(help="A merged job folder.", show_default=False)],
+    truth: Annotated[str, typer.Option("--gt", help="The ground truth, a COCO dataset.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """COCO box AP, mask AP and their mean, by size and by class."""
+    from tasks.evaluate import evaluate as run
+
+    raise typer.Exit(run(output, truth, as_json))
+
+
+@app.command()
+def demo(
+    output: Annotated[
+        str, typer.Option("--output", "-o", help="The job folder.")
+    ] = "maskmill-demo",
+    as_json: JsonFlag = False,
+) -> None:
+    """The whole way on the bundled model and images: annotate, draw, judge."""
+    from tasks.demo import demo as run
+
+    raise typer.Exit(run(output, as_json))
+
+
 def main() -> None:
     app()

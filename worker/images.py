@@ -31,7 +31,7 @@ from worker.truncation import ends_early
 Pixels = NDArray[np.uint8]  # (height, width, 3), RGB
 Kind = Literal["empty", "not-an-image", "truncated", "corrupt", "too-many-pixels", "unsupported"]
 
-MAX_PIXELS = 200_000_000
+MAX_PIXELS = 100_000_000
 
 # Pillow's remarks on odd metadata are no news to anybody: what matters ends in a BadImage.
 warnings.filterwarnings("ignore", module=r"PIL\.")

@@ -1,0 +1,38 @@
+"""`maskmill demo`: the whole way on the bundled model and images, judged by their ground truth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tasks.annotate import Wishes, annotate
+from tasks.evaluate import measure, print_report
+from tasks.exits import OK, ended
+from tasks.progress import say_json
+from tasks.records import Selection
+from tasks.submit import SHARD_SIZE
+
+IMAGES = Path(__file__).resolve().parent.parent / "worker" / "demo"
+
+
+def demo(output: str, as_json: bool) -> int:
+    wishes = Wishes(model="shapes", output=output, shard_size=SHARD_SIZE)
+    truth = str(IMAGES / "instances.json")
+    code = annotate([truth], Selection(), wishes, as_json)
+    return code or ended(lambda: _judge(output, truth, as_json), as_json)
+
+
+def _judge(output: str, truth: str, as_json: bool) -> int:
+    report = measure(output, truth)
+    if as_json:
+        say_json({"event": "eval", "output": output, "truth": truth, **report})
+        return OK
+    print()
+    print_report(report)
+    print(
+        f"\nLook at {output}/contact-sheet.jpg\n"
+        "The bundled model knows these synthetic shapes only. Next, your own images:\n"
+        "  maskmill annotate photos/ -m MODEL -o out   with a model of your own (see the README)\n"
+        f"  maskmill doctor {output}                whether a job folder is sound\n"
+        "  maskmill doctor                          what this machine can run"
+    )
+    return OK

@@ -1,0 +1,72 @@
+"""`maskmill eval`: how good a job's results are, as a table or as JSON."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from tasks.annotate import need_worker_parts
+from tasks.exits import OK, ended
+from tasks.folder import Folder, JobError, read_job
+from tasks.progress import say_json
+
+_ROWS = {
+    "ap": "AP (0.50:0.95)",
+    "ap50": "AP50",
+    "ap75": "AP75",
+    "ap_small": "AP small",
+    "ap_medium": "AP medium",
+    "ap_large": "AP large",
+    "mean_iou": "mean IoU of matches",
+}
+
+
+def evaluate(output: str, truth: str, as_json: bool) -> int:
+    return ended(lambda: _evaluate(output, truth, as_json), as_json)
+
+
+def _evaluate(output: str, truth: str, as_json: bool) -> int:
+    report = measure(output, truth)
+    if as_json:
+        say_json({"event": "eval", "output": output, "truth": truth, **report})
+    else:
+        print_report(report)
+    return OK
+
+
+def measure(output: str, truth: str) -> dict[str, Any]:
+    need_worker_parts()
+    job = read_job(output)
+    if job is None:
+        raise JobError(f"{output} holds no job: there is no job.json")
+    report: dict[str, Any] = import_module("worker.evaluate").evaluate(
+        Folder(output, job.run), truth
+    )
+    return report
+
+
+def print_report(report: dict[str, Any]) -> None:
+    table = Table(box=None, pad_edge=False)
+    for heading in ("", "box", "mask"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    for key, name in _ROWS.items():
+        table.add_row(name, _figure(report["box"][key]), _figure(report["mask"][key]))
+    for name, value in report["box"]["by_class"].items():
+        table.add_row(f"  {name}", _figure(value), _figure(report["mask"]["by_class"].get(name)))
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(
+        f"box AP {report['box']['ap']:.3f}, mask AP {report['mask']['ap']:.3f},"
+        f" their mean {report['mean_ap']:.3f}, on {report['images']} images"
+    )
+    if report["truth_images_not_in_job"]:
+        console.print(f"{report['truth_images_not_in_job']} images of the truth are not in the job")
+    if report["results_left_out"]:
+        console.print(f"{report['results_left_out']} results are of images or classes not in it")
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"

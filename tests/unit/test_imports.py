@@ -1,0 +1,80 @@
+"""Imports go one way, and the producer side needs no numpy, OpenCV or runtime."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.running import MASKMILL
+
+ROOT = Path(__file__).parents[2]
+HEAVY = ("numpy", "cv2", "PIL", "onnxruntime", "pycocotools", "worker")
+PRODUCER = sorted(
+    str(path.relative_to(ROOT).with_suffix("")).replace("/", ".").removesuffix(".__init__")
+    for package in ("storage", "tasks")
+    for path in (ROOT / package).rglob("*.py")
+)
+
+
+def test_the_producer_side_loads_nothing_heavy() -> None:
+    """Every module of `tasks` and `storage`, imported in a fresh interpreter."""
+    code = (
+        f"import sys; [__import__(name) for name in {PRODUCER!r}];"
+        f" print([name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert ran.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("package", "allowed"),
+    [("storage", {"storage"}), ("tasks", {"storage", "tasks"})],
+)
+def test_imports_go_one_way(package: str, allowed: set[str]) -> None:
+    ours = {"storage", "tasks", "worker"}
+    for path in (ROOT / package).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [node.module or ""]
+            tops = {name.partition(".")[0] for name in names} & ours
+            assert tops <= allowed, f"{path} imports {tops - allowed}"
+
+
+def test_help_starts_without_celery_or_boto() -> None:
+    code = (
+        "import sys; from tasks.cli import app\n"
+        "try: app(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print([name for name in ('celery', 'boto3', 'botocore', 'msgspec') if name in sys.modules])"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.splitlines()[-1] == "[]"
+    start = time.perf_counter()
+    subprocess.run([MASKMILL, "--help"], capture_output=True, check=True)
+    print(f"maskmill --help: {time.perf_counter() - start:.2f} s")
+
+
+def test_packages_of_the_same_names_elsewhere_are_not_taken(tmp_path: Path) -> None:
+    """A working directory with a `worker` folder of its own is nothing unusual."""
+    for name in ("worker", "tasks", "storage"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise SystemExit('the wrong package')")
+    ran = subprocess.run(
+        [MASKMILL, "annotate", "nothing", "-m", "yolact-resnet50-fpn-pytorch", "-o", "out"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert "the wrong package" not in ran.stderr
+    assert ran.returncode == 2

@@ -1,0 +1,171 @@
+"""COCO's AP of a job's results against a ground truth, by pycocotools."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+import msgspec
+import numpy as np
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from storage import get
+from storage.errors import NotFound
+from tasks.folder import Folder, JobError
+from tasks.inputs import InputError
+
+METRICS = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
+Record = dict[str, Any]
+
+
+def evaluate(folder: Folder, truth_uri: str) -> Record:
+    """Box and mask AP (their mean is what model zoos call mAP), by size and by class."""
+    dataset, results = _read_job(folder)
+    truth = _read_truth(truth_uri)
+    images = _image_ids(dataset, folder, truth)
+    if not images:
+        raise InputError(f"no image of {folder.uri} is in {truth_uri}, by id and name, or by name")
+    categories = _category_ids(dataset, truth)
+    mapped = [
+        each
+        | {"image_id": images[each["image_id"]], "category_id": categories[each["category_id"]]}
+        for each in results
+        if each["image_id"] in images and each["category_id"] in categories
+    ]
+    coco = _coco(truth)
+    wanted = sorted(set(images.values()))
+    report: Record = {
+        "images": len(wanted),
+        "truth_images_not_in_job": len(truth["images"]) - len(wanted),
+        "results": len(mapped),
+        "results_left_out": len(results) - len(mapped),
+    }
+    for kind, name in (("bbox", "box"), ("segm", "mask")):
+        report[name] = _measure(coco, mapped, wanted, kind)
+    report["mean_ap"] = (report["box"]["ap"] + report["mask"]["ap"]) / 2
+    return report
+
+
+def _read_job(folder: Folder) -> tuple[Record, list[Record]]:
+    try:
+        dataset = msgspec.json.decode(get(folder.file("instances.json")), type=Record)
+        results = msgspec.json.decode(get(folder.file("results.json")), type=list[Record])
+    except NotFound as exc:
+        raise JobError(f"{folder.uri} is not merged yet: {exc}") from exc
+    return dataset, results
+
+
+def _read_truth(uri: str) -> Record:
+    try:
+        truth = msgspec.json.decode(get(uri), type=Record)
+    except (NotFound, msgspec.DecodeError) as exc:
+        raise InputError(f"the ground truth {uri} cannot be read: {exc}") from exc
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(truth.get(key), list):
+            raise InputError(f"the ground truth {uri} is no COCO dataset: it has no {key}")
+    for number, each in enumerate(truth["annotations"], 1):
+        if "segmentation" not in each or "bbox" not in each:
+            raise InputError(f"annotation {number} of {uri} has no bbox or no segmentation")
+        each["id"] = number  # pycocotools takes a match with the id 0 for no match
+        each.setdefault("iscrowd", 0)
+        each.setdefault("area", each["bbox"][2] * each["bbox"][3])
+    return truth
+
+
+def _image_ids(dataset: Record, folder: Folder, truth: Record) -> dict[int, int]:
+    """Our image ids to the truth's: as they are where id and name agree, else by file name.
+
+    Failed inputs count, with no detections: an image that was not annotated was not found.
+    """
+    ours = {each["id"]: each["file_name"] for each in dataset["images"]}
+    for line in get(folder.file("failures.jsonl")).splitlines():
+        failure = msgspec.json.decode(line)
+        ours[failure["image_id"]] = failure["file_name"]
+    theirs = {each["id"]: each["file_name"] for each in truth["images"]}
+    if all(theirs.get(number) == name for number, name in ours.items()):
+        return {number: number for number in ours}
+    by_name = {name: number for number, name in theirs.items()}
+    by_base = _unique({number: PurePosixPath(name).name for number, name in theirs.items()})
+    found = {
+        number: by_name.get(name, by_base.get(PurePosixPath(name).name))
+        for number, name in ours.items()
+    }
+    return {number: theirs for number, theirs in found.items() if theirs is not None}
+
+
+def _unique(names: Mapping[int, str]) -> dict[str, int]:
+    """Names to ids, without the names that more than one has."""
+    seen: dict[str, list[int]] = {}
+    for number, name in names.items():
+        seen.setdefault(name, []).append(number)
+    return {name: numbers[0] for name, numbers in seen.items() if len(numbers) == 1}
+
+
+def _category_ids(dataset: Record, truth: Record) -> dict[int, int]:
+    """Our category ids to the truth's, by name."""
+    by_name = {each["name"]: each["id"] for each in truth["categories"]}
+    found = {each["id"]: by_name.get(each["name"]) for each in dataset["categories"]}
+    if not any(found.values()):
+        ours = ", ".join(each["name"] for each in dataset["categories"][:5])
+        raise InputError(f"no class of the job ({ours}, …) is a category of the ground truth")
+    return {number: theirs for number, theirs in found.items() if theirs is not None}
+
+
+def _coco(dataset: Record) -> Any:
+    coco = COCO()
+    coco.dataset = dataset
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco.createIndex()
+    return coco
+
+
+def _measure(truth: Any, results: list[Record], images: list[int], kind: str) -> Record:
+    if not results:
+        return dict.fromkeys(METRICS, 0.0) | {"by_class": {}, "mean_iou": None}
+    with contextlib.redirect_stdout(io.StringIO()):
+        found = truth.loadRes([dict(each) for each in results])
+        judge = COCOeval(truth, found, kind)
+        judge.params.imgIds = images
+        judge.evaluate()
+        judge.accumulate()
+        judge.summarize()
+    report: Record = {
+        name: _rounded(value) for name, value in zip(METRICS, judge.stats[:6], strict=True)
+    }
+    precision = judge.eval["precision"]  # (IoU, recall, class, area, detections)
+    report["by_class"] = {
+        truth.cats[category]["name"]: _rounded(_mean(precision[:, :, place, 0, -1]))
+        for place, category in enumerate(judge.params.catIds)
+    }
+    report["mean_iou"] = _mean_iou(judge)
+    return report
+
+
+def _mean(values: Any) -> float:
+    """COCO's mean: -1 stands for no ground truth."""
+    valid = values[values > -1]
+    return float(valid.mean()) if valid.size else -1.0
+
+
+def _rounded(value: float) -> float | None:
+    return None if value < 0 else round(float(value), 4)
+
+
+def _mean_iou(judge: Any) -> float | None:
+    """Over the detections that match an instance at IoU 0.5, whatever their score."""
+    overlaps: list[float] = []
+    for each in judge.evalImgs:
+        if each is None or list(each["aRng"]) != list(judge.params.areaRng[0]):
+            continue
+        truth = {
+            g["id"]: n for n, g in enumerate(judge._gts[each["image_id"], each["category_id"]])
+        }
+        ious = judge.ious[each["image_id"], each["category_id"]]
+        for place, match in enumerate(each["dtMatches"][0]):  # best score first, as in `ious`
+            if match:
+                overlaps.append(float(ious[place, truth[int(match)]]))
+    return round(float(np.mean(overlaps)), 4) if overlaps else None
