@@ -148,10 +148,9 @@ def fetch(item: Item, max_bytes: int) -> bytes:
     try:
         data, version = get_versioned(item.uri, max_bytes=max_bytes)
     except StorageError as exc:
-        kind = exc.kind.replace("_", "-")
-        if kind not in ITEM_ERRORS:
+        if exc.kind not in ITEM_ERRORS:
             raise
-        raise ItemError("fetch", kind, str(exc)) from exc
+        raise ItemError("fetch", exc.kind, str(exc)) from exc
     if item.version is not None and version != item.version:
         raise ItemError("fetch", "changed", "the object is not the one that was planned any more")
     return data

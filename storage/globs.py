@@ -1,0 +1,79 @@
+"""Patterns in URIs: `*`, `?` and `[…]` stay inside one path part, `**` as a whole part crosses.
+
+An HTTP URI holds no pattern: its question mark starts the query. A file may be called `a[1].jpg`,
+so whoever reads patterns looks first whether the URI exists as it stands.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import glob
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from urllib.parse import unquote_to_bytes
+
+from storage.entries import Entry
+from storage.uris import parse, relative
+from storage.verbs import list_entries
+
+_MAGIC = re.compile(r"[*?]|\[[^/]+\]")
+_PERCENT_ENCODED = re.compile(r"(?:%[0-9A-Fa-f]{2})+")
+
+
+@dataclass(frozen=True)
+class Glob:
+    """`root` is the folder to list, `start` how every matching path below it begins."""
+
+    root: str
+    start: str
+    parts: tuple[str, ...]
+
+    def matches(self, relative_path: str) -> bool:
+        return _match(self.parts, tuple(relative_path.split("/")))
+
+
+def is_glob(uri: str) -> bool:
+    return parse(uri).scheme not in ("http", "https") and _MAGIC.search(uri) is not None
+
+
+def parse_glob(uri: str) -> Glob:
+    """Split a pattern into the folder before it and the pattern of the paths below."""
+    magic = _MAGIC.search(uri)
+    cut = uri.rfind("/", 0, magic.start() if magic else len(uri)) + 1
+    root, pattern = uri[:cut] or "./", uri[cut:]
+    if uri[: len("file://")].lower() == "file://":
+        pattern = _PERCENT_ENCODED.sub(lambda run: _literal(run[0]), pattern)
+    first = _MAGIC.search(pattern)
+    return Glob(root, pattern[: first.start() if first else None], tuple(pattern.split("/")))
+
+
+def _literal(encoded: str) -> str:
+    return glob.escape(os.fsdecode(unquote_to_bytes(encoded)))
+
+
+def expand(uri: str) -> Iterator[Entry]:
+    """The entries that match, streaming, in UTF-8 key order."""
+    pattern = parse_glob(uri)
+    for entry in list_entries(pattern.root, starting=pattern.start):
+        if pattern.matches(relative(entry.uri, pattern.root)):
+            yield entry
+
+
+def _match(pattern: tuple[str, ...], path: tuple[str, ...]) -> bool:
+    """Wildcard matching over path parts, going back to the last `**` only: never exponential."""
+    at = part = 0
+    star, resume = -1, 0
+    while part < len(path):
+        if at < len(pattern) and pattern[at] == "**":
+            star, resume = at, part
+            at += 1
+        elif at < len(pattern) and fnmatch.fnmatchcase(path[part], pattern[at]):
+            at, part = at + 1, part + 1
+        elif star >= 0:
+            resume += 1
+            at, part = star + 1, resume
+        else:
+            return False
+    return all(rest == "**" for rest in pattern[at:])

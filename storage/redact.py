@@ -1,0 +1,26 @@
+"""How a URI is named in messages and records: without the secrets that it may carry."""
+
+import re
+
+_WITH_SCHEME = re.compile(r"(?s)([A-Za-z][A-Za-z0-9+.-]*://)([^/?#]*)(.*)")
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")
+
+
+def without_query(uri: str) -> str:
+    """The URI without user:password and, over HTTP, without the query of a presigned URL.
+
+    A question mark in an S3 key or a file name is a part of the name and stays.
+    """
+    match = _WITH_SCHEME.fullmatch(uri)
+    if match is None:
+        return uri
+    scheme, authority, rest = match.groups()
+    if scheme.lower() in ("http://", "https://"):
+        path, mark, fragment = rest.partition("#")
+        rest = path.partition("?")[0] + mark + fragment
+    return scheme + authority.rpartition("@")[2] + rest
+
+
+def shown(uri: str) -> str:
+    """`without_query`, printable on one line: no control characters, no undecodable bytes."""
+    return _UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", without_query(uri))

@@ -1,0 +1,80 @@
+"""One S3 client per account and process, made when first needed and shared by its threads."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Any
+
+import botocore
+import botocore.session
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ProfileNotFound
+
+from storage.errors import BadSetting, NoCredentials
+from storage.s3_errors import CREDENTIAL_ERRORS
+from storage.settings import Account, S3Settings, s3_settings
+from storage.uris import Location
+
+ANONYMOUS = "anonymous"
+
+# As many connections as a worker has fetching threads, with room to spare.
+_CONNECTIONS = 32
+
+_clients: dict[Any, Any] = {}
+_lock = threading.Lock()
+
+
+def client_for(location: Location) -> Any:
+    """The client for a bucket or prefix, by the settings and AWS variables of this moment.
+
+    The process id is part of the key, since sockets must not be shared across a fork.
+    """
+    settings = s3_settings()
+    account = settings.account_for(location.uri)
+    aws = tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
+    key = (os.getpid(), settings, account, aws)
+    with _lock:
+        if key not in _clients:
+            _clients[key] = _make(location.uri, settings, account)
+        return _clients[key]
+
+
+def _make(uri: str, settings: S3Settings, account: Account) -> Any:
+    unsigned = account.profile == ANONYMOUS
+    profile = None if unsigned else account.profile
+    session = botocore.session.Session(profile=profile)
+    try:
+        return session.create_client(
+            "s3",
+            endpoint_url=account.endpoint_url or _endpoint_of_profile(session, profile),
+            config=Config(
+                signature_version=botocore.UNSIGNED if unsigned else None,
+                retries={"mode": "standard", "total_max_attempts": settings.max_attempts},
+                connect_timeout=settings.connect_timeout,
+                read_timeout=settings.read_timeout,
+                request_checksum_calculation=settings.checksums,
+                response_checksum_validation=settings.checksums,
+                max_pool_connections=_CONNECTIONS,
+                user_agent_extra="maskmill",
+            ),
+        )
+    except ProfileNotFound as error:
+        raise NoCredentials(uri, f"needs the AWS profile {profile}, which is not set up") from error
+    except CREDENTIAL_ERRORS as error:
+        raise NoCredentials(uri) from error
+    except (BotoCoreError, ValueError) as error:
+        raise BadSetting("The AWS configuration", "cannot be used for S3") from error
+
+
+def _endpoint_of_profile(session: Any, profile: str | None) -> str | None:
+    """The endpoint that a profile names, ahead of AWS_ENDPOINT_URL, which botocore would prefer.
+
+    A profile given for one bucket is more specific than a variable for all.
+    """
+    if profile is None:
+        return None
+    scoped = session.get_scoped_config()
+    services = session.full_config.get("services", {}).get(scoped.get("services"), {})
+    endpoint = services.get("s3", {}).get("endpoint_url") or scoped.get("endpoint_url")
+    return str(endpoint) if endpoint else None

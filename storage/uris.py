@@ -1,0 +1,159 @@
+"""Parsing and joining URIs: plain paths, `file://`, `s3://`, `http(s)://` and `mem://`.
+
+Keys of S3 and memory stores are taken literally. `file://` and HTTP paths are percent-encoded.
+Names on disk are bytes; those that are not UTF-8 travel as surrogate escapes, and `storable`
+turns them into a `file://` URI that JSON can hold.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from urllib.parse import quote, unquote_to_bytes, urlsplit
+
+from storage.errors import BadUri
+from storage.redact import shown, without_query
+
+__all__ = [
+    "Location",
+    "as_folder",
+    "basename",
+    "below",
+    "join",
+    "parent",
+    "parse",
+    "relative",
+    "shown",
+    "storable",
+    "without_query",
+]
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_BUCKET = re.compile(r"[A-Za-z0-9._-]{1,255}")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+@dataclass(frozen=True)
+class Location:
+    """A parsed URI: `host` is the bucket or host name, `path` the decoded path or key."""
+
+    uri: str
+    scheme: str
+    host: str
+    path: str
+
+    @property
+    def is_plain(self) -> bool:
+        return self.scheme == "file" and self.uri == self.path
+
+
+def parse(uri: str) -> Location:
+    """Take a URI apart; what no store could take is `BadUri`."""
+    match = _SCHEME.match(uri)
+    scheme = match[1].lower() if match else "file"
+    if not uri or "\0" in uri:
+        raise BadUri(uri, "is not a usable URI: it is empty or holds a NUL")
+    if match is None:
+        return Location(uri, scheme, "", uri)
+    host, _, rest = uri[match.end() :].partition("/")
+    if scheme == "file":
+        return _parse_file(uri, host, rest)
+    if not _is_utf8(uri):
+        raise BadUri(uri, "is not a usable URI: it is not valid UTF-8")
+    if scheme in ("http", "https"):
+        return _parse_http(uri, scheme)
+    if scheme not in ("s3", "mem"):
+        raise BadUri(uri, f"is not a usable URI: {scheme}:// is not supported")
+    if not _BUCKET.fullmatch(host):
+        raise BadUri(uri, "is not a usable URI: it names no valid bucket")
+    return Location(uri, scheme, host, rest)
+
+
+def _parse_file(uri: str, host: str, rest: str) -> Location:
+    if host not in ("", "localhost"):
+        raise BadUri(uri, "is not a usable URI: file:// takes an absolute path, file:///…")
+    path = "/" + os.fsdecode(unquote_to_bytes(os.fsencode(rest)))
+    if "\0" in path:
+        raise BadUri(uri, "is not a usable URI: it holds a NUL")
+    return Location(uri, "file", "", path)
+
+
+def _parse_http(uri: str, scheme: str) -> Location:
+    try:
+        parts = urlsplit(uri)
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        raise BadUri(uri, "is not a usable URI: its host or port is malformed") from error
+    if not host or _CONTROL.search(uri):
+        raise BadUri(uri, "is not a usable URI: it names no host or holds control characters")
+    return Location(uri, scheme, host, os.fsdecode(unquote_to_bytes(parts.path[1:])))
+
+
+def join(root: str, *parts: str) -> str:
+    """The URI of `parts`, taken literally, below the folder `root`; an HTTP query stays last."""
+    scheme = parse(root).scheme
+    is_http = scheme in ("http", "https")
+    base, mark, query = root.partition("?") if is_http else (root, "", "")
+    relative_path = "/".join(parts)
+    if is_http or (scheme == "file" and _SCHEME.match(root)):
+        relative_path = quote(os.fsencode(relative_path))
+    return (base if base.endswith("/") else base + "/") + relative_path + mark + query
+
+
+def below(root: str, relative_path: str) -> str:
+    """`join` for a path that comes from outside: refuses what could leave or alias `root`."""
+    pieces = relative_path.split("/")
+    if any(piece in ("", ".", "..") for piece in pieces):
+        raise BadUri(relative_path, "is no path below a folder: it has empty, . or .. parts")
+    if "\\" in relative_path or "\0" in relative_path:
+        raise BadUri(relative_path, "is no path below a folder: it has a backslash or a NUL")
+    return join(root, relative_path)
+
+
+def relative(uri: str, root: str) -> str:
+    """The decoded path of `uri` below the folder `root`."""
+    one, other = parse(uri), parse(root)
+    path, folder = one.path, other.path
+    if one.is_plain != other.is_plain:
+        path, folder = os.path.abspath(path), os.path.abspath(folder)
+    folder = as_folder(folder)
+    same_store = (one.scheme, one.host) == (other.scheme, other.host)
+    if not same_store or not path.startswith(folder) or path == folder:
+        raise BadUri(uri, f"is not below {shown(root)}")
+    return path[len(folder) :]
+
+
+def as_folder(path: str) -> str:
+    """A path or key with its closing slash; the root of a bucket is the empty one."""
+    return path if not path or path.endswith("/") else path + "/"
+
+
+def parent(uri: str) -> str:
+    """The folder that holds `uri`, with its closing slash; a root is its own parent."""
+    is_http = parse(uri).scheme in ("http", "https")
+    path = uri.partition("?")[0] if is_http else uri
+    head, slash, _ = path.rstrip("/").rpartition("/")
+    if not path.strip("/") or head.endswith(":/"):
+        return as_folder(path)
+    return head + "/" if slash else "./"
+
+
+def basename(uri: str) -> str:
+    """The last part of the path, decoded."""
+    return parse(uri).path.rstrip("/").rpartition("/")[2]
+
+
+def storable(uri: str) -> str:
+    """`uri` itself, or for a local name that is not UTF-8 its `file://` form, which is ASCII."""
+    if _is_utf8(uri):
+        return uri
+    return "file://" + quote(os.fsencode(os.path.abspath(parse(uri).path)))
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

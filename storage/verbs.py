@@ -1,0 +1,102 @@
+"""The verbs over URIs; which store answers is a matter of the scheme.
+
+Errors are those of `storage.errors` only. Stores are imported when first used, so that importing
+this package stays cheap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from importlib import import_module
+from typing import BinaryIO, Protocol, cast
+
+from storage.entries import Entry
+from storage.streams import Opened
+from storage.uris import Location, parse
+
+
+class Store(Protocol):
+    """What a store module offers; a read-only one raises `NotWritable` in the verbs that write."""
+
+    def get_versioned(self, location: Location, max_bytes: int | None) -> tuple[bytes, str]: ...
+    def open_versioned(self, location: Location) -> Opened: ...
+    def head(self, location: Location) -> Entry: ...
+    def list_entries(self, location: Location, starting: str) -> Iterator[Entry]: ...
+    def put(self, location: Location, data: bytes, create_only: bool) -> None: ...
+    def delete(self, location: Location) -> None: ...
+    def open_write(self, location: Location) -> AbstractContextManager[BinaryIO]: ...
+
+
+_STORES = {
+    "file": "storage.disk",
+    "s3": "storage.s3",
+    "http": "storage.http",
+    "https": "storage.http",
+    "mem": "storage.memory",
+}
+
+
+def _resolve(uri: str) -> tuple[Store, Location]:
+    location = parse(uri)
+    return cast(Store, import_module(_STORES[location.scheme])), location
+
+
+def get(uri: str, *, max_bytes: int | None = None) -> bytes:
+    """All bytes of one object; `TooLarge` before more than `max_bytes` are in memory."""
+    return get_versioned(uri, max_bytes=max_bytes)[0]
+
+
+def get_versioned(uri: str, *, max_bytes: int | None = None) -> tuple[bytes, str]:
+    """The bytes and the version that they have, from one request."""
+    store, location = _resolve(uri)
+    return store.get_versioned(location, max_bytes)
+
+
+def put(uri: str, data: bytes, *, create_only: bool = False) -> None:
+    """Store bytes atomically and durably, making folders as needed.
+
+    With `create_only` an object with other content stays as it is and `Exists` is raised; equal
+    content is success, whoever wrote it.
+    """
+    store, location = _resolve(uri)
+    store.put(location, data, create_only)
+
+
+def list_entries(uri_prefix: str, *, starting: str = "") -> Iterator[Entry]:
+    """All objects below a folder, in UTF-8 order of their keys; `starting` begins their paths.
+
+    A missing local folder is `NotFound`, a missing bucket `NoBucket`; a prefix without objects
+    yields nothing. Both are raised while iterating.
+    """
+    store, location = _resolve(uri_prefix)
+    return store.list_entries(location, starting)
+
+
+def head(uri: str) -> Entry:
+    """What a listing would say of one object."""
+    store, location = _resolve(uri)
+    return store.head(location)
+
+
+def delete(uri: str) -> None:
+    """Remove an object; one that is absent already is no error."""
+    store, location = _resolve(uri)
+    store.delete(location)
+
+
+def open_write(uri: str) -> AbstractContextManager[BinaryIO]:
+    """A stream for a large result, which replaces the object at once on leaving without an error.
+
+    After an error the object is what it was before.
+    """
+    store, location = _resolve(uri)
+    return store.open_write(location)
+
+
+@contextmanager
+def open_read(uri: str) -> Iterator[BinaryIO]:
+    """A stream over one object's bytes."""
+    store, location = _resolve(uri)
+    with store.open_versioned(location).stream as stream:
+        yield stream

@@ -1,0 +1,72 @@
+"""How a shard that keeps dying is told from one that was merely interrupted."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import pytest
+
+from tasks.folder import Folder, every_attempt, read_attempts
+from tasks.records import Attempt
+from worker.attempts import History, Trying, read_history
+
+NOW = 1000.0
+
+
+def attempt(**changes: Any) -> Attempt:
+    return Attempt(**({"worker": "w", "started": 0.0, "beat": NOW} | changes))
+
+
+DEAD = attempt(ended="died")
+
+
+@pytest.mark.parametrize(
+    ("attempts", "careful"),
+    [
+        ([], False),
+        ([DEAD], False),
+        ([DEAD, DEAD], True),
+        ([attempt(beat=NOW - 61), attempt(beat=NOW - 61)], True),
+        ([attempt(beat=NOW - 59), attempt(beat=NOW - 59), DEAD], False),
+        ([attempt(ended="released"), attempt(ended="committed"), DEAD], False),
+        ([attempt(ended="interrupted"), attempt(ended="interrupted"), DEAD], False),
+    ],
+    ids=[
+        "never tried",
+        "one death may be bad luck",
+        "two deaths",
+        "silence is a death",
+        "a beat within a minute is life",
+        "clean ends are no deaths",
+        "a run killed as a whole says nothing of its images",
+    ],
+)
+def test_careful_after_two_deaths(attempts: list[Attempt], careful: bool) -> None:
+    assert History(dict(enumerate(attempts)), NOW).careful == careful
+
+
+def test_an_image_is_given_up_after_two_careful_deaths_on_it() -> None:
+    deaths = [DEAD, DEAD, *(attempt(ended="died", careful=True, item=n) for n in (7, 8, 7))]
+    assert History(dict(enumerate(deaths)), NOW).given_up == {7}
+    hasty = [DEAD, attempt(ended="died", item=7), attempt(ended="died", item=7)]
+    assert History(dict(enumerate(hasty)), NOW).given_up == frozenset()
+
+
+def test_an_attempt_is_written_before_the_first_image_and_says_how_it_ended() -> None:
+    folder = Folder(f"mem://attempts/{uuid.uuid4().hex}", "run")
+    with Trying(folder, 3, "me", read_history(folder, 3)) as trying:
+        assert read_attempts(folder, 3)[0].ended == ""
+        with Trying(folder, 3, "other", History({}, NOW)):
+            assert set(read_attempts(folder, 3)) == {0, 1}, "a number taken is not taken again"
+        trying.in_hand(5)
+        assert read_attempts(folder, 3)[0].item == 5
+        trying.end("committed", 4, {"fetch": 1.23456})
+    (_, first), (_, second) = every_attempt(folder)
+    assert (first.worker, first.ended, first.images, first.seconds) == (
+        "me",
+        "committed",
+        4,
+        {"fetch": 1.235},
+    )
+    assert second.worker == "other"

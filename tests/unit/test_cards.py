@@ -1,0 +1,76 @@
+"""Cards and categories: what a person writes, and what is said when it cannot be used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tasks.cards import ModelError, find_model, read_card, zoo_cards
+from tasks.categories import Category, UnknownClass, coco80, ids_of, renumber, with_ids
+from tests.graphs import write_model
+
+MINIMAL = 'name = "m"\nfamily = "yolact"\ncategories = ["a", "b"]\n[[builds]]\nfile = "m.onnx"\n'
+
+
+def test_every_bundled_card_reads_and_names_its_source() -> None:
+    cards = [read_card(path) for path in zoo_cards()]
+    assert {"yolact-edge-mobilenetv2", "yolact-resnet50-fpn-pytorch"} <= {c.name for c in cards}
+    for card in cards:
+        assert card.license
+        assert card.source
+        assert card.facts.accuracy
+
+
+def test_coco_has_its_eighty_on_sparse_ids() -> None:
+    ids = {each.id for each in coco80()}
+    assert len(ids) == len({each.name for each in coco80()}) == 80
+    assert set(range(1, 91)) - ids == {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
+    by_id = {each.id: each.name for each in coco80()}
+    assert [by_id[n] for n in (1, 13, 44, 90)] == ["person", "stop sign", "bottle", "toothbrush"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("family", "famly"), "famly"),
+        (('["a", "b"]', "[]"), "categories"),
+        (('["a", "b"]', '[{id = 1, name = "a"}, {id = 1, name = "b"}]'), "id each of their own"),
+        (("m.onnx", "m.pt"), "none of .onnx"),
+        (('[[builds]]\nfile = "m.onnx"\n', "builds = []"), "no build"),
+        (("name =", "name = ="), "cannot be read"),
+    ],
+    ids=["a slip in a key", "no category", "ids twice", "no engine", "no build", "no TOML"],
+)
+def test_a_card_that_cannot_be_used_is_one_sentence(
+    tmp_path: Path, change: tuple[str, str], words: str
+) -> None:
+    card = tmp_path / "m.toml"
+    card.write_text(MINIMAL.replace(*change))
+    with pytest.raises(ModelError, match=words) as refused:
+        read_card(card)
+    assert str(card) in str(refused.value)
+
+
+def test_a_model_is_found_by_name_by_card_and_by_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MASKMILL_MODELS", str(tmp_path))
+    card = write_model(tmp_path, "a", "mine")
+    found = [find_model(word) for word in ("mine", str(card), str(tmp_path / "mine.onnx"))]
+    assert len({(each.path, each.sha256) for each in found}) == 1
+    (tmp_path / "mine.onnx").unlink()
+    with pytest.raises(ModelError, match=r"weights of mine are not here.*mine\.onnx"):
+        find_model("mine")
+
+
+def test_categories_are_chosen_and_renumbered() -> None:
+    own = (Category(4, "person"), Category(9, "dog"))
+    assert ids_of(own, ["dog", " 4", "PERSON"]) == (4, 9)
+    assert [each.id for each in renumber(own, "coco91")] == [1, 18]
+    assert [each.id for each in renumber(own, "contiguous")] == [1, 2]
+    assert [each.id for each in with_ids(own, {"dog": 2, "person": 5}, "here")] == [5, 2]
+    with pytest.raises(UnknownClass, match="'dgo'.*near it: dog"):
+        ids_of(own, ["dgo"])
+    with pytest.raises(UnknownClass, match="'dog' is not among here"):
+        with_ids(own, {"person": 5}, "here")

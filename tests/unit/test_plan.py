@@ -1,0 +1,160 @@
+"""Planning: order, ids, repeats, clashes and samples, over streams that never sit in memory."""
+
+from __future__ import annotations
+
+import tracemalloc
+import uuid
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from storage import get, list_entries
+from tasks.cards import Card
+from tasks.categories import coco80
+from tasks.folder import Folder, read_plan
+from tasks.inputs import Found, InputError
+from tasks.ordered import ordered_map
+from tasks.plan import write_plan
+from tasks.records import Asked, Item, ModelRef, Selection, Settings
+from tasks.submit import differing
+
+CARD = Card(name="x", family="yolact", builds=(), categories="coco80")
+
+
+def asked(shard_size: int = 3, **selection: object) -> Asked:
+    options = Settings(categories=coco80(), max_bytes=1, max_pixels=1)
+    model = ModelRef(CARD, "x.onnx", "onnx", "fp32", "0" * 64)
+    return Asked(("in",), Selection(**selection), model, options, shard_size)
+
+
+def new_folder() -> Folder:
+    return Folder(f"mem://plans/{uuid.uuid4().hex}", "run")
+
+
+def planned(found: Iterable[Found], wanted: Asked) -> list[Item]:
+    folder = new_folder()
+    counts = write_plan(folder, found, wanted)
+    parts = [read_plan(folder, number) for number in range(counts.shards)]
+    assert all(len(part) == wanted.shard_size for part in parts[:-1])
+    items = [item for part in parts for item in part]
+    assert len(items) == counts.items
+    return items
+
+
+def images(names: Iterable[str]) -> list[Found]:
+    return [Found(f"s3://b/{name}", name) for name in names]
+
+
+@given(
+    st.lists(st.text("abcé/", min_size=1, max_size=4), min_size=1, max_size=40), st.integers(1, 9)
+)
+@settings(max_examples=40, deadline=None)
+def test_items_are_the_distinct_inputs_in_order(names: list[str], shard_size: int) -> None:
+    items = planned(images(names), asked(shard_size))
+    assert [item.file_name for item in items] == list(dict.fromkeys(names))
+    assert [item.id for item in items] == list(range(1, len(items) + 1))
+
+
+def test_counts_name_what_was_left_out() -> None:
+    found = [*images("aab"), *(Found(f"mem://x/{n}.md", f"{n}.md", is_image=False) for n in "cd")]
+    counts = write_plan(new_folder(), found, asked())
+    assert (counts.items, counts.shards, counts.duplicates, counts.not_images) == (2, 1, 1, 2)
+    assert counts.not_images_named == ("mem://x/c.md", "mem://x/d.md")
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        ([Found("s3://a/x", "x"), Found("s3://b/x", "x")], "would both be 'x'"),
+        ([Found("s3://a/x", "x", id=4), Found("s3://a/y", "y", id=4)], "both have the image id 4"),
+        ([Found("s3://a/x", "x", is_image=False)], "none of the 1 files found is an image"),
+        ([Found("http://h/x?sig=S", "x"), Found("http://g/x?sig=S", "x")], "http://h/x"),
+    ],
+    ids=["file names clash", "ids clash", "no image", "a presigned query stays unsaid"],
+)
+def test_refusals_name_the_first_offender(found: list[Found], words: str) -> None:
+    with pytest.raises(InputError) as refused:
+        write_plan(new_folder(), found, asked())
+    assert words in str(refused.value)
+    assert "sig=" not in str(refused.value)
+
+
+def test_ids_of_a_coco_input_stay_and_others_follow_the_highest() -> None:
+    found = [Found("a", "a"), Found("b", "b", id=7), Found("c", "c", id=3), Found("d", "d")]
+    items = planned(found, asked())
+    assert [(item.id, item.file_name) for item in items] == [
+        (3, "c"),
+        (7, "b"),
+        (8, "a"),
+        (9, "d"),
+    ]
+
+
+@given(st.permutations("abcdefghij"), st.integers(0, 3), st.integers(1, 10))
+@settings(max_examples=30, deadline=None)
+def test_a_sample_depends_on_seed_and_names_alone(names: list[str], seed: int, size: int) -> None:
+    chosen = planned(images(names), asked(sample=size, seed=seed))
+    again = planned(images(sorted(names)), asked(sample=size, seed=seed))
+    assert {item.file_name for item in chosen} == {item.file_name for item in again}
+    assert len(chosen) == size
+    places = [names.index(item.file_name) for item in chosen]
+    assert places == sorted(places)
+
+
+def test_memory_does_not_grow_with_the_plan(tmp_path: Path) -> None:
+    """Five times the inputs, the same peak: what grows is on disk."""
+
+    def peak(count: int) -> int:
+        folder = Folder(str(tmp_path / str(count)), "run")
+        stream = (Found(f"s3://bucket/{n:012d}.jpg", f"{n:012d}.jpg") for n in range(count))
+        tracemalloc.start()
+        write_plan(folder, stream, asked(50))
+        top = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return top
+
+    peak(2000)
+    assert peak(20_000) < 1.3 * peak(4000)
+
+
+def test_plan_parts_are_all_that_is_written() -> None:
+    folder = new_folder()
+    write_plan(folder, images("abcd"), asked())
+    uris = [entry.uri for entry in list_entries(folder.uri + "/")]
+    assert uris == [folder.plan(0), folder.plan(1)]
+    assert get(folder.plan(1)).count(b"\n") == 1
+
+
+@given(st.integers(0, 30), st.integers(1, 8))
+@settings(max_examples=30, deadline=None)
+def test_ordered_map_keeps_order_and_its_bound(count: int, window: int) -> None:
+    begun = 0
+
+    def values() -> Iterable[int]:
+        nonlocal begun
+        for begun in range(1, count + 1):
+            yield begun - 1
+
+    with ThreadPoolExecutor(3) as pool:
+        for place, result in enumerate(ordered_map(pool, lambda n: n * n, values(), window)):
+            assert result == place * place
+            assert begun - place <= window
+
+
+def test_differences_are_named_with_both_values() -> None:
+    before = asked()
+    now = msgspec.structs.replace(
+        before,
+        shard_size=5,
+        settings=msgspec.structs.replace(before.settings, threshold=0.5),
+    )
+    assert differing(before, now) == [
+        "shard size (3 before, 5 now)",
+        "threshold (null before, 0.5 now)",
+    ]
+    assert differing(before, before) == []
