@@ -1,7 +1,8 @@
 """Faults in the processes that a test starts: dies, or fails, at a step that the test names.
 
-MASKMILL_FAULT is JSON: `who` ("child" or "parent"), `path` (a part of the path in hand), `nth` (which
-of its touches), and `signal` (to die of) or `errno` (to fail with, then and ever after).
+MASKMILL_FAULT is JSON: `who` ("child" or "parent"), `path` (a part of the path in hand), `nth`
+(which of its touches), and `signal` (to die of, with `always` at every touch) or `errno` (to fail
+with, then and ever after).
 """
 
 import json

@@ -70,7 +70,7 @@ def test_categories_are_chosen_and_renumbered() -> None:
     assert [each.id for each in renumber(own, "coco91")] == [1, 18]
     assert [each.id for each in renumber(own, "contiguous")] == [1, 2]
     assert [each.id for each in with_ids(own, {"dog": 2, "person": 5}, "here")] == [5, 2]
-    with pytest.raises(UnknownClass, match="'dgo'.*near it: dog"):
+    with pytest.raises(UnknownClass, match=r"'dgo'.*near it: dog"):
         ids_of(own, ["dgo"])
     with pytest.raises(UnknownClass, match="'dog' is not among here"):
         with_ids(own, {"person": 5}, "here")

@@ -1,0 +1,126 @@
+"""Masks as COCO run-length encodings, made from where a mask flips instead of from its pixels.
+
+A position counts pixels down the columns, left to right (`x * height + y`), as COCO does. A mask
+is known from its flips: the positions at which it turns on or off. Two flips at one position
+cancel, so flips may come in any order and from any cutting-up of the mask.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco
+
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Rle:
+    """One mask of a whole image; `counts` is COCO's compressed string, `area` its pixel count."""
+
+    height: int
+    width: int
+    counts: str
+    area: int
+
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        """The tight x, y, width, height; zeros for an empty mask."""
+        x, y, width, height = coco.toBbox(_as_coco(self))
+        return int(x), int(y), int(width), int(height)
+
+
+def from_flips(keys: Ints, count: int, height: int, width: int) -> list[Rle]:
+    """`count` masks from their flips; a key is `mask * (height * width + 1) + position`."""
+    if height < 1 or width < 1:
+        raise ValueError(f"an image of {width}×{height} pixels has no mask")
+    size = height * width
+    starts = np.arange(count, dtype=np.int64) * (size + 1)
+    # Each mask runs from its start to its end even if it flips nowhere, or at its first pixel.
+    marks = np.sort(np.concatenate([_uncancelled(keys), starts, starts + size]))
+    runs = np.diff(marks)
+    first = np.searchsorted(marks, starts)
+    last = np.append(first, len(marks))[1:] - 1
+    pieces = [runs[a:b] for a, b in zip(first.tolist(), last.tolist(), strict=True)]
+    return _compressed([p[:-1] if p[-1] == 0 else p for p in pieces], height, width)
+
+
+def encode(
+    crop: Bools, x0: int = 0, y0: int = 0, height: int | None = None, width: int | None = None
+) -> Rle:
+    """A mask that is `crop` with its corner at (x0, y0) of a height × width image, else empty."""
+    rows, columns = crop.shape
+    height = rows if height is None else height
+    width = columns if width is None else width
+    if x0 < 0 or y0 < 0 or x0 + columns > width or y0 + rows > height:
+        raise ValueError(f"a crop {crop.shape} at ({x0}, {y0}) leaves the {width}×{height} image")
+    padded = np.zeros((columns, rows + 2), dtype=np.bool_)
+    padded[:, 1:-1] = crop.T
+    flips = np.flatnonzero(padded[:, 1:] != padded[:, :-1])
+    x, y = np.divmod(flips, rows + 1)
+    return from_flips((x + x0) * height + (y + y0), 1, height, width)[0]
+
+
+def decode(rle: Rle) -> Bools:
+    """The mask, height × width."""
+    runs = runs_of(rle.counts)
+    columns = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
+    mask: Bools = columns.reshape(rle.width, rle.height).T
+    return mask
+
+
+def runs_of(counts: str) -> Ints:
+    """The run lengths behind a compressed string: off, on, off, …"""
+    if not counts.isascii():
+        raise ValueError("counts is not ASCII")
+    codes = np.frombuffer(counts.encode("ascii"), dtype=np.uint8).astype(np.int64) - 48
+    if codes.size == 0 or codes.min() < 0 or codes.max() > 63 or codes[-1] & 32:
+        raise ValueError("counts is no compressed run-length string")
+    # Each number is little-endian groups of 5 bits; 32 says that more follow, 16 in the last is
+    # the sign. From the fourth on, a number is the difference to the one two before it.
+    ends = np.flatnonzero((codes & 32) == 0)
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    lengths = ends - starts + 1
+    if lengths.max() > 7:
+        raise ValueError("counts holds a number over 32 bits")
+    shift = 5 * (np.arange(codes.size) - np.repeat(starts, lengths))
+    runs = np.add.reduceat((codes & 31) << shift, starts)
+    runs -= np.where(codes[ends] & 16, np.int64(1) << (5 * lengths), 0)
+    runs[1::2] = np.cumsum(runs[1::2])
+    runs[2::2] = np.cumsum(runs[2::2])
+    return runs
+
+
+def is_canonical(rle: Rle) -> bool:
+    """Whether this is byte for byte what COCO's encoder makes of the mask, with its true area."""
+    try:
+        runs = runs_of(rle.counts)
+    except ValueError:
+        return False
+    if runs[0] < 0 or (runs[1:] < 1).any() or runs.sum() != rle.height * rle.width:
+        return False
+    return _compressed([runs], rle.height, rle.width) == [rle]
+
+
+def _uncancelled(keys: Ints) -> Ints:
+    """Sorted, without the keys that occur an even number of times."""
+    keys = np.sort(keys)
+    if not (keys[1:] == keys[:-1]).any():
+        return keys
+    unique, times = np.unique(keys, return_counts=True)
+    odd: Ints = unique[times % 2 == 1]
+    return odd
+
+
+def _compressed(runs: list[Ints], height: int, width: int) -> list[Rle]:
+    if not runs:
+        return []
+    plain = [{"size": [height, width], "counts": one} for one in runs]
+    strings = (made["counts"].decode("ascii") for made in coco.frPyObjects(plain, height, width))
+    areas = (int(one[1::2].sum()) for one in runs)
+    return [Rle(height, width, *made) for made in zip(strings, areas, strict=True)]
+
+
+def _as_coco(rle: Rle) -> dict[str, object]:
+    return {"size": [rle.height, rle.width], "counts": rle.counts.encode("ascii")}
