@@ -32,8 +32,8 @@ format: $(READY) ## put the code into its one format
 	$(BIN)/ruff check --fix .
 
 bench: $(READY) ## speed and memory, as ratios within one run
-	$(BIN)/python tests/bench/postprocess.py
-	$(BIN)/python tests/bench/memory.py
+	$(BIN)/python -m tests.bench.postprocess
+	$(BIN)/python -m tests.bench.memory
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) .venv-recipe demo-out build *.egg-info

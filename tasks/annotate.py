@@ -19,9 +19,9 @@ from tasks.exits import OK, OVER_BUDGET, STOPPED, ended
 from tasks.folder import Folder, missing_shards
 from tasks.local import Child, await_ready, run
 from tasks.merge import read_run
-from tasks.progress import Watcher, choose_face, say_json
+from tasks.progress import Watcher, choose_face, planning_notice, say_json
 from tasks.records import Job, Selection, Settings
-from tasks.submit import ask, continue_job, open_job
+from tasks.submit import SHARD_SIZE, ask, continue_job, open_job
 from tasks.summary import print_summary, summarise
 
 WORKER_PARTS = ("numpy", "cv2", "PIL", "pycocotools", "onnxruntime")
@@ -39,7 +39,7 @@ class Wishes:
     category_ids: str = ""
     mask_format: Literal["rle", "polygon"] = "rle"
     reduced_decode: bool = True
-    shard_size: int
+    shard_size: int | None = None
     max_failures: int = 0
     overwrite: bool = False
     replace_edited: bool = False
@@ -51,7 +51,9 @@ def annotate(inputs: Sequence[str], selection: Selection, wishes: Wishes, as_jso
 
 def _annotate(inputs: Sequence[str], selection: Selection, wishes: Wishes, as_json: bool) -> int:
     model = find_model(wishes.model)
-    asked = ask(inputs, model, _settings(model, wishes), selection, wishes.shard_size)
+    asked = ask(
+        inputs, model, settings_of(model, wishes), selection, wishes.shard_size or SHARD_SIZE
+    )
     there = None if wishes.overwrite else continue_job(wishes.output, asked)
     if there is not None and _is_merged(*there):
         return _finish(*there, wishes.max_failures, as_json)
@@ -60,7 +62,12 @@ def _annotate(inputs: Sequence[str], selection: Selection, wishes: Wishes, as_js
     try:
         await_ready(child)
         job, folder = there or open_job(
-            wishes.output, inputs, asked, model.path, overwrite=wishes.overwrite
+            wishes.output,
+            inputs,
+            asked,
+            model.path,
+            overwrite=wishes.overwrite,
+            progress=planning_notice(choose_face(as_json)),
         )
         if as_json:
             say_json({"event": "planned", **msgspec.to_builtins(job.counts)})
@@ -86,7 +93,7 @@ def _work(
     return STOPPED
 
 
-def _settings(model: Model, wishes: Wishes) -> Settings:
+def settings_of(model: Model, wishes: Wishes) -> Settings:
     categories = _categories(model, wishes.category_ids)
     return Settings(
         categories=categories,

@@ -81,7 +81,7 @@ def annotate(
     full_decode: Annotated[
         bool, typer.Option("--full-decode", help="Never decode large JPEGs at reduced scale.")
     ] = False,
-    shard_size: Annotated[int, typer.Option(min=1, help="Images a shard.")] = 64,
+    shard_size: Annotated[int | None, typer.Option(min=1, help="Images a shard [64].")] = None,
     max_failures: Annotated[int, typer.Option(min=0, help="More failures than this: exit 3.")] = 0,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Start anew where the output holds a job.")

@@ -9,13 +9,12 @@ from tasks.evaluate import measure, print_report
 from tasks.exits import OK, ended
 from tasks.progress import say_json
 from tasks.records import Selection
-from tasks.submit import SHARD_SIZE
 
 IMAGES = Path(__file__).resolve().parent.parent / "worker" / "demo"
 
 
 def demo(output: str, as_json: bool) -> int:
-    wishes = Wishes(model="shapes", output=output, shard_size=SHARD_SIZE)
+    wishes = Wishes(model="shapes", output=output)
     truth = str(IMAGES / "instances.json")
     code = annotate([truth], Selection(), wishes, as_json)
     return code or ended(lambda: _judge(output, truth, as_json), as_json)

