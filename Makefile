@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench recipe-shapes recipe-test clean
+.PHONY: help setup demo test lint format bench lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -34,6 +34,13 @@ format: $(READY) ## put the code into its one format
 bench: $(READY) ## speed and memory, as ratios within one run
 	$(BIN)/python -m tests.bench.postprocess
 	$(BIN)/python -m tests.bench.memory
+
+lock: $(READY) ## constraints.txt anew, for every supported Python
+	$(BIN)/python -m pip install --quiet uv
+	sed -n '/^#/p' constraints.txt > constraints.new
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --extra worker --extra test \
+		--no-header --no-annotate pyproject.toml >> constraints.new
+	mv constraints.new constraints.txt
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) .venv-recipe demo-out build *.egg-info

@@ -55,22 +55,25 @@ def annotate(
     sample: Annotated[int | None, typer.Option(min=1, help="A random choice of N inputs.")] = None,
     seed: Annotated[int, typer.Option(help="The seed of --sample.")] = 0,
     threshold: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Lowest score kept [card's].")
+        float | None, typer.Option(min=0, max=1, help="Lowest score kept (default: the card's).")
     ] = None,
     max_detections: Annotated[
-        int | None, typer.Option(min=1, help="Most detections an image [card's].")
+        int | None, typer.Option(min=1, help="Most detections an image (default: the card's).")
     ] = None,
     classes: Annotated[
         str, typer.Option(help="Only these: names or ids, separated by commas.")
     ] = "",
     category_ids: Annotated[
-        str, typer.Option(help="coco91, contiguous, or a JSON file of ids by name [card's].")
+        str,
+        typer.Option(
+            help="coco91, contiguous, or a JSON file of ids by name (default: the card's)."
+        ),
     ] = "",
     mask_format: Annotated[
         MaskFormat, typer.Option(help="How masks are written.")
     ] = MaskFormat.rle,
     images_root: Annotated[
-        str, typer.Option(help="Where the images of a COCO INPUT lie [beside it].")
+        str, typer.Option(help="Where the images of a COCO INPUT lie (default: beside it).")
     ] = "",
     images_from: Annotated[
         str, typer.Option(help="A COCO file whose image ids are kept, by file name.")
@@ -81,7 +84,9 @@ def annotate(
     full_decode: Annotated[
         bool, typer.Option("--full-decode", help="Never decode large JPEGs at reduced scale.")
     ] = False,
-    shard_size: Annotated[int | None, typer.Option(min=1, help="Images a shard [64].")] = None,
+    shard_size: Annotated[
+        int | None, typer.Option(min=1, help="Images a shard (default: 64).")
+    ] = None,
     max_failures: Annotated[int, typer.Option(min=0, help="More failures than this: exit 3.")] = 0,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Start anew where the output holds a job.")

@@ -16,6 +16,8 @@ from worker.images import BadImage, Pixels, decode, read_header
 
 TILE_MINIMUM = (900, 900)  # decode no larger than a tile can show
 
+SHOWN = 0.3  # lowest score drawn: the file keeps more than an eye can use
+
 
 def write_sheet(folder: Folder, job: Job, picks: Sequence[Picked]) -> None:
     tiles = [_tile(folder, job, pick) for pick in picks]
@@ -25,11 +27,10 @@ def write_sheet(folder: Folder, job: Job, picks: Sequence[Picked]) -> None:
 
 def _tile(folder: Folder, job: Job, pick: Picked) -> tuple[str, Pixels | None]:
     shard = read_shard(folder, pick.shard)
-    records = [
-        msgspec.to_builtins(each) for each in shard.annotations if each.image_id == pick.image
-    ]
+    found = [each for each in shard.annotations if each.image_id == pick.image]
+    records = [msgspec.to_builtins(each) for each in found if each.score >= SHOWN]
     item = next(each for each in read_plan(folder, pick.shard) if each.id == pick.image)
-    caption = f"{item.file_name}: {len(records)}"
+    caption = f"{item.file_name}: {len(records)} from {SHOWN}, {len(found)} in all"
     settings = job.asked.settings
     try:
         data = get(item.uri, max_bytes=settings.max_bytes)
