@@ -15,9 +15,9 @@ from storage.errors import StorageError
 from tasks.cards import Model, ModelError, find_model
 from tasks.categories import Category, UnknownClass, ids_of, renumber, with_ids
 from tasks.environment import whole_number
-from tasks.exits import OK, OVER_BUDGET, STOPPED, ended
+from tasks.exits import OK, OVER_BUDGET, ended
 from tasks.folder import Folder, missing_shards
-from tasks.local import Child, await_ready, run
+from tasks.local import Child, Interrupted, Stopped, await_ready, run
 from tasks.merge import read_run
 from tasks.progress import Watcher, choose_face, planning_notice, say_json
 from tasks.records import Job, Selection, Settings
@@ -71,26 +71,16 @@ def _annotate(inputs: Sequence[str], selection: Selection, wishes: Wishes, as_js
         )
         if as_json:
             say_json({"event": "planned", **msgspec.to_builtins(job.counts)})
-        code = _work(child, model, job, folder, wishes, as_json)
+        with Watcher(choose_face(as_json), job.counts.items, _done(job, folder)) as watcher:
+            run(child, model, folder, watcher.hear, replace_edited=wishes.replace_edited)
+    except Interrupted as exc:
+        raise Stopped(
+            f"stopped: {_done(job, folder)} of {job.counts.items} inputs are done and kept;"
+            " the same command goes on from there"
+        ) from exc
     finally:
         child.close()
-    return code or _finish(job, folder, wishes.max_failures, as_json)
-
-
-def _work(
-    child: Child, model: Model, job: Job, folder: Folder, wishes: Wishes, as_json: bool
-) -> int:
-    done = _done(job, folder)
-    with Watcher(choose_face(as_json), job.counts.items, done) as watcher:
-        try:
-            run(child, model, folder, watcher.hear, replace_edited=wishes.replace_edited)
-        except KeyboardInterrupt:
-            pass
-        else:
-            return OK
-    message = f"stopped: {_done(job, folder)} of {job.counts.items} inputs are done and kept"
-    print(f"maskmill: {message}; the same command goes on from there", file=sys.stderr)
-    return STOPPED
+    return _finish(job, folder, wishes.max_failures, as_json)
 
 
 def settings_of(model: Model, wishes: Wishes) -> Settings:

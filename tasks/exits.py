@@ -37,6 +37,8 @@ def ended(command: Callable[[], int], as_json: bool) -> int:
         return _say(str(exc), WRONG, as_json)
     except _STOPPED as exc:
         return _say(str(exc), STOPPED, as_json)
+    except KeyboardInterrupt:
+        return _say("stopped; nothing that was written is lost", STOPPED, as_json)
 
 
 def _say(message: str, code: int, as_json: bool) -> int:

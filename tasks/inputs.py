@@ -14,7 +14,7 @@ import ijson
 import msgspec
 
 from storage import Entry, list_entries, open_read
-from storage.errors import NotFound
+from storage.errors import BadUri, NotFound
 from storage.globs import expand, is_glob, parse_glob
 from storage.uris import as_folder, basename, join, parent, parse, relative, shown, storable
 
@@ -151,16 +151,22 @@ def _list_line(line: bytes) -> ListLine:
 
 
 def _below(base: str, word: str) -> str:
-    """An entry of a list: a URI or an absolute path as it stands, else a path below `base`."""
-    if "://" in word or word.startswith("/"):
+    """An entry of a list: a URI as it stands, a local path in full, else a key below `base`."""
+    if "://" in word:
         return storable(word)
+    place = parse(base)
+    if word.startswith("/") or place.scheme == "file":
+        return storable(os.path.abspath(os.path.join(place.path, word)))
     return join(base, word)
 
 
 def _name_in_list(word: str) -> str:
     """Lists mix roots, so a name is the whole path: without scheme, host or bucket, and query."""
-    parts = parse(word).path.split("/")
-    return _name("/".join(part for part in parts if part not in ("", ".", "..")))
+    try:
+        path = parse(word).path
+    except BadUri:
+        path = word.partition("://")[2]  # it will fail when it is fetched, under this name
+    return _name("/".join(part for part in path.split("/") if part not in ("", ".", "..")))
 
 
 def from_coco(word: str, images_root: str = "") -> Iterator[Found]:

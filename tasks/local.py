@@ -38,6 +38,10 @@ class Stopped(Exception):
     """A cause that ends the run: what is written stays, and the same command goes on."""
 
 
+class Interrupted(Exception):
+    """A person asked for the run to end, and the child has handed back what it had."""
+
+
 class Child:
     """One worker process: JSON lines in, JSON lines out, its standard error kept for the worst."""
 
@@ -128,15 +132,17 @@ def run(
     idle_deaths = 0
     while True:
         child.begin(folder.uri, replace_edited)
-        code = _watch(child, hear)
-        name = child.name
+        try:
+            code = _watch(child, hear)
+            words = child.last_words()
+        finally:
+            child.close()
         if code == 0:
             return
         reason = _death(code)
         if code > 0:
-            raise Stopped(f"the worker process {reason}: {child.last_words()}")
-        child.close()
-        in_hand = bury(folder, partial(_is_by, name), "died")
+            raise Stopped(f"the worker process {reason}: {words}")
+        in_hand = bury(folder, partial(_is_by, child.name), "died")
         idle_deaths = 0 if in_hand else idle_deaths + 1
         if idle_deaths == IDLE_DEATHS:
             raise Stopped(f"the worker process {reason} {IDLE_DEATHS} times with no shard in hand")
@@ -159,7 +165,7 @@ def _watch(child: Child, hear: Callable[[Event], None]) -> int:
         hear({"event": "stopping"})
         child.ask_to_stop()
         _drain(child)
-        raise
+        raise Interrupted from None
 
 
 def _drain(child: Child) -> None:

@@ -18,7 +18,7 @@ from contextlib import closing, contextmanager
 from storage import put
 from storage.errors import Exists
 from storage.uris import shown
-from tasks.folder import Folder
+from tasks.folder import Folder, JobError
 from tasks.inputs import Found, InputError, coco_images
 from tasks.ordered import ordered_map
 from tasks.records import Asked, Counts, Item, Job, Selection, encode
@@ -55,15 +55,12 @@ def write_plan(
     progress: Callable[[int], None] = lambda planned: None,
 ) -> Counts:
     """Write the plan parts of a run and say what is in them. job.json is not written here."""
-    with _scratch() as db:
-        selection = asked.selection
-        if selection.images_from:
-            _remember_ids(db, selection.images_from)
-        tally = _collect(db, found, selection, progress)
-        if selection.sample is not None:
-            _draw_sample(db, selection.sample)
-        _give_ids(db, selection)
-        items = _write_parts(folder, _items(db), asked.shard_size)
+    try:
+        with _scratch() as db:
+            tally = _gather(db, found, asked.selection, progress)
+            items = _write_parts(folder, _items(db), asked.shard_size)
+    except sqlite3.OperationalError as exc:
+        raise JobError(f"planning needs scratch space in {tempfile.gettempdir()}: {exc}") from exc
     if not items:
         some = f", for one {tally.named[0]}" if tally.named else ""
         raise InputError(f"none of the {tally.not_images} files found is an image{some}")
@@ -83,6 +80,22 @@ def commit_job(folder: Folder, job: Job, *, replace: bool = False) -> bool:
     except Exists:
         return False
     return True
+
+
+def _gather(
+    db: sqlite3.Connection,
+    found: Iterable[Found],
+    selection: Selection,
+    progress: Callable[[int], None],
+) -> _Tally:
+    """All items in the scratch file, chosen and numbered."""
+    if selection.images_from:
+        _remember_ids(db, selection.images_from)
+    tally = _collect(db, found, selection, progress)
+    if selection.sample is not None:
+        _draw_sample(db, selection.sample)
+    _give_ids(db, selection)
+    return tally
 
 
 class _Tally:

@@ -123,12 +123,12 @@ class Watcher:
             detections=numbers["detections"],
             description=_DOING.get(event["event"], "annotating"),
         )
-        if event["event"] == "restart":
-            self._bar.console.print(_restart(event))
+        if event["event"] in _REMARKS:
+            self._bar.console.print(_REMARKS[event["event"]](event), markup=False)
 
     def _line(self, event: Event) -> None:
-        if event["event"] == "restart":
-            print(_restart(event), file=sys.stderr)
+        if event["event"] in _REMARKS:
+            print(_REMARKS[event["event"]](event), file=sys.stderr)
         if not self._due(LINES_EVERY_S, event):
             return
         n = self.tally.numbers()
@@ -158,8 +158,10 @@ class Watcher:
 _DOING = {"merging": "merging", "merged": "done", "stopping": "stopping"}
 
 
-def _restart(event: Event) -> str:
-    return f"the worker process {event['reason']}; started again, looking for the image behind it"
+_REMARKS: dict[str, Callable[[Event], str]] = {
+    "restart": lambda event: f"the worker process {event['reason']}; it is started again",
+    "warning": lambda event: str(event["message"]),
+}
 
 
 def _bar(total: int, done: int) -> Progress:

@@ -72,6 +72,8 @@ def merge_job(**body: Any) -> None:
         run_merge(message.job, station)
     except (JobError, StorageError) as exc:
         station.failed(str(exc))
+    except OSError as exc:  # of the spool file in the scratch folder
+        station.failed(f"the dataset could not be merged: {exc.strerror or exc}")
 
 
 def run_shard(message: ShardMessage, station: Station) -> None:

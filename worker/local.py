@@ -39,6 +39,13 @@ def tell(event: dict[str, Any]) -> None:
         sys.stdout.buffer.flush()
 
 
+class Telling(logging.Handler):
+    """Our own warnings go to the person; those of libraries stay on standard error."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tell({"event": "warning", "message": record.getMessage()})
+
+
 class Orders:
     """What the parent says, read by a thread so that a stop is heard in mid-shard."""
 
@@ -64,6 +71,8 @@ class Orders:
 
 def main() -> None:
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+    for name in ("storage", "maskmill"):
+        logging.getLogger(name).addHandler(Telling())
     model = msgspec.convert(_order()["model"], Model)
     try:
         station.model(model)
