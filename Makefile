@@ -4,8 +4,14 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
+# The recipe has an environment of its own: PyTorch is no part of a worker.
+RECIPE = deploy/recipes/yolact
+TORCH = $(CURDIR)/.venv-recipe/bin/python
+RECIPE_READY = .venv-recipe/.ready
+RUN ?= runs/new
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench lock clean
+.PHONY: help setup demo test lint format bench recipe-shapes recipe-test fullsize lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -34,6 +40,24 @@ format: $(READY) ## put the code into its one format
 bench: $(READY) ## speed and memory, as ratios within one run
 	$(BIN)/python -m tests.bench.postprocess
 	$(BIN)/python -m tests.bench.memory
+
+recipe-shapes: $(RECIPE_READY) ## train the demo model from nothing and judge it: an hour (RUN=runs/new)
+	cd $(RECIPE) && $(TORCH) train.py --shapes --out $(RUN) \
+		&& $(TORCH) scenes.py $(RUN)/held-out --count 500 --seed 2 \
+		&& $(TORCH) publish.py $(RUN)/best.pt --data $(RUN)/held-out/instances.json --name shapes --out $(RUN)
+
+recipe-test: $(RECIPE_READY) ## the tests of the recipe, in its own environment
+	cd $(RECIPE) && $(TORCH) -m pytest -q -c /dev/null --rootdir . test_recipe.py
+
+fullsize: $(RECIPE_READY) ## full-size graphs with random weights, for benchmarks: build/edge.onnx, build/resnet50.onnx
+	mkdir -p build
+	cd $(RECIPE) && $(TORCH) fullsize.py edge $(CURDIR)/build/edge.onnx
+	cd $(RECIPE) && $(TORCH) fullsize.py resnet50 $(CURDIR)/build/resnet50.onnx
+
+$(RECIPE_READY): $(RECIPE)/requirements.txt
+	$(PYTHON) -m venv .venv-recipe
+	$(TORCH) -m pip install --quiet --disable-pip-version-check -r $(RECIPE)/requirements.txt
+	@touch $@
 
 lock: $(READY) ## constraints.txt anew, for every supported Python
 	$(BIN)/python -m pip install --quiet uv

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, BinaryIO, Literal
 
 import msgspec
 
 from storage import get
 from storage.errors import StorageError
+from storage.uris import shown, storable
 from tasks.cards import Model, ModelError, find_model
 from tasks.categories import Category, UnknownClass, ids_of, renumber, with_ids
 from tasks.environment import whole_number
 from tasks.exits import OK, OVER_BUDGET, ended
-from tasks.folder import Folder, missing_shards
+from tasks.folder import Folder, missing_shards, read_run
 from tasks.local import Child, Interrupted, Stopped, await_ready, run
-from tasks.merge import read_run
+from tasks.merge import is_merged
 from tasks.progress import Watcher, choose_face, planning_notice, say_json
 from tasks.records import Job, Selection, Settings
-from tasks.submit import SHARD_SIZE, ask, continue_job, open_job
+from tasks.submit import SHARD_SIZE, Sources, ask, continue_job, open_job, sources
 from tasks.summary import print_summary, summarise
 
 WORKER_PARTS = ("numpy", "cv2", "PIL", "pycocotools", "onnxruntime")
@@ -46,37 +50,53 @@ class Wishes:
 
 
 def annotate(inputs: Sequence[str], selection: Selection, wishes: Wishes, as_json: bool) -> int:
-    return ended(lambda: _annotate(inputs, selection, wishes, as_json), as_json)
+    def command() -> int:
+        with _standard_input(inputs) as stdin:
+            return _annotate(sources(inputs, selection, stdin), wishes, as_json)
+
+    return ended(command, as_json)
 
 
-def _annotate(inputs: Sequence[str], selection: Selection, wishes: Wishes, as_json: bool) -> int:
-    model = find_model(wishes.model)
-    asked = ask(
-        inputs, model, settings_of(model, wishes), selection, wishes.shard_size or SHARD_SIZE
-    )
-    there = None if wishes.overwrite else continue_job(wishes.output, asked)
-    if there is not None and _is_merged(*there):
+@contextmanager
+def _standard_input(inputs: Sequence[str]) -> Iterator[BinaryIO | None]:
+    """A list on standard input, in a file: read once for what it is and once for its lines."""
+    if "-" not in inputs:
+        yield None
+        return
+    with tempfile.TemporaryFile(prefix="maskmill-stdin-") as file:
+        shutil.copyfileobj(sys.stdin.buffer, file)
+        file.seek(0)
+        yield file
+
+
+def _annotate(given: Sources, wishes: Wishes, as_json: bool) -> int:
+    model, output = find_model(wishes.model), storable(wishes.output)
+    asked = ask(given, model, settings_of(model, wishes), wishes.shard_size or SHARD_SIZE)
+    there = None if wishes.overwrite else continue_job(output, asked)
+    if there is not None and is_merged(there.folder, there.job):
         return _finish(*there, wishes.max_failures, as_json)
     need_worker_parts()
+    face = choose_face(as_json)
     child = Child(model)
     try:
         await_ready(child)
         job, folder = there or open_job(
-            wishes.output,
-            inputs,
+            output,
+            given,
             asked,
             model.path,
             overwrite=wishes.overwrite,
-            progress=planning_notice(choose_face(as_json)),
+            progress=planning_notice(face),
         )
         if as_json:
             say_json({"event": "planned", **msgspec.to_builtins(job.counts)})
-        with Watcher(choose_face(as_json), job.counts.items, _done(job, folder)) as watcher:
+        with Watcher(face, job.counts.items, _done(job, folder)) as watcher:
             run(child, model, folder, watcher.hear, replace_edited=wishes.replace_edited)
     except Interrupted as exc:
+        same = "the same command without --overwrite" if wishes.overwrite else "the same command"
         raise Stopped(
             f"stopped: {_done(job, folder)} of {job.counts.items} inputs are done and kept;"
-            " the same command goes on from there"
+            f" {same} goes on from there"
         ) from exc
     finally:
         child.close()
@@ -103,7 +123,7 @@ def _categories(model: Model, wish: str) -> tuple[Category, ...]:
         return categories
     if wish in ("coco91", "contiguous"):
         return renumber(categories, wish)
-    return with_ids(categories, _ids_in_file(wish), wish)
+    return with_ids(categories, _ids_in_file(wish), shown(wish))
 
 
 def _ids_in_file(path: str) -> dict[str, int]:
@@ -114,7 +134,7 @@ def _ids_in_file(path: str) -> dict[str, int]:
             found = {each["name"]: each["id"] for each in found["categories"]}
         return msgspec.convert(found, dict[str, Annotated[int, msgspec.Meta(ge=1)]])
     except (StorageError, msgspec.DecodeError, KeyError, TypeError) as exc:
-        raise UnknownClass(f"--category-ids {path} cannot be read: {exc}") from exc
+        raise UnknownClass(f"--category-ids {shown(path)} cannot be read: {exc}") from exc
 
 
 def need_worker_parts() -> None:
@@ -123,11 +143,6 @@ def need_worker_parts() -> None:
         raise ModelError(
             f"running a model needs {', '.join(missing)}: pip install 'maskmill[worker]'"
         )
-
-
-def _is_merged(job: Job, folder: Folder) -> bool:
-    record = read_run(folder)
-    return record is not None and record["run"] == job.run
 
 
 def _done(job: Job, folder: Folder) -> int:

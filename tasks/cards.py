@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from storage.uris import shown, storable
 from tasks.categories import Category, coco80
 
 if sys.version_info >= (3, 11):
@@ -192,6 +193,8 @@ def _hashed(card: Card, build: Build, path: Path) -> Model:
                 digest.update(chunk)
     except OSError as exc:
         raise ModelError(f"the model file {path} cannot be read: {exc.strerror}") from exc
+    if storable(str(path)) != str(path):
+        raise ModelError(f"the path of the model file {shown(str(path))} is not UTF-8; rename it")
     found = digest.hexdigest()
     if build.sha256 and build.sha256 != found:
         raise ModelError(

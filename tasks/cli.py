@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+MOST = 10**12  # what the scratch database can count
+
 app = typer.Typer(
     name="maskmill",
     no_args_is_help=True,
@@ -51,14 +53,19 @@ def annotate(
     output: Annotated[
         str, typer.Option("--output", "-o", help="The job folder: a path, file:// or s3:// URI.")
     ],
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N inputs.")] = None,
-    sample: Annotated[int | None, typer.Option(min=1, help="A random choice of N inputs.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, max=MOST, help="Only the first N inputs.")
+    ] = None,
+    sample: Annotated[
+        int | None, typer.Option(min=1, max=MOST, help="A random choice of N inputs.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="The seed of --sample.")] = 0,
     threshold: Annotated[
         float | None, typer.Option(min=0, max=1, help="Lowest score kept (default: the card's).")
     ] = None,
     max_detections: Annotated[
-        int | None, typer.Option(min=1, help="Most detections an image (default: the card's).")
+        int | None,
+        typer.Option(min=1, max=MOST, help="Most detections an image (default: the card's)."),
     ] = None,
     classes: Annotated[
         str, typer.Option(help="Only these: names or ids, separated by commas.")
@@ -85,7 +92,7 @@ def annotate(
         bool, typer.Option("--full-decode", help="Never decode large JPEGs at reduced scale.")
     ] = False,
     shard_size: Annotated[
-        int | None, typer.Option(min=1, help="Images a shard (default: 64).")
+        int | None, typer.Option(min=1, max=100_000, help="Images a shard (default: 64).")
     ] = None,
     max_failures: Annotated[int, typer.Option(min=0, help="More failures than this: exit 3.")] = 0,
     overwrite: Annotated[

@@ -13,6 +13,6 @@ def whole_number(name: str, default: int, least: int = 0) -> int:
     text = os.environ.get(name, "")
     if not text:
         return default
-    if not text.isdigit() or int(text) < least:
+    if not (text.isascii() and text.isdigit()) or int(text) < least:
         raise SettingError(f"{name} is {text!r}; it takes a whole number from {least}")
     return int(text)

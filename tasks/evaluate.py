@@ -56,7 +56,7 @@ def print_report(report: dict[str, Any]) -> None:
         table.add_row(name, _figure(report["box"][key]), _figure(report["mask"][key]))
     for name, value in report["box"]["by_class"].items():
         table.add_row(f"  {name}", _figure(value), _figure(report["mask"]["by_class"].get(name)))
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     console.print(table)
     console.print(
         f"box AP {report['box']['ap']:.3f}, mask AP {report['mask']['ap']:.3f},"

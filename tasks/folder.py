@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import msgspec
 
-from storage import Entry, delete, get, list_entries, put
+from storage import Entry, delete, get, head, list_entries, put
 from storage.errors import NotFound
-from storage.uris import join
+from storage.uris import join, shown
 from tasks.ordered import ordered_map
 from tasks.records import SCHEMA, Attempt, Item, Job, Shard, encode
 
+SHEET = "contact-sheet.jpg"
 READERS = 8
+T = TypeVar("T")
 
 
 class JobError(Exception):
@@ -54,22 +57,32 @@ def read_job(uri: str) -> Job | None:
         data = get(join(uri, "job.json"))
     except NotFound:
         return None
-    try:
-        job = msgspec.json.decode(data, type=Job)
-    except msgspec.DecodeError as exc:
-        raise JobError(f"{join(uri, 'job.json')} is not a job of this program: {exc}") from exc
+    job = _decoded(data, Job, join(uri, "job.json"))
     if job.schema != SCHEMA:
         raise JobError(f"{join(uri, 'job.json')} has schema {job.schema}; this program reads 1")
     return job
 
 
 def read_plan(folder: Folder, shard: int) -> tuple[Item, ...]:
-    lines = get(folder.plan(shard)).splitlines()
-    return tuple(msgspec.json.decode(line, type=Item) for line in lines)
+    uri = folder.plan(shard)
+    return tuple(_decoded(line, Item, uri) for line in get(uri).splitlines())
 
 
 def read_shard(folder: Folder, shard: int) -> Shard:
-    return msgspec.json.decode(get(folder.shard(shard)), type=Shard)
+    uri = folder.shard(shard)
+    return _decoded(get(uri), Shard, uri)
+
+
+def read_run(folder: Folder) -> dict[str, Any] | None:
+    """run.json, which seals a merge; None while there is none."""
+    uri = folder.file("run.json")
+    try:
+        record = _decoded(get(uri), dict[str, Any], uri)
+    except NotFound:
+        return None
+    if not {"run", "instances_sha256", "files"} <= set(record):
+        raise JobError(f"{shown(uri)} is not of this program; delete it to merge anew")
+    return record
 
 
 def missing_shards(folder: Folder, shards: int) -> list[int]:
@@ -93,7 +106,7 @@ def _numbers(prefix: str) -> Iterator[int]:
 
 def read_attempts(folder: Folder, shard: int) -> dict[int, Attempt]:
     return {
-        number: msgspec.json.decode(get(folder.attempt(shard, number)), type=Attempt)
+        number: _decoded(get(folder.attempt(shard, number)), Attempt, folder.attempts(shard))
         for number in _numbers(folder.attempts(shard) + "/")
     }
 
@@ -102,7 +115,7 @@ def every_attempt(folder: Folder) -> Iterator[tuple[str, Attempt]]:
     """All attempts of a run with their URIs, from one listing and reads side by side."""
 
     def read(entry: Entry) -> tuple[str, Attempt]:
-        return entry.uri, msgspec.json.decode(get(entry.uri), type=Attempt)
+        return entry.uri, _decoded(get(entry.uri), Attempt, entry.uri)
 
     with ThreadPoolExecutor(READERS) as pool:
         try:
@@ -116,13 +129,26 @@ def write_attempt(uri: str, attempt: Attempt) -> None:
     put(uri, encode(attempt))
 
 
-def delete_other_runs(folder: Folder) -> None:
-    """What earlier or abandoned plannings left behind. Only the run in job.json counts."""
+def delete_run(folder: Folder) -> None:
+    """A run that job.json names no longer, or never did. Nothing but its own folders is touched."""
     for part in ("plan", "shards", "attempts"):
-        keep = join(folder.uri, f"{part}/{folder.run}/")
         try:
-            for entry in list_entries(join(folder.uri, f"{part}/")):
-                if not entry.uri.startswith(keep):
-                    delete(entry.uri)
+            for entry in list_entries(join(folder.uri, f"{part}/{folder.run}/")):
+                delete(entry.uri)
         except NotFound:
             continue
+
+
+def exists(uri: str) -> bool:
+    try:
+        head(uri)
+    except NotFound:
+        return False
+    return True
+
+
+def _decoded(data: bytes, kind: type[T], uri: str) -> T:
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise JobError(f"{shown(uri)} is damaged, or not of this program: {exc}") from exc

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import BinaryIO
+from typing import Annotated, BinaryIO
 
 import ijson
 import msgspec
@@ -17,11 +17,13 @@ from storage import Entry, list_entries, open_read
 from storage.errors import BadUri, NotFound
 from storage.globs import expand, is_glob, parse_glob
 from storage.uris import as_folder, basename, join, parent, parse, relative, shown, storable
+from tasks.folder import SHEET, exists
 
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff"),
     *(".gif", ".avif", ".heic", ".heif", ".jp2"),
 )
+LIST_SUFFIXES = (".txt", ".jsonl", ".json")
 # Beginnings of the formats above, to know an image in a folder whatever it is called.
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"BM", b"II*\0", b"MM\0*", b"GIF8")
 
@@ -46,36 +48,38 @@ class ListLine(msgspec.Struct, forbid_unknown_fields=True):
     file_name: str = ""
 
 
-def find(inputs: Sequence[str], images_root: str = "") -> Iterator[Found]:
+def find(
+    inputs: Sequence[str], images_root: str = "", stdin: BinaryIO | None = None
+) -> Iterator[Found]:
     """All that the inputs name, in order: as given, each folder by its keys' UTF-8 bytes."""
     for word in inputs:
         any_found = False
-        for found in _find_one(word, images_root):
+        for found in _find_one(word, images_root, stdin):
             any_found = True
             yield found
         if not any_found:
             raise InputError(f"no inputs match {shown(word)}")
 
 
-def _find_one(word: str, images_root: str) -> Iterator[Found]:
+def _find_one(word: str, images_root: str, stdin: BinaryIO | None) -> Iterator[Found]:
     if word == "-":
-        return _from_list(sys.stdin.buffer, os.getcwd() + "/", "standard input")
+        return _from_list(stdin or io.BytesIO(), os.getcwd() + "/", "standard input")
     place = parse(word)
     suffix = PurePosixPath(place.path).suffix.lower()
-    is_local = place.scheme == "file"
-    if is_local and os.path.isdir(place.path):
-        return _from_folder(as_folder(word))
-    if is_local and os.path.lexists(place.path):
+    if place.scheme == "file":
+        is_file = os.path.lexists(place.path) and not os.path.isdir(place.path)
+    else:  # asking the store would cost a request, and the right to ask
+        known = suffix in (*IMAGE_SUFFIXES, *LIST_SUFFIXES)
+        is_file = known and not word.endswith("/") and not is_glob(word)
+    if is_file or place.scheme in ("http", "https"):
         return _from_file(word, suffix, images_root)
-    if is_glob(word):
+    if is_glob(word) and not (place.scheme == "file" and os.path.isdir(place.path)):
         return _from_glob(word)
-    if place.scheme in ("http", "https") or (suffix and not is_local):
-        return _from_file(word, suffix, images_root)
     return _from_folder(as_folder(word))
 
 
 def _from_file(word: str, suffix: str, images_root: str) -> Iterator[Found]:
-    if suffix in (".txt", ".jsonl"):
+    if suffix in LIST_SUFFIXES[:2]:
         with _opened(word) as file:
             yield from _from_list(file, parent(word), shown(word))
     elif suffix == ".json":
@@ -104,10 +108,21 @@ def _from_glob(word: str) -> Iterator[Found]:
 def _listed(root: str, entries: Iterator[Entry]) -> Iterator[Found]:
     try:
         for entry in entries:
-            name, is_image = _name(relative(entry.uri, root)), _may_be_image(entry.uri)
-            yield Found(storable(entry.uri), name, entry.version, is_image=is_image)
+            name = _name(relative(entry.uri, root))
+            is_image = _may_be_image(entry.uri) and not _is_sheet(entry.uri)
+            yield Found(
+                storable(entry.uri),
+                name,
+                entry.version,
+                is_image=is_image,
+            )
     except NotFound:
         raise InputError(f"no inputs match {shown(root)}") from None
+
+
+def _is_sheet(uri: str) -> bool:
+    """Our own drawing in a job folder that lies among the inputs."""
+    return basename(uri) == SHEET and exists(join(parent(uri), "job.json"))
 
 
 def _name(path: str) -> str:
@@ -165,7 +180,7 @@ def _name_in_list(word: str) -> str:
     try:
         path = parse(word).path
     except BadUri:
-        path = word.partition("://")[2]  # it will fail when it is fetched, under this name
+        path = word.partition("://")[2] or word  # it will fail when it is fetched, under this name
     return _name("/".join(part for part in path.split("/") if part not in ("", ".", "..")))
 
 
@@ -178,7 +193,7 @@ def from_coco(word: str, images_root: str = "") -> Iterator[Found]:
 
 
 class CocoImage(msgspec.Struct):
-    id: int
+    id: Annotated[int, msgspec.Meta(ge=1, le=1 << 53)]
     file_name: str
 
 
@@ -188,7 +203,7 @@ def coco_images(word: str) -> Iterator[CocoImage]:
         with _opened(word) as file:
             yield from _checked_images(file, word)
     except ijson.JSONError as exc:
-        raise InputError(f"{word} is not JSON: {str(exc).splitlines()[0]}") from exc
+        raise InputError(f"{shown(word)} is not JSON") from exc
 
 
 def _checked_images(file: BinaryIO, word: str) -> Iterator[CocoImage]:
@@ -198,12 +213,10 @@ def _checked_images(file: BinaryIO, word: str) -> Iterator[CocoImage]:
         try:
             record = msgspec.convert(raw, CocoImage)
         except msgspec.ValidationError as exc:
-            raise InputError(f"image {number} of {word} is no COCO image: {exc}") from exc
-        if record.id < 1:
-            raise InputError(f"image {number} of {word} has the id {record.id}; ids begin at 1")
+            raise InputError(f"image {number} of {shown(word)} is no COCO image: {exc}") from exc
         yield record
     if none:
-        raise InputError(f"{word} lists no images: is it a COCO dataset?")
+        raise InputError(f"{shown(word)} lists no images: is it a COCO dataset?")
 
 
 def absolute(word: str) -> str:

@@ -95,7 +95,10 @@ class Child:
     def _read(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            self.events.put(msgspec.json.decode(line))
+            try:
+                self.events.put(msgspec.json.decode(line))
+            except msgspec.DecodeError:
+                continue  # the end of a line that its writer did not live to finish
         self.events.put({"event": "exit", "code": self._process.wait()})
 
 
@@ -133,14 +136,14 @@ def run(
     while True:
         child.begin(folder.uri, replace_edited)
         try:
-            code = _watch(child, hear)
+            merged, code = _watch(child, hear)
             words = child.last_words()
         finally:
             child.close()
-        if code == 0:
+        if merged:
             return
         reason = _death(code)
-        if code > 0:
+        if code >= 0:
             raise Stopped(f"the worker process {reason}: {words}")
         in_hand = bury(folder, partial(_is_by, child.name), "died")
         idle_deaths = 0 if in_hand else idle_deaths + 1
@@ -151,15 +154,17 @@ def run(
         await_ready(child)
 
 
-def _watch(child: Child, hear: Callable[[Event], None]) -> int:
-    """One child's life, from its orders to its exit code."""
+def _watch(child: Child, hear: Callable[[Event], None]) -> tuple[bool, int]:
+    """One child's life, from its orders to its exit code; and whether it merged the job."""
+    merged = False
     try:
         while True:
             event = child.events.get()
             if event["event"] == "stopped":
                 raise Stopped(event["message"])
             if event["event"] == "exit":
-                return int(event["code"])
+                return merged, int(event["code"])
+            merged = merged or event["event"] == "merged"
             hear(event)
     except KeyboardInterrupt:
         hear({"event": "stopping"})

@@ -14,13 +14,22 @@ from typing import Any, BinaryIO
 
 import msgspec
 
-from storage import get, open_read, open_write, put
+from storage import open_read, open_write, put
 from storage.errors import NotFound
-from tasks.folder import Folder, JobError, every_attempt, read_shard
+from tasks.folder import (
+    SHEET,
+    Folder,
+    JobError,
+    every_attempt,
+    exists,
+    read_run,
+    read_shard,
+)
 from tasks.ordered import ordered_map
 from tasks.provenance import producer_versions
 from tasks.records import Annotation, Job, Shard, encode
 
+FILES = ("instances.json", "results.json", "failures.jsonl")
 READERS = 4
 PICKS = 12  # images on the contact sheet
 
@@ -50,7 +59,7 @@ class Merged:
 
 
 def merge(folder: Folder, job: Job, *, replace_edited: bool = False) -> Merged:
-    """Write instances.json, results.json, failures.jsonl, then run.json, which seals them."""
+    """Write instances.json, results.json and failures.jsonl; `seal` comes when all else is done."""
     merged = Merged()
     before = _sealed_hash(folder)
     with ExitStack() as stack:
@@ -60,10 +69,26 @@ def merge(folder: Folder, job: Job, *, replace_edited: bool = False) -> Merged:
         failures = stack.enter_context(open_write(folder.file("failures.jsonl")))
         _write_all(folder, job, merged, instances, results, failures, spool)
         merged.sha256 = instances.digest.hexdigest()
-        if before is not None and not replace_edited:
+        if not replace_edited:
             _refuse_edited(folder, {before, merged.sha256})
-    put(folder.file("run.json"), msgspec.json.format(encode(_run_record(folder, job, merged))))
     return merged
+
+
+def seal(folder: Folder, job: Job, merged: Merged, *, drawn: bool) -> None:
+    """Write run.json, last: a job is merged when it says so and the files that it names are there.
+
+    One that is cut off before this is merged again, to the same bytes.
+    """
+    files = [*FILES, *([SHEET] if drawn else [])]
+    record = {**_run_record(folder, job, merged), "files": files}
+    put(folder.file("run.json"), msgspec.json.format(encode(record)))
+
+
+def is_merged(folder: Folder, job: Job) -> bool:
+    record = read_run(folder)
+    if record is None or record["run"] != job.run:
+        return False
+    return all(exists(folder.file(name)) for name in record["files"])
 
 
 class _Hashing:
@@ -166,21 +191,12 @@ def _draw(draws: list[tuple[bool, bytes, Picked]], shard: Shard) -> None:
     draws[:] = heapq.nsmallest(PICKS, draws, key=lambda draw: draw[:2])
 
 
-def read_run(folder: Folder) -> dict[str, Any] | None:
-    """run.json, or None while this run has not been merged."""
-    try:
-        record: dict[str, Any] = msgspec.json.decode(get(folder.file("run.json")))
-    except NotFound:
-        return None
-    return record
-
-
 def _sealed_hash(folder: Folder) -> str | None:
     record = read_run(folder)
     return None if record is None else str(record["instances_sha256"])
 
 
-def _refuse_edited(folder: Folder, ours: set[str]) -> None:
+def _refuse_edited(folder: Folder, ours: set[str | None]) -> None:
     digest = hash_of(folder.file("instances.json"))
     if digest is not None and digest not in ours:
         raise Edited(

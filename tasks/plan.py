@@ -21,7 +21,7 @@ from storage.uris import shown
 from tasks.folder import Folder, JobError
 from tasks.inputs import Found, InputError, coco_images
 from tasks.ordered import ordered_map
-from tasks.records import Asked, Counts, Item, Job, Selection, encode
+from tasks.records import Counts, Item, Job, Selection, encode
 
 NAMED = 10  # how many of the files that are no images a summary names
 WRITERS = 8
@@ -51,14 +51,15 @@ def _scratch() -> Iterator[sqlite3.Connection]:
 def write_plan(
     folder: Folder,
     found: Iterable[Found],
-    asked: Asked,
+    selection: Selection,
+    shard_size: int,
     progress: Callable[[int], None] = lambda planned: None,
 ) -> Counts:
     """Write the plan parts of a run and say what is in them. job.json is not written here."""
     try:
         with _scratch() as db:
-            tally = _gather(db, found, asked.selection, progress)
-            items = _write_parts(folder, _items(db), asked.shard_size)
+            tally = _gather(db, found, selection, progress)
+            items = _write_parts(folder, _items(db), shard_size)
     except sqlite3.OperationalError as exc:
         raise JobError(f"planning needs scratch space in {tempfile.gettempdir()}: {exc}") from exc
     if not items:
@@ -66,7 +67,7 @@ def write_plan(
         raise InputError(f"none of the {tally.not_images} files found is an image{some}")
     return Counts(
         items=items,
-        shards=-(-items // asked.shard_size),
+        shards=-(-items // shard_size),
         duplicates=tally.duplicates,
         not_images=tally.not_images,
         not_images_named=tuple(tally.named),
@@ -162,7 +163,8 @@ def _remember_ids(db: sqlite3.Connection, word: str) -> None:
             db.execute("INSERT INTO known VALUES (?, ?)", (record.file_name, record.id))
         except sqlite3.IntegrityError:
             raise InputError(
-                f"{word} has the image id {record.id} or the file name {record.file_name!r} twice"
+                f"{shown(word)} has the image id {record.id} or the file name"
+                f" {record.file_name!r} twice"
             ) from None
 
 
@@ -177,11 +179,12 @@ def _draw_sample(db: sqlite3.Connection, size: int) -> None:
 def _give_ids(db: sqlite3.Connection, selection: Selection) -> None:
     """Ids of a COCO file stay; the rest are numbered on from the highest, in order."""
     if selection.images_from:
+        db.execute("UPDATE item SET id = NULL")
         db.execute("UPDATE item SET id = (SELECT id FROM known WHERE known.name = item.name)")
         unknown = db.execute("SELECT uri FROM item WHERE id IS NULL ORDER BY place").fetchone()
         if unknown and not selection.extra_images:
             raise InputError(
-                f"{shown(unknown[0])} is not in {selection.images_from};"
+                f"{shown(unknown[0])} is not in {shown(selection.images_from)};"
                 " --extra-images numbers such images after its highest id"
             )
     highest = db.execute(

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import msgspec
 
-from storage.uris import without_query
+from storage.uris import join, without_query
 from tasks.cards import Model
-from tasks.folder import Folder, JobDiffers, delete_other_runs, read_job
-from tasks.inputs import absolute, find
+from tasks.folder import Folder, JobDiffers, delete_run, exists, read_job
+from tasks.inputs import InputError, absolute, find
 from tasks.plan import commit_job, write_plan
 from tasks.records import Asked, Job, ModelRef, Selection, Settings
 
 SHARD_SIZE = 64
+
+
+DERIVED = ("instances.json", "results.json", "failures.jsonl", "run.json")
+
+
+class Sources(NamedTuple):
+    """Where the inputs come from, in full. What job.json keeps of it has no queries."""
+
+    inputs: tuple[str, ...]
+    selection: Selection
+    stdin: BinaryIO | None = None
 
 
 class Opened(NamedTuple):
@@ -23,13 +35,26 @@ class Opened(NamedTuple):
     folder: Folder
 
 
-def ask(
-    inputs: Sequence[str],
-    model: Model,
-    settings: Settings,
-    selection: Selection,
-    shard_size: int,
-) -> Asked:
+def sources(inputs: Sequence[str], selection: Selection, stdin: BinaryIO | None = None) -> Sources:
+    """Local paths in full, so that the same words mean the same from any working directory."""
+    if selection.extra_images and not selection.images_from:
+        raise InputError("--extra-images goes with --images-from")
+    places: dict[str, Any] = {
+        name: absolute(value)
+        for name, value in (
+            ("images_root", selection.images_root),
+            ("images_from", selection.images_from),
+        )
+        if value
+    }
+    if selection.sample is None:
+        places["seed"] = 0
+    chosen = msgspec.structs.replace(selection, **places)
+    return Sources(tuple(absolute(word) for word in inputs), chosen, stdin)
+
+
+def ask(given: Sources, model: Model, settings: Settings, shard_size: int) -> Asked:
+    """What is compared when the same command comes again."""
     reference = ModelRef(
         card=model.card,
         file=model.build.file,
@@ -37,13 +62,28 @@ def ask(
         precision=model.build.precision,
         sha256=model.sha256,
     )
-    words = tuple(without_query(absolute(word)) for word in inputs)
-    return Asked(words, selection, reference, settings, shard_size)
+    selection = msgspec.structs.replace(
+        given.selection,
+        images_root=without_query(given.selection.images_root),
+        images_from=without_query(given.selection.images_from),
+    )
+    words = (f"- {_digest(given.stdin)}" if word == "-" else word for word in given.inputs)
+    return Asked(tuple(map(without_query, words)), selection, reference, settings, shard_size)
+
+
+def _digest(stdin: BinaryIO | None) -> str:
+    """Which list came on standard input: another one is another job."""
+    digest = hashlib.sha256()
+    if stdin is not None:
+        while chunk := stdin.read(1 << 20):
+            digest.update(chunk)
+        stdin.seek(0)
+    return f"sha256:{digest.hexdigest()}"
 
 
 def open_job(
     output: str,
-    inputs: Sequence[str],
+    given: Sources,
     asked: Asked,
     model_path: str,
     *,
@@ -54,14 +94,28 @@ def open_job(
     there = None if overwrite else continue_job(output, asked)
     if there is not None:
         return there
+    if read_job(output) is None:
+        _refuse_foreign(output)
     folder = Folder(output, secrets.token_hex(6))
-    found = find([absolute(word) for word in inputs], asked.selection.images_root)
-    counts = write_plan(folder, found, asked, progress)
+    found = find(given.inputs, given.selection.images_root, given.stdin)
+    counts = write_plan(folder, found, given.selection, asked.shard_size, progress)
     job = Job(folder.run, asked, counts, model_path)
+    replaced = read_job(output)
     if not commit_job(folder, job, replace=overwrite):
-        return cast(Opened, continue_job(output, asked))  # another planner was first
-    delete_other_runs(folder)
+        delete_run(folder)  # another planner was first
+        return cast(Opened, continue_job(output, asked))
+    if replaced is not None:
+        delete_run(Folder(output, replaced.run))
     return Opened(job, folder)
+
+
+def _refuse_foreign(output: str) -> None:
+    """A folder with such files and no job is somebody else's: nothing in it is replaced."""
+    for name in DERIVED:
+        if exists(join(output, name)):
+            raise JobDiffers(
+                f"{join(output, name)} is there, but no job of this program; give another --output"
+            )
 
 
 def continue_job(output: str, asked: Asked) -> Opened | None:

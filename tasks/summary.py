@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
-
-from rich.console import Console
-from rich.table import Table
 
 from tasks.folder import Folder
 from tasks.records import Job
-
-FILES = ("instances.json", "results.json", "failures.jsonl", "run.json", "contact-sheet.jpg")
 
 
 def summarise(folder: Folder, job: Job, run: dict[str, Any]) -> dict[str, Any]:
@@ -33,28 +29,32 @@ def summarise(folder: Folder, job: Job, run: dict[str, Any]) -> dict[str, Any]:
                 "seconds_by_stage",
             )
         },
-        "files": {name: folder.file(name) for name in FILES},
+        "files": {name: folder.file(name) for name in [*run["files"], "run.json"]},
     }
 
 
 def print_summary(summary: dict[str, Any]) -> None:
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_row("images", f"{summary['images']} of {summary['inputs']} inputs")
+    """Two columns, never cut: what a path says at its end matters."""
+    for label, text in _rows(summary):
+        print(f"{label:<15}{text}")
+
+
+def _rows(summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    yield "images", f"{summary['images']} of {summary['inputs']} inputs"
     if summary["duplicates"]:
-        table.add_row("given twice", f"{summary['duplicates']}, run once")
+        yield "given twice", f"{summary['duplicates']}, run once"
     if summary["not_images"]:
-        table.add_row("not images", _some(summary["not_images"], summary["not_images_named"]))
-    table.add_row("annotations", str(summary["annotations"]))
+        yield "not images", _some(summary["not_images"], summary["not_images_named"])
+    yield "annotations", str(summary["annotations"])
     for name, number in summary["annotations_by_class"].items():
-        table.add_row("", f"{number} {name}")
-    table.add_row("failures", str(summary["failures"]))
+        yield "", f"{number} {name}"
+    yield "failures", str(summary["failures"])
     for name, number in summary["failures_by_kind"].items():
-        table.add_row("", f"{number} {name}")
+        yield "", f"{number} {name}"
     stages = summary["seconds_by_stage"].items()
-    table.add_row("time by stage", ", ".join(f"{name} {value:.1f} s" for name, value in stages))
-    for name, uri in summary["files"].items():
-        table.add_row("files" if name == FILES[0] else "", uri)
-    Console(soft_wrap=True, highlight=False).print(table)
+    yield "time by stage", ", ".join(f"{name} {value:.1f} s" for name, value in stages)
+    for number, uri in enumerate(summary["files"].values()):
+        yield "" if number else "files", uri
 
 
 def _some(number: int, named: list[str]) -> str:

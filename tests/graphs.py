@@ -14,10 +14,12 @@ NAMES = ("ash", "birch", "cedar", "douglas fir", "elm")
 Form = Literal["a", "b", "g"]
 
 
-def write_model(folder: Path, form: Form = "a", name: str = "canned", seed: int = 0) -> Path:
+def write_model(
+    folder: Path, form: Form = "a", name: str = "canned", *, fails_on_white: bool = False
+) -> Path:
     """An ONNX file and its card; the path of the card."""
     folder.mkdir(parents=True, exist_ok=True)
-    onnx.save(_graph(form, seed), folder / f"{name}.onnx")
+    onnx.save(_graph(form, fails_on_white), folder / f"{name}.onnx")
     extra = '\n[decode]\nboxes = "loc"\n' if form == "g" else ""
     card = folder / f"{name}.toml"
     card.write_text(
@@ -30,8 +32,8 @@ def write_model(folder: Path, form: Form = "a", name: str = "canned", seed: int 
     return card
 
 
-def _graph(form: Form, seed: int) -> onnx.ModelProto:
-    random = np.random.default_rng(seed)
+def _graph(form: Form, fails_on_white: bool) -> onnx.ModelProto:
+    random = np.random.default_rng(0)
     nodes, weights = [], []
 
     def constant(label: str, value: np.ndarray) -> str:
@@ -62,6 +64,13 @@ def _graph(form: Form, seed: int) -> onnx.ModelProto:
     logits = rows(convolved("cells", "c", CLASSES + 1, 1.5), "c", CLASSES + 1)
     conf = add("Softmax", [logits], "conf", axis=2)
     boxes = constant("grid", _boxes(random, form))
+    if fails_on_white:  # the brightest level is an index into a table of one entry
+        add("ReduceMin", ["image"], "darkest", keepdims=0)
+        add("Cast", ["darkest"], "row", to=TensorProto.INT64)
+        add("Clip", ["row", constant("least", np.array(0, np.int64))], "place")
+        table = constant("table", np.zeros((1, 1, 1, 1), np.float32))
+        add("Gather", [table, "place"], "nothing", axis=0)
+        boxes = add("Add", [boxes, add("Squeeze", ["nothing"], "zero")], "moved")
     outputs: dict[str, list[int]] = {
         "proto": [1, PROTOTYPES, PROTOTYPES, COEFFICIENTS],
         "mask": [1, GRID * GRID, COEFFICIENTS],

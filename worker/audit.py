@@ -9,8 +9,8 @@ import ijson
 
 from storage import get, list_entries, open_read
 from storage.errors import NotFound
-from tasks.folder import Folder, missing_shards, read_plan, read_shard
-from tasks.merge import hash_of, read_run
+from tasks.folder import Folder, JobError, missing_shards, read_plan, read_run, read_shard
+from tasks.merge import hash_of, is_merged
 from tasks.records import Job
 from worker.rle import Rle, is_canonical, runs_of
 
@@ -45,16 +45,24 @@ def _conflicts(folder: Folder) -> Iterator[str]:
 
 
 def _shard_problems(folder: Folder, number: int, items: list[int]) -> Iterator[str]:
-    shard = read_shard(folder, number)
+    try:
+        shard = read_shard(folder, number)
+    except JobError as exc:
+        yield str(exc)
+        return
     ended = [image.id for image in shard.images] + [each.image_id for each in shard.failures]
     if sorted(ended) != items:
         yield f"shard {number} does not end each of its {len(items)} inputs exactly once"
 
 
 def _dataset_problems(folder: Folder, job: Job) -> Iterator[str]:
-    run = read_run(folder)
-    if run is None or run["run"] != job.run:
-        yield "the job is not merged"
+    try:
+        merged, run = is_merged(folder, job), read_run(folder)
+    except JobError as exc:
+        yield str(exc)
+        return
+    if not merged or run is None:
+        yield "the job is not merged, or a file of it is gone"
         return
     uri = folder.file("instances.json")
     if hash_of(uri) != run["instances_sha256"]:

@@ -68,7 +68,8 @@ def _read_truth(uri: str) -> Record:
         if not isinstance(truth.get(key), list):
             raise InputError(f"the ground truth {uri} is no COCO dataset: it has no {key}")
     for number, each in enumerate(truth["annotations"], 1):
-        if "segmentation" not in each or "bbox" not in each:
+        box = each.get("bbox")
+        if "segmentation" not in each or not isinstance(box, list) or len(box) != 4:
             raise InputError(f"annotation {number} of {uri} has no bbox or no segmentation")
         each["id"] = number  # pycocotools takes a match with the id 0 for no match
         each.setdefault("iscrowd", 0)

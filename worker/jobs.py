@@ -5,15 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from celery import shared_task
 
-from storage import head, put
-from storage.errors import Exists, NotFound, StorageError
+from storage import put
+from storage.errors import Exists, StorageError
 from tasks.cards import Model, ModelError
-from tasks.folder import Folder, JobError, read_job, read_plan, read_shard
-from tasks.merge import merge
+from tasks.folder import Folder, JobError, exists, read_job, read_plan, read_shard
+from tasks.merge import merge, seal
 from tasks.messages import MERGE, SHARD, MergeMessage, ShardMessage, parse
 from tasks.records import Failure, Item, Job, ProducedBy, Shard, encode
 from worker.attempts import History, Trying, read_history
@@ -37,12 +38,15 @@ class Station:
     """One process's model, its settings, and who hears of what it does."""
 
     worker: str = "worker"
-    settings: WorkerSettings = field(default_factory=read_settings)
     tell: Callable[[Event], None] = lambda event: None
     stopping: Callable[[], bool] = lambda: False
-    failed: Callable[[str], None] = lambda reason: None  # a cause that no other shard escapes
+    failed: Callable[[str], None] = log.error  # a cause that no other shard escapes
     replace_edited: bool = False  # a merge may replace a dataset that somebody worked on
     models: dict[str, LoadedModel] = field(default_factory=dict)
+
+    @cached_property
+    def settings(self) -> WorkerSettings:
+        return read_settings()
 
     def model(self, model: Model) -> LoadedModel:
         key = f"{model.sha256} {encode(model.card)!r}"
@@ -61,7 +65,7 @@ def shard(**body: Any) -> None:
         run_shard(message, station)
     except Released:
         log.info("shard %s of %s handed back", message.shard, message.job)
-    except (StorageError, ModelError, ModelMismatch) as exc:
+    except (JobError, StorageError, ModelError, ModelMismatch) as exc:
         station.failed(str(exc))
 
 
@@ -82,7 +86,7 @@ def run_shard(message: ShardMessage, station: Station) -> None:
     if job is None or job.run != message.run:
         return
     folder = Folder(message.job, job.run)
-    if _exists(folder.shard(message.shard)):
+    if exists(folder.shard(message.shard)):
         return
     model = station.model(_model_of(job))
     items = read_plan(folder, message.shard)
@@ -158,14 +162,6 @@ def _commit(folder: Folder, record: Shard) -> None:
             put(folder.shard(record.shard).removesuffix(".json") + ".conflict.json", data)
 
 
-def _exists(uri: str) -> bool:
-    try:
-        head(uri)
-    except NotFound:
-        return False
-    return True
-
-
 def _model_of(job: Job) -> Model:
     reference = job.asked.model
     build = next(each for each in reference.card.builds if each.file == reference.file)
@@ -193,5 +189,5 @@ def run_merge(uri: str, station: Station) -> None:
     folder = Folder(uri, job.run)
     station.tell({"event": "merging"})
     merged = merge(folder, job, replace_edited=station.replace_edited)
-    write_sheet(folder, job, merged.picks)
+    seal(folder, job, merged, drawn=write_sheet(folder, job, merged.picks))
     station.tell({"event": "merged"})

@@ -19,7 +19,7 @@ from celery.worker import state
 from storage.errors import StorageError
 from tasks.cards import Model, ModelError
 from tasks.environment import SettingError
-from tasks.folder import Folder, missing_shards, read_job
+from tasks.folder import Folder, JobError, missing_shards, read_job
 from tasks.messages import make_app, queue_of, send_merge, send_shard
 from tasks.records import Job
 from worker.detections import ModelMismatch
@@ -30,13 +30,14 @@ GRACE_S = 20.0  # for the image in hand, when the parent is gone
 EX_STOPPED = 4
 EX_REFUSED = 2
 
-_out = threading.Lock()
+# Events have standard output for themselves: what else is printed goes to standard error.
+_events = os.fdopen(os.dup(1), "wb", buffering=0)
+_lock = threading.Lock()
 
 
 def tell(event: dict[str, Any]) -> None:
-    with _out:
-        sys.stdout.buffer.write(msgspec.json.encode(event) + b"\n")
-        sys.stdout.buffer.flush()
+    with _lock:
+        _events.write(msgspec.json.encode(event) + b"\n")
 
 
 class Telling(logging.Handler):
@@ -70,6 +71,7 @@ class Orders:
 
 
 def main() -> None:
+    os.dup2(2, 1)
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
     for name in ("storage", "maskmill"):
         logging.getLogger(name).addHandler(Telling())
@@ -88,8 +90,10 @@ def main() -> None:
     threading.Thread(target=orders.listen, daemon=True).start()
     try:
         work_off(order["job"])
-    except StorageError as exc:
+    except (JobError, StorageError) as exc:
         orders.fail(str(exc))
+    except Exception as exc:  # noqa: BLE001 - whatever it is, it is told and ends the run
+        orders.fail(f"the worker failed: {exc!r}")
     if orders.failed:
         tell({"event": "stopped", "message": orders.failed})
     # Not sys.exit: the thread that listens holds standard input's lock, which Python's shut-down
@@ -107,7 +111,8 @@ def _order() -> dict[str, Any]:
 def work_off(uri: str) -> None:
     """Run a Celery worker in this thread until the job is merged or someone says stop."""
     job = read_job(uri)
-    assert job is not None
+    if job is None:
+        raise JobError(f"{uri} holds no job that this process can see")
     app = make_app("memory://")
     app.conf.broker_transport_options = {"polling_interval": 0.02}
     app.set_current()
@@ -140,8 +145,11 @@ class Feed:
             send_shard(self._app, self._uri, self._job, number)
             self._under_way += 1
         elif self._under_way == 0 and not self._merging:
-            send_merge(self._app, self._uri)
             self._merging = True
+            now = read_job(self._uri)
+            if now is None or now.run != self._job.run:
+                station.failed(f"another command started the job in {self._uri} anew")
+            send_merge(self._app, self._uri)
 
     def task_ended(self, **_: Any) -> None:
         if self._merging:

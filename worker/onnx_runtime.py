@@ -9,7 +9,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from tasks.cards import ModelError
-from worker.runtimes import Tensor
+from worker.runtimes import RunFailed, Tensor
 
 VERSION = str(ort.__version__)
 
@@ -22,8 +22,9 @@ class OnnxRuntime:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3  # its warnings are about graph folding, not about the job
+        chosen = _in_order(providers)
         try:
-            self._session = ort.InferenceSession(path, options, providers=_in_order(providers))
+            self._session = ort.InferenceSession(path, options, providers=chosen)
         except Exception as exc:
             reason = str(exc).partition("\n")[0]
             raise ModelError(f"{path} is no network for ONNX Runtime: {reason}") from exc
@@ -32,15 +33,21 @@ class OnnxRuntime:
         self.outputs = tuple(_tensor(each) for each in self._session.get_outputs())
 
     def run(self, feeds: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.float32]]:
-        values = self._session.run(None, dict(feeds))
+        try:
+            values = self._session.run(None, dict(feeds))
+        except Exception as exc:
+            raise RunFailed(str(exc).partition("\n")[0]) from exc
         return {tensor.name: value for tensor, value in zip(self.outputs, values, strict=True)}
 
 
 def _in_order(wanted: Sequence[str]) -> list[str]:
-    """The providers asked for that this build of the runtime has, with the CPU last."""
+    """The providers asked for, with the CPU last."""
     here = ort.get_available_providers()
+    missing = [each for each in wanted if each not in here]
+    if missing:
+        raise ModelError(f"MASKMILL_PROVIDERS names {missing[0]}; here are {', '.join(here)}")
     cpu = "CPUExecutionProvider"
-    return [each for each in wanted if each in here and each != cpu] + [cpu]
+    return [each for each in wanted if each != cpu] + [cpu]
 
 
 def _tensor(value: ort.NodeArg) -> Tensor:

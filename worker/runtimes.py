@@ -21,6 +21,10 @@ class Tensor:
         return f"{self.name} ({sizes} {self.dtype})"
 
 
+class RunFailed(Exception):
+    """The network could not be run on this input, in words of the runtime."""
+
+
 class Runtime(Protocol):
     """One loaded network. It is made in the process that runs it and used by one thread."""
 

@@ -23,6 +23,7 @@ from worker.images import BadImage, decode, read_header
 from worker.model import LoadedModel, Raw
 from worker.polygons import polygons
 from worker.preprocess import Frame, preprocess, to_frame
+from worker.runtimes import RunFailed
 
 # Wrong with one input; any other storage error is wrong with the store, and ends the attempt.
 ITEM_ERRORS = frozenset(
@@ -172,7 +173,7 @@ def infer(prepared: Prepared, model: LoadedModel, watch: Stopwatch) -> Ran:
     try:
         raw = watch.timed("inference", model.infer, prepared.tensor)
         return Ran(prepared.item, prepared.frame, prepared.orientation, raw)
-    except (RuntimeError, ValueError) as exc:
+    except RunFailed as exc:
         raise ItemError("model", "failed", "the network failed on this image") from exc
 
 

@@ -8,7 +8,7 @@ import msgspec
 
 from storage import get, put
 from storage.errors import StorageError
-from tasks.folder import Folder, read_plan, read_shard
+from tasks.folder import SHEET, Folder, read_plan, read_shard
 from tasks.merge import Picked
 from tasks.records import Job
 from worker.drawing import contact_sheet, draw
@@ -19,10 +19,12 @@ TILE_MINIMUM = (900, 900)  # decode no larger than a tile can show
 SHOWN = 0.3  # lowest score drawn: the file keeps more than an eye can use
 
 
-def write_sheet(folder: Folder, job: Job, picks: Sequence[Picked]) -> None:
+def write_sheet(folder: Folder, job: Job, picks: Sequence[Picked]) -> bool:
+    """Whether there was anything to draw."""
     tiles = [_tile(folder, job, pick) for pick in picks]
     if tiles:
-        put(folder.file("contact-sheet.jpg"), contact_sheet(tiles))
+        put(folder.file(SHEET), contact_sheet(tiles))
+    return bool(tiles)
 
 
 def _tile(folder: Folder, job: Job, pick: Picked) -> tuple[str, Pixels | None]:

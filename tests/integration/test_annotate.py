@@ -111,7 +111,8 @@ def test_each_bad_input_is_one_record_and_the_rest_goes_on(tmp_path: Path, card:
         "text.png": "decode/not-an-image",
         "bomb.png": "decode/too-many-pixels",
         "big.jpg": "fetch/too-large",
-    } | ({"dangling.jpg": "fetch/not-found"} if summary["inputs"] == 9 else {})
+        "dangling.jpg": "fetch/not-found",
+    }
     annotated = {each["file_name"] for each in load(out / "instances.json")["images"]}
     assert annotated == {"good.jpg", "really a png.jpg", "no extension"}
     assert summary["images"] + summary["failures"] == summary["inputs"]
@@ -160,10 +161,12 @@ def test_killed_at_any_point_and_run_again(
     """kill -9 at some touch of the output, by parent and child; then the same command again."""
     chance = random.Random(seed)
     command = ("annotate", photos, "-m", card, "-o", tmp_path / "out", "--shard-size", 4)
-    for who in ("parent", "child"):
-        nth = chance.randint(1, 30)
-        fault = {"who": who, "path": "/out", "nth": nth, "signal": signal.SIGKILL}
-        maskmill(*command, fault=fault)
+    fault = {"who": "parent", "path": "/out", "nth": chance.randint(1, 12)}
+    killed = maskmill(*command, fault=fault | {"signal": signal.SIGKILL})
+    assert killed.code == -signal.SIGKILL
+    fault = {"who": "child", "path": "/out", "nth": chance.randint(8, 60)}
+    killed = maskmill(*command, fault=fault | {"signal": signal.SIGKILL})
+    assert "killed by signal 9" in killed.err
     ran = maskmill(*command)
     assert ran.code == 0, ran.err
     assert (tmp_path / "out" / "instances.json").read_bytes() == undisturbed
@@ -529,3 +532,118 @@ def test_doctor_finds_what_is_unsound(tmp_path: Path, photos: Path, card: Path) 
         assert words in said, said
     (run / "00000.json").unlink()
     assert "1 of 3 shards are not done" in maskmill("doctor", tmp_path).out
+
+
+def test_files_that_are_not_ours_are_left_alone(tmp_path: Path, photos: Path, card: Path) -> None:
+    """In a folder with plan/, shards/ or an instances.json of somebody's own."""
+    mine = [tmp_path / "plan" / "floor.jpg", tmp_path / "shards" / "notes.txt"]
+    for path in mine:
+        path.parent.mkdir()
+        path.write_bytes(jpeg(3))
+    command = ("annotate", photos, "-m", card, "-o", tmp_path)
+    assert maskmill(*command).code == 0
+    assert maskmill(*command, "--overwrite", "--limit", 2).code == 0
+    assert all(path.exists() for path in mine)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "instances.json").write_text("mine")
+    ran = maskmill("annotate", photos, "-m", card, "-o", other)
+    assert ran.code == 2, ran.err
+    assert "another --output" in ran.err
+    assert (other / "instances.json").read_text() == "mine"
+
+
+def test_derived_files_that_are_gone_are_made_again(
+    tmp_path: Path, photos: Path, card: Path, undisturbed: bytes
+) -> None:
+    command = ("annotate", photos, "-m", card, "-o", tmp_path, "--shard-size", 4)
+    assert maskmill(*command).code == 0
+    for name in ("instances.json", "contact-sheet.jpg"):
+        (tmp_path / name).unlink()
+    assert maskmill(*command).code == 0
+    assert (tmp_path / "instances.json").read_bytes() == undisturbed
+    assert (tmp_path / "contact-sheet.jpg").exists()
+    (tmp_path / "run.json").write_text("{}")
+    ran = maskmill(*command)
+    assert (ran.code, ran.err.count("\n")) == (4, 1), ran.err
+    assert "run.json" in ran.err
+
+
+def test_an_output_among_the_inputs(tmp_path: Path, card: Path) -> None:
+    """The contact sheet of a job that lies below the inputs is not annotated."""
+    write_folder(tmp_path, 4)
+    for out in ("a", "b"):
+        ran = maskmill("annotate", tmp_path, "-m", card, "-o", tmp_path / out, "--json")
+        assert ran.code == 0, ran.err
+        assert ran.events[-1]["inputs"] == 4
+
+
+def test_a_network_that_fails_on_one_image(tmp_path: Path, card: Path) -> None:
+    folder = write_folder(tmp_path / "in", 3, first=1)
+    Image.new("RGB", (50, 50), "white").save(folder / "white.jpg")
+    model = write_model(tmp_path, "a", fails_on_white=True)
+    ran = maskmill("annotate", folder, "-m", model, "-o", tmp_path / "out")
+    assert ran.code == 3, ran.err
+    assert failures(tmp_path / "out") == {"white.jpg": "model/failed"}
+
+
+def test_a_child_told_to_end_by_others_is_no_success(
+    tmp_path: Path, photos: Path, card: Path
+) -> None:
+    fault = {"who": "child", "path": "/out/shards", "signal": signal.SIGTERM}
+    ran = maskmill("annotate", photos, "-m", card, "-o", tmp_path / "out", fault=fault)
+    assert ran.code == 4 or (tmp_path / "out" / "run.json").exists()
+    assert "Traceback" not in ran.err
+
+
+def test_odd_names_everywhere(tmp_path: Path, card: Path) -> None:
+    """Names that are not UTF-8, hold markup, queries, newlines or fragments."""
+    folder = os.fsencode(tmp_path / "caf") + b"\xe9"
+    os.mkdir(folder)
+    names = [b"x[/y].jpg", b"a\nb.jpg", b"50%25 #1?.jpg", b"caf\xe9.jpg", b"note[/b].txt"]
+    for number, name in enumerate(names):
+        path = Path(os.fsdecode(folder + b"/" + name))
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"text" if name.endswith(b"txt") else jpeg(number))
+    out = os.fsdecode(os.fsencode(tmp_path / "out") + b"\xe9 [red]")
+    ran = maskmill("annotate", os.fsdecode(folder), "-m", card, "-o", out)
+    assert ran.code == 0, ran.err
+    images = load(Path(out) / "instances.json")["images"]
+    assert {each["file_name"] for each in images} == {
+        "x[/y].jpg",
+        "a\nb.jpg",
+        "50%25 #1?.jpg",
+        "caf\\xe9.jpg",
+    }
+    assert "note%5B/b%5D.txt" in ran.out
+
+
+@pytest.mark.parametrize(
+    ("options", "variables", "words"),
+    [
+        (["--extra-images"], {}, "--images-from"),
+        ([], {"MASKMILL_MAX_BYTES": "²"}, "MASKMILL_MAX_BYTES"),
+        ([], {"MASKMILL_THREADS": "abc"}, "MASKMILL_THREADS"),
+        ([], {"MASKMILL_PROVIDERS": "NoSuch"}, "NoSuch"),
+        (["--category-ids", "nowhere.json"], {}, "nowhere.json"),
+    ],
+    ids=["an option without its partner", "no digit", "no number", "no provider", "no file"],
+)
+def test_settings_that_cannot_be_used(
+    tmp_path: Path, photos: Path, card: Path, options: list[str], variables: Any, words: str
+) -> None:
+    ran = maskmill("annotate", photos, "-m", card, "-o", tmp_path / "out", *options, **variables)
+    assert (ran.code, ran.err.count("\n")) == (2, 1), ran.err
+    assert words in ran.err
+
+
+def test_another_list_on_standard_input_is_another_job(
+    tmp_path: Path, photos: Path, card: Path
+) -> None:
+    paths = sorted(map(str, photos.rglob("*.jpg")))
+    command = ("annotate", "-", "-m", card, "-o", tmp_path / "out")
+    assert maskmill(*command, stdin="\n".join(paths[:3])).code == 0
+    assert maskmill(*command, stdin="\n".join(paths[:3])).code == 0
+    ran = maskmill(*command, stdin="\n".join(paths[:4]))
+    assert ran.code == 2
+    assert "other inputs" in ran.err

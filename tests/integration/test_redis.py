@@ -12,11 +12,10 @@ import pytest
 
 from tasks.annotate import Wishes, settings_of
 from tasks.cards import find_model
-from tasks.folder import missing_shards
-from tasks.merge import read_run
+from tasks.folder import missing_shards, read_run
 from tasks.messages import make_app, queue_of, send_merge, send_shard
 from tasks.records import Selection
-from tasks.submit import ask, open_job
+from tasks.submit import ask, open_job, sources
 from tests.graphs import write_model
 from tests.pictures import write_folder
 from tests.running import environment, maskmill
@@ -35,8 +34,9 @@ def test_a_plain_celery_worker_makes_the_same_bytes(tmp_path: Path, broker: str)
     assert maskmill(*command, "-o", tmp_path / "local").code == 0
     model = find_model(str(card))
     settings = settings_of(model, Wishes(model=str(card), output=""))
-    asked = ask([str(photos)], model, settings, Selection(), 2)
-    job, folder = open_job(str(tmp_path / "fleet"), [str(photos)], asked, model.path)
+    given = sources([str(photos)], Selection())
+    asked = ask(given, model, settings, 2)
+    job, folder = open_job(str(tmp_path / "fleet"), given, asked, model.path)
     app = make_app(broker)
     for number in [*range(job.counts.shards), 0]:  # a message that comes twice changes nothing
         send_shard(app, folder.uri, job, number)

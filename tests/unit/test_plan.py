@@ -38,7 +38,7 @@ def new_folder() -> Folder:
 
 def planned(found: Iterable[Found], wanted: Asked) -> list[Item]:
     folder = new_folder()
-    counts = write_plan(folder, found, wanted)
+    counts = write_plan(folder, found, wanted.selection, wanted.shard_size)
     parts = [read_plan(folder, number) for number in range(counts.shards)]
     assert all(len(part) == wanted.shard_size for part in parts[:-1])
     items = [item for part in parts for item in part]
@@ -62,7 +62,7 @@ def test_items_are_the_distinct_inputs_in_order(names: list[str], shard_size: in
 
 def test_counts_name_what_was_left_out() -> None:
     found = [*images("aab"), *(Found(f"mem://x/{n}.md", f"{n}.md", is_image=False) for n in "cd")]
-    counts = write_plan(new_folder(), found, asked())
+    counts = write_plan(new_folder(), found, Selection(), 3)
     assert (counts.items, counts.shards, counts.duplicates, counts.not_images) == (2, 1, 1, 2)
     assert counts.not_images_named == ("mem://x/c.md", "mem://x/d.md")
 
@@ -79,7 +79,7 @@ def test_counts_name_what_was_left_out() -> None:
 )
 def test_refusals_name_the_first_offender(found: list[Found], words: str) -> None:
     with pytest.raises(InputError) as refused:
-        write_plan(new_folder(), found, asked())
+        write_plan(new_folder(), found, Selection(), 3)
     assert words in str(refused.value)
     assert "sig=" not in str(refused.value)
 
@@ -113,7 +113,7 @@ def test_memory_does_not_grow_with_the_plan(tmp_path: Path) -> None:
         folder = Folder(str(tmp_path / str(count)), "run")
         stream = (Found(f"s3://bucket/{n:012d}.jpg", f"{n:012d}.jpg") for n in range(count))
         tracemalloc.start()
-        write_plan(folder, stream, asked(50))
+        write_plan(folder, stream, Selection(), 50)
         top = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return top
@@ -124,7 +124,7 @@ def test_memory_does_not_grow_with_the_plan(tmp_path: Path) -> None:
 
 def test_plan_parts_are_all_that_is_written() -> None:
     folder = new_folder()
-    write_plan(folder, images("abcd"), asked())
+    write_plan(folder, images("abcd"), Selection(), 3)
     uris = [entry.uri for entry in list_entries(folder.uri + "/")]
     assert uris == [folder.plan(0), folder.plan(1)]
     assert get(folder.plan(1)).count(b"\n") == 1
