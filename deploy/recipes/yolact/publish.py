@@ -73,7 +73,7 @@ def main() -> None:
     graph = args.out / f"{args.name}.onnx"
     export(network, "edge", graph)
     names = [category["name"] for category in categories]
-    found = results(*onnx_predictor(graph), dataset, dataset.samples, names)
+    found = results(*onnx_predictor(graph), dataset, dataset.samples, names, least=0.0)
     ap = average_precision(dataset, dataset.samples, found)
     on = f"{args.data.parent.name}/{args.data.name}, {len(dataset.samples)} images"
     card = args.out / f"{args.name}.toml"
