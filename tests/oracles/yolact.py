@@ -28,8 +28,13 @@ def iou(a, b):
 
 
 def in_order(boxes, scores, classes):
-    """Indices by score (highest first), then coordinates, class, index."""
-    return sorted(range(len(scores)), key=lambda i: (-scores[i], *boxes[i].tolist(), classes[i], i))
+    """Usable indices by score (highest first), then coordinates, class, index.
+
+    What is not finite is left out first: a sort over NaN has no meaning.
+    """
+    return sorted(
+        usable(boxes, scores), key=lambda i: (-scores[i], *boxes[i].tolist(), classes[i], i)
+    )
 
 
 def usable(boxes, scores):
@@ -37,12 +42,9 @@ def usable(boxes, scores):
 
 
 def fast_nms(boxes, scores, classes, threshold, top_k, limit):
-    good = usable(boxes, scores)
     seen: dict[int, list[int]] = {}
     kept = []
     for i in in_order(boxes, scores, classes):
-        if i not in good:
-            continue
         before = seen.setdefault(int(classes[i]), [])
         if len(before) < top_k:
             if all(iou(boxes[j], boxes[i]) <= threshold for j in before):
@@ -52,11 +54,10 @@ def fast_nms(boxes, scores, classes, threshold, top_k, limit):
 
 
 def greedy_nms(boxes, scores, classes, threshold, limit, across_classes=False):
-    good = usable(boxes, scores)
     kept: list[int] = []
     for i in in_order(boxes, scores, classes):
         rivals = [j for j in kept if across_classes or classes[j] == classes[i]]
-        if i in good and all(iou(boxes[j], boxes[i]) <= threshold for j in rivals):
+        if all(iou(boxes[j], boxes[i]) <= threshold for j in rivals):
             kept.append(i)
     return kept[:limit]
 
