@@ -11,7 +11,7 @@ RECIPE_READY = .venv-recipe/.ready
 RUN ?= runs/new
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench recipe-shapes recipe-test fullsize lock clean
+.PHONY: help setup demo test lint format bench recipe-setup recipe-shapes recipe-test fullsize lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -41,6 +41,7 @@ bench: $(READY) ## speed and memory, as ratios within one run
 	$(BIN)/python -m tests.bench.postprocess
 	$(BIN)/python -m tests.bench.memory
 
+recipe-setup: $(RECIPE_READY) ## the environment of the training recipe, with PyTorch for the CPU
 recipe-shapes: $(RECIPE_READY) ## train the demo model from nothing and judge it: an hour (RUN=runs/new)
 	cd $(RECIPE) && $(TORCH) train.py --shapes --out $(RUN) \
 		&& $(TORCH) scenes.py $(RUN)/held-out --count 500 --seed 2 \
