@@ -75,9 +75,6 @@ class Child:
                 pipe.close()
         self._errors.close()
 
-    def wait(self) -> int:
-        return self._process.wait()
-
     def last_words(self) -> str:
         """The end of its standard error, for a death that nothing else explains."""
         self._errors.seek(0)

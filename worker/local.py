@@ -149,7 +149,8 @@ class Feed:
             now = read_job(self._uri)
             if now is None or now.run != self._job.run:
                 station.failed(f"another command started the job in {self._uri} anew")
-            send_merge(self._app, self._uri)
+            else:
+                send_merge(self._app, self._uri)
 
     def task_ended(self, **_: Any) -> None:
         if self._merging:

@@ -647,3 +647,26 @@ def test_another_list_on_standard_input_is_another_job(
     ran = maskmill(*command, stdin="\n".join(paths[:4]))
     assert ran.code == 2
     assert "other inputs" in ran.err
+
+
+def test_a_job_started_anew_by_another_command(tmp_path: Path, photos: Path, card: Path) -> None:
+    """The first command says so and leaves; the second one's dataset is whole."""
+    command = ["annotate", str(photos), "-m", str(card), "-o", str(tmp_path / "out")]
+    first = subprocess.Popen(
+        [MASKMILL, *command, "--shard-size", "1", "--json"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    )
+    assert first.stdout is not None
+    for line in first.stdout:
+        if json.loads(line)["event"] == "committed":
+            first.send_signal(signal.SIGSTOP)
+            break
+    second = maskmill(*command, "--overwrite", "--limit", 9)
+    first.send_signal(signal.SIGCONT)
+    out, _ = first.communicate(timeout=60)
+    assert second.code == 0, second.err
+    assert first.returncode in (0, 4), out
+    assert len(load(tmp_path / "out" / "instances.json")["images"]) == 9
+    assert maskmill("doctor", tmp_path / "out").code == 0
