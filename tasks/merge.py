@@ -22,6 +22,7 @@ from tasks.folder import (
     JobError,
     every_attempt,
     exists,
+    read_job,
     read_run,
     read_shard,
 )
@@ -69,8 +70,10 @@ def merge(folder: Folder, job: Job, *, replace_edited: bool = False) -> Merged:
         failures = stack.enter_context(open_write(folder.file("failures.jsonl")))
         _write_all(folder, job, merged, instances, results, failures, spool)
         merged.sha256 = instances.digest.hexdigest()
-        if not replace_edited:
+        # With no seal it is a merge that was cut off: a new job refuses a folder with such a file.
+        if before is not None and not replace_edited:
             _refuse_edited(folder, {before, merged.sha256})
+        _refuse_replaced(folder)
     return merged
 
 
@@ -196,13 +199,20 @@ def _sealed_hash(folder: Folder) -> str | None:
     return None if record is None else str(record["instances_sha256"])
 
 
-def _refuse_edited(folder: Folder, ours: set[str | None]) -> None:
+def _refuse_edited(folder: Folder, ours: set[str]) -> None:
     digest = hash_of(folder.file("instances.json"))
     if digest is not None and digest not in ours:
         raise Edited(
             f"{folder.file('instances.json')} was changed since it was written and is not replaced;"
             " --replace-edited replaces it"
         )
+
+
+def _refuse_replaced(folder: Folder) -> None:
+    """A late merger of an overwritten job must not touch what the new one writes."""
+    now = read_job(folder.uri)
+    if now is None or now.run != folder.run:
+        raise JobError(f"another command started the job in {folder.uri} anew")
 
 
 def hash_of(uri: str) -> str | None:
