@@ -16,7 +16,7 @@ import msgspec
 from storage import get
 from storage.errors import StorageError
 from storage.uris import shown, storable
-from tasks.cards import Model, ModelError, find_model
+from tasks.cards import Model, ModelError
 from tasks.categories import Category, UnknownClass, ids_of, renumber, with_ids
 from tasks.environment import whole_number
 from tasks.exits import OK, OVER_BUDGET, ended
@@ -25,6 +25,7 @@ from tasks.local import Child, Interrupted, Stopped, await_ready, run
 from tasks.merge import is_merged
 from tasks.progress import Watcher, choose_face, planning_notice, say_json
 from tasks.records import Job, Selection, Settings
+from tasks.shelf import find_model
 from tasks.submit import SHARD_SIZE, Sources, ask, continue_job, open_job, sources
 from tasks.summary import print_summary, summarise
 

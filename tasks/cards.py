@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
-from storage.uris import shown, storable
 from tasks.categories import Category, coco80
 
 if sys.version_info >= (3, 11):
@@ -19,8 +15,16 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-ZOO = Path(__file__).parent / "zoo"
-ENGINE_BY_SUFFIX = {".onnx": "onnx", ".tflite": "tflite", ".xml": "openvino"}
+# Which engines run a file, the usual one first.
+ENGINES_BY_SUFFIX = {
+    ".onnx": ("onnx", "openvino"),
+    ".tflite": ("tflite",),
+    ".xml": ("openvino",),
+}
+
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+Spread = Annotated[float, msgspec.Meta(gt=0)]
+Fit = Literal["stretch", "pad", "letterbox", "sides", "native"]
 
 
 class ModelError(Exception):
@@ -28,13 +32,19 @@ class ModelError(Exception):
 
 
 class InputSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How pixels become the network's input; mean and std are on 0…255, in the order of `color`."""
+    """How pixels become the network's input; mean and std are on 0…255, in the order of `color`.
 
-    size: tuple[int, int] | None = None  # (height, width), only where the graph leaves it open
-    fit: Literal["stretch"] = "stretch"
+    fit: "stretch" to the size; "pad", into the size with zeros at the right and the bottom;
+    "letterbox", into its middle on grey; "sides", to a short side of size[0] and a long one of at
+    most size[1]; "native", as the picture is. The last two suit graphs that leave their size open.
+    """
+
+    size: tuple[Positive, Positive] | None = None  # (height, width), only where the graph leaves it open
+    fit: Fit = "stretch"
+    multiple: Positive = 1  # "sides", "native": zeros at the right and bottom up to a multiple of this
     color: Literal["rgb", "bgr"] = "rgb"
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    std: tuple[Spread, Spread, Spread] = (1.0, 1.0, 1.0)
 
 
 class Accuracy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -57,18 +67,32 @@ class Facts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     notes: str = ""
 
 
+class Download(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A file of a build as its source publishes it; a checksum that nobody publishes is empty."""
+
+    file: str
+    url: str = ""
+    size: int | None = None
+    sha256: str = ""
+    sha384: str = ""
+
+
 class Build(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One file of a model. Its own `input`, if any, stands in place of the card's."""
+    """One file of a model (an .xml with its .bin). Its own `input` stands in place of the card's.
+
+    sha256 is of the bytes of the file, or of the .xml and then the .bin.
+    """
 
     file: str
     precision: str = "fp32"
     sha256: str = ""
-    url: str = ""
     input: InputSpec | None = None
+    decode: dict[str, Any] | None = None
+    downloads: tuple[Download, ...] = ()
 
     @property
-    def engine(self) -> str:
-        return ENGINE_BY_SUFFIX[Path(self.file).suffix.lower()]
+    def engines(self) -> tuple[str, ...]:
+        return ENGINES_BY_SUFFIX[Path(self.file).suffix.lower()]
 
 
 class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -92,26 +116,26 @@ class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         )
 
 
+Compute = Literal["f32", "bf16"]
+
+
 class Model(msgspec.Struct, frozen=True):
-    """A card, the build chosen from it, and where that build's bytes are."""
+    """A card, the build chosen from it, where that build's bytes are, and what runs it how."""
 
     card: Card
     build: Build
     path: str
     sha256: str
+    engine: str
+    compute: Compute = "f32"  # in which precision the engine computes a float graph
 
     @property
     def input(self) -> InputSpec:
         return self.build.input or self.card.input
 
-
-def user_folder() -> Path:
-    """Where a person's own cards and downloaded weights live."""
-    chosen = os.environ.get("MASKMILL_MODELS")
-    if chosen:
-        return Path(chosen)
-    data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    return Path(data) / "maskmill" / "models"
+    @property
+    def decode(self) -> dict[str, Any]:
+        return self.card.decode if self.build.decode is None else self.build.decode
 
 
 def read_card(path: Path) -> Card:
@@ -129,76 +153,11 @@ def _check(card: Card, path: Path) -> None:
     if not card.builds:
         raise ModelError(f"the model card {path} names no build")
     for build in card.builds:
-        if Path(build.file).suffix.lower() not in ENGINE_BY_SUFFIX:
-            known = ", ".join(ENGINE_BY_SUFFIX)
+        if Path(build.file).suffix.lower() not in ENGINES_BY_SUFFIX:
+            known = ", ".join(ENGINES_BY_SUFFIX)
             raise ModelError(
                 f"the model card {path} names {build.file!r}, which is none of {known}"
             )
     categories = card.category_list()
     if not categories or len({each.id for each in categories}) < len(categories):
         raise ModelError(f"the model card {path} needs categories with an id each of their own")
-
-
-def zoo_cards() -> Iterator[Path]:
-    """The cards at hand: a person's own first, then the bundled ones."""
-    for folder in (user_folder(), ZOO):
-        yield from sorted(folder.glob("*.toml"))
-
-
-def find_model(name: str) -> Model:
-    """What `-m NAME` means: a card's name, a card's path, or a network with its card beside it."""
-    path = _card_path(name)
-    card = read_card(path)
-    if Path(name).suffix.lower() in ENGINE_BY_SUFFIX:
-        build = next((each for each in card.builds if each.file == Path(name).name), None)
-        if build is None:
-            raise ModelError(f"the model card {path} has no build {Path(name).name!r}")
-        return _hashed(card, build, Path(name))
-    folders = [path.parent, user_folder() / card.name, user_folder()]
-    places = [(build, folder / build.file) for build in card.builds for folder in folders]
-    for build, place in places:
-        if place.is_file():
-            return _hashed(card, build, place)
-    first = card.builds[0]
-    source = f"download it from {first.url} and " if first.url else ""
-    raise ModelError(
-        f"the weights of {card.name} are not here: {source}"
-        f"put {first.file} into {user_folder() / card.name}"
-    )
-
-
-def _card_path(name: str) -> Path:
-    suffix = Path(name).suffix.lower()
-    if suffix == ".toml":
-        return Path(name)
-    if suffix in ENGINE_BY_SUFFIX:
-        if not Path(name).is_file():
-            raise ModelError(f"there is no model file {name}")
-        beside = Path(name).with_suffix(".toml")
-        if not beside.is_file():
-            raise ModelError(f"{name} has no card: write {beside.name} beside it (see the README)")
-        return beside
-    cards = {path.stem: path for path in reversed(list(zoo_cards()))}
-    if name not in cards:
-        known = ", ".join(sorted(cards)) or "none"
-        raise ModelError(f"there is no model {name!r}; the cards at hand: {known}")
-    return cards[name]
-
-
-def _hashed(card: Card, build: Build, path: Path) -> Model:
-    try:
-        with path.open("rb") as file:
-            digest = hashlib.sha256()
-            while chunk := file.read(1 << 20):
-                digest.update(chunk)
-    except OSError as exc:
-        raise ModelError(f"the model file {path} cannot be read: {exc.strerror}") from exc
-    if storable(str(path)) != str(path):
-        raise ModelError(f"the path of the model file {shown(str(path))} is not UTF-8; rename it")
-    found = digest.hexdigest()
-    if build.sha256 and build.sha256 != found:
-        raise ModelError(
-            f"the model file {path} is not the one that its card names: "
-            f"SHA-256 {found[:16]}… instead of {build.sha256[:16]}…"
-        )
-    return Model(card, build, str(path.resolve()), found)

@@ -15,10 +15,11 @@ from rich.console import Console
 
 from storage import delete, get, put
 from storage.errors import StorageError
-from tasks.cards import ModelError, find_model, read_card, zoo_cards
+from tasks.cards import ModelError, read_card
 from tasks.exits import OK, STOPPED, ended
 from tasks.folder import Folder, JobError, read_job
 from tasks.progress import say_json
+from tasks.shelf import find_model, zoo_cards
 
 ENGINES = {
     "onnxruntime": "onnx",

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from tasks.cards import Card
+from tasks.cards import Card, Compute
 from tasks.categories import Category
 
 SCHEMA = 1
@@ -51,6 +51,7 @@ class ModelRef(msgspec.Struct, frozen=True):
     engine: str
     precision: str
     sha256: str
+    compute: Compute = "f32"
 
 
 class Asked(msgspec.Struct, frozen=True):

@@ -58,8 +58,9 @@ def ask(given: Sources, model: Model, settings: Settings, shard_size: int) -> As
     reference = ModelRef(
         card=model.card,
         file=model.build.file,
-        engine=model.build.engine,
+        engine=model.engine,
         precision=model.build.precision,
+        compute=model.compute,
         sha256=model.sha256,
     )
     selection = msgspec.structs.replace(

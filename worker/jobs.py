@@ -165,17 +165,24 @@ def _commit(folder: Folder, record: Shard) -> None:
 def _model_of(job: Job) -> Model:
     reference = job.asked.model
     build = next(each for each in reference.card.builds if each.file == reference.file)
-    return Model(reference.card, build, job.model_path, reference.sha256)
+    return Model(
+        reference.card,
+        build,
+        job.model_path,
+        reference.sha256,
+        reference.engine,
+        reference.compute,
+    )
 
 
 def _produced_by(job: Job, model: LoadedModel) -> ProducedBy:
     reference = job.asked.model
-    delegate = "" if model.provider == "CPUExecutionProvider" else model.provider
+    delegate = "" if model.runtime.device == "CPU" else model.runtime.device
     return ProducedBy(
         reference.sha256,
         reference.engine,
         model.engine_version,
-        reference.precision,
+        reference.precision if reference.compute == "f32" else reference.compute,
         delegate,
         instruction_set(),
     )

@@ -8,10 +8,17 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from tasks.cards import ModelError
+from tasks.cards import Compute, ModelError
 from worker.runtimes import RunFailed, Tensor
+from worker.settings import WorkerSettings
 
 VERSION = str(ort.__version__)
+
+
+def load(path: str, compute: Compute, settings: WorkerSettings) -> OnnxRuntime:
+    if compute != "f32":
+        raise ModelError(f"ONNX Runtime has no precision {compute}; openvino has")
+    return OnnxRuntime(path, threads=settings.threads, providers=settings.providers)
 
 
 class OnnxRuntime:
@@ -28,7 +35,7 @@ class OnnxRuntime:
         except Exception as exc:
             reason = str(exc).partition("\n")[0]
             raise ModelError(f"{path} is no network for ONNX Runtime: {reason}") from exc
-        self.provider = self._session.get_providers()[0]
+        self.device = self._session.get_providers()[0].removesuffix("ExecutionProvider")
         self.inputs = tuple(_tensor(each) for each in self._session.get_inputs())
         self.outputs = tuple(_tensor(each) for each in self._session.get_outputs())
 
@@ -37,7 +44,10 @@ class OnnxRuntime:
             values = self._session.run(None, dict(feeds))
         except Exception as exc:
             raise RunFailed(str(exc).partition("\n")[0]) from exc
-        return {tensor.name: value for tensor, value in zip(self.outputs, values, strict=True)}
+        return {
+            tensor.name: np.asarray(value, dtype=np.float32)
+            for tensor, value in zip(self.outputs, values, strict=True)
+        }
 
 
 def _in_order(wanted: Sequence[str]) -> list[str]:

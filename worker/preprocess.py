@@ -10,53 +10,98 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.cards import InputSpec
-from worker.images import Header, Pixels
+from worker.images import Pixels
 
-Layout = Literal["nchw", "nhwc"]
+Layout = Literal["nchw", "nhwc", "chw"]
+
+_GREY = 114  # what a letterbox leaves around the picture, in levels
 
 
 @dataclass(frozen=True)
 class Frame:
     """Where the network's input came from: the upright image, at the size that its file says.
 
-    The fit is a stretch, so a point at a fraction of the input is at that fraction of the image.
+    The picture, resized to content_height × content_width, has its corner at (left, top) of the
+    input. scale_y and scale_x are input pixels per image pixel as the family's authors undo them:
+    their fit rounds the content to whole pixels, and not all of them take that into account.
     """
 
     image_height: int
     image_width: int
     input_height: int
     input_width: int
+    content_height: int
+    content_width: int
+    scale_y: float
+    scale_x: float
+    top: int = 0
+    left: int = 0
+
+    def to_image(self, boxes_input: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Boxes (N, 4) xyxy in pixels of the input as pixels of the image, unclipped."""
+        boxes = boxes_input.astype(np.float64).reshape(-1, 4)
+        corner = np.array([self.left, self.top] * 2)
+        scale = np.array([self.scale_x, self.scale_y] * 2)
+        image: NDArray[np.float64] = (boxes - corner) / scale
+        return image
 
 
-def to_frame(header: Header, size: tuple[int, int]) -> Frame:
-    """The frame of an image for an input of (height, width), also after reduced decoding."""
-    return Frame(header.height, header.width, *size)
+def to_frame(height: int, width: int, spec: InputSpec, size: tuple[int, int] | None) -> Frame:
+    """The frame of an image of height × width for an input of `size`, if the graph fixes one."""
+    if spec.fit in ("sides", "native"):
+        return _open_frame(height, width, spec)
+    assert size is not None
+    if spec.fit == "stretch":
+        return Frame(height, width, *size, *size, size[0] / height, size[1] / width)
+    scale = min(size[0] / height, size[1] / width)
+    inside = min(max(round(height * scale), 1), size[0]), min(max(round(width * scale), 1), size[1])
+    margins = (size[0] - inside[0], size[1] - inside[1]) if spec.fit == "letterbox" else (0, 0)
+    top, left = (round(margin / 2 - 0.1) for margin in margins)
+    return Frame(height, width, *size, *inside, scale, scale, top, left)
+
+
+def _open_frame(height: int, width: int, spec: InputSpec) -> Frame:
+    scale = 1.0
+    if spec.fit == "sides":
+        short, long = spec.size or (1, 1)
+        scale = min(short / min(height, width), long / max(height, width))
+    inside = max(int(height * scale + 0.5), 1), max(int(width * scale + 0.5), 1)
+    step = spec.multiple
+    padded = -(-inside[0] // step) * step, -(-inside[1] // step) * step
+    return Frame(height, width, *padded, *inside, inside[0] / height, inside[1] / width)
 
 
 def preprocess(
     pixels: Pixels,
     spec: InputSpec,
     layout: Layout,
-    size: tuple[int, int],
+    frame: Frame,
     dtype: type[np.generic] = np.float32,
 ) -> NDArray[Any]:
-    """Stretch RGB pixels (H, W, 3) to (height, width) and normalise them: a batch of one.
+    """RGB pixels (H, W, 3), of any reduced size, as the network's input: a batch of one.
 
     Bilinear with half-pixel centres, rounded to whole levels, so that every precision of a model
     sees the same picture; OpenCV computes it in whole numbers, alike on every machine.
     """
-    height, width = size
-    resized = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR)
+    content = (frame.content_width, frame.content_height)
+    resized = cv2.resize(pixels, content, interpolation=cv2.INTER_LINEAR)
     levels = _levels(spec, np.dtype(dtype))  # (256, 3)
     if spec.color == "bgr":
         resized = cv2.cvtColor(resized, cv2.COLOR_RGB2BGR)
+    rows = slice(frame.top, frame.top + frame.content_height)
+    columns = slice(frame.left, frame.left + frame.content_width)
+    ground = levels[_GREY] if spec.fit == "letterbox" else np.zeros(3, dtype)
     if layout == "nhwc":
-        batch: NDArray[Any] = cv2.LUT(resized, levels[np.newaxis])[np.newaxis]
+        batch: NDArray[Any] = np.empty((1, frame.input_height, frame.input_width, 3), dtype)
+        batch[:] = ground
+        batch[0, rows, columns] = cv2.LUT(resized, levels[np.newaxis])
         return batch
-    tensor: NDArray[Any] = np.empty((1, 3, height, width), dtype)
+    tensor: NDArray[Any] = np.empty((1, 3, frame.input_height, frame.input_width), dtype)
     for plane in range(3):
-        cv2.LUT(cv2.extractChannel(resized, plane), levels[:, plane].copy(), dst=tensor[0, plane])
-    return tensor
+        tensor[0, plane] = ground[plane]
+        channel = cv2.extractChannel(resized, plane)
+        tensor[0, plane, rows, columns] = cv2.LUT(channel, levels[:, plane].copy())
+    return tensor if layout == "nchw" else tensor[0]
 
 
 def _levels(spec: InputSpec, dtype: np.dtype[np.generic]) -> NDArray[Any]:

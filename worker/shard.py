@@ -22,7 +22,7 @@ from worker.detections import Detections
 from worker.images import BadImage, decode, read_header
 from worker.model import LoadedModel, Raw
 from worker.polygons import polygons
-from worker.preprocess import Frame, preprocess, to_frame
+from worker.preprocess import Frame
 from worker.runtimes import RunFailed
 
 # Wrong with one input; any other storage error is wrong with the store, and ends the attempt.
@@ -158,20 +158,20 @@ def fetch(item: Item, max_bytes: int) -> bytes:
 
 
 def _to_tensor(item: Item, data: bytes, model: LoadedModel, settings: Settings) -> Prepared:
-    height, width = model.size
     try:
         header = read_header(data, max_pixels=settings.max_pixels)
-        minimum = (2 * height, 2 * width) if settings.reduced_decode else None
+        frame = model.intake.frame(header.height, header.width)
+        twice = (2 * frame.content_height, 2 * frame.content_width)
+        minimum = twice if settings.reduced_decode else None
         pixels = decode(data, header, minimum)
     except BadImage as exc:
         raise ItemError("decode", exc.kind, str(exc)) from exc
-    tensor = preprocess(pixels, model.spec, model.layout, model.size, model.dtype)
-    return Prepared(item, tensor, to_frame(header, model.size), header.orientation)
+    return Prepared(item, model.intake.tensor(pixels, frame), frame, header.orientation)
 
 
 def infer(prepared: Prepared, model: LoadedModel, watch: Stopwatch) -> Ran:
     try:
-        raw = watch.timed("inference", model.infer, prepared.tensor)
+        raw = watch.timed("inference", model.infer, prepared.tensor, prepared.frame)
         return Ran(prepared.item, prepared.frame, prepared.orientation, raw)
     except RunFailed as exc:
         raise ItemError("model", "failed", "the network failed on this image") from exc

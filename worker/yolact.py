@@ -21,6 +21,7 @@ from worker.nms import fast_nms, greedy_nms, total_order
 from worker.yolact_outputs import Outputs, Role, find_outputs
 
 if TYPE_CHECKING:
+    from worker.intake import Intake
     from worker.preprocess import Frame
     from worker.runtimes import Tensor
 
@@ -58,7 +59,7 @@ def bind(
     outputs: Sequence[Tensor],
     options_table: Mapping[str, object],
     category_count: int,
-    input_hw: tuple[int, int],
+    intake: Intake,
 ) -> YolactDecoder:
     """The decoder of a graph with these outputs; raises ModelMismatch where they do not fit."""
     found = [str(tensor) for tensor in outputs]
@@ -71,11 +72,14 @@ def bind(
     if options.scores == "logits" and not bound.scores.background:
         expected = [f"scores of {category_count + 1} classes"]
         raise ModelMismatch("logits need their background for the softmax", expected, found)
+    if intake.spec.fit != "stretch" or intake.size is None:
+        expected = ['input.fit = "stretch"']
+        raise ModelMismatch("its boxes are parts of a stretched picture", expected, found)
     if options.boxes == "decoded" or bound.priors is not None:
         return YolactDecoder(options, bound, None)
-    priors = make_priors(input_hw, options.prior_scales, options.prior_ratios)
+    priors = make_priors(intake.size, options.prior_scales, options.prior_ratios)
     if bound.boxes.anchors not in (None, len(priors)):
-        expected = [f"{len(priors)} anchors for an input of {input_hw[0]}×{input_hw[1]}"]
+        expected = [f"{len(priors)} anchors for an input of {intake.size[0]}×{intake.size[1]}"]
         raise ModelMismatch("its priors are others than the card's", expected, found)
     return YolactDecoder(options, bound, priors)
 

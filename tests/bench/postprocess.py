@@ -18,9 +18,10 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco
 
+from tasks.cards import InputSpec
 from tests.oracles.yolact_heads import Heads, make_heads
 from worker.detections import Detections
-from worker.preprocess import Frame
+from worker.intake import Intake
 from worker.runtimes import Tensor
 from worker.yolact import bind
 
@@ -66,6 +67,7 @@ def _crop(plane: np.ndarray, box: np.ndarray) -> np.ndarray:
 
 def main() -> None:
     cv2.setNumThreads(1)
+    intake = Intake(InputSpec(), "image", "nchw", (550, 550), np.float32)
     print("| image | objects | threshold | detections | ours, ms | baseline, ms | ratio |")
     print("|---|---|---|---|---|---|---|")
     for width, height in SIZES:
@@ -73,8 +75,8 @@ def main() -> None:
             heads = make_heads(objects, objects)
             raw = {name: array[None] for name, array in heads._asdict().items()}
             tensors = [Tensor(name, array.shape, "float") for name, array in raw.items()]
-            decode = bind(tensors, {}, 80, (550, 550))
-            frame = Frame(height, width, 550, 550)
+            decode = bind(tensors, {}, 80, intake)
+            frame = intake.frame(height, width)
             for threshold in THRESHOLDS:
 
                 def ours(raw=raw, frame=frame, threshold=threshold, decode=decode) -> Detections:

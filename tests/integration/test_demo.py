@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.cards import ZOO, read_card
+from tasks.cards import read_card
+from tasks.shelf import ZOO
 from tests.running import maskmill
 
 ROOT = Path(__file__).parents[2]

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from tasks.annotate import Wishes, settings_of
-from tasks.cards import find_model
 from tasks.folder import missing_shards, read_run
 from tasks.messages import make_app, queue_of, send_merge, send_shard
 from tasks.records import Selection
+from tasks.shelf import find_model
 from tasks.submit import ask, open_job, sources
 from tests.graphs import write_model
 from tests.pictures import write_folder

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tasks.cards import ModelError, find_model, read_card, zoo_cards
+from tasks.cards import ModelError, read_card
 from tasks.categories import Category, UnknownClass, coco80, ids_of, renumber, with_ids
+from tasks.shelf import find_model, zoo_cards
 from tests.graphs import write_model
 
 MINIMAL = 'name = "m"\nfamily = "yolact"\ncategories = ["a", "b"]\n[[builds]]\nfile = "m.onnx"\n'

@@ -7,15 +7,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tasks.cards import InputSpec
 from tests.oracles import yolact as oracle
 from tests.oracles.yolact_heads import Heads, make_heads
 from worker.detections import ModelMismatch
+from worker.intake import Intake
 from worker.rle import decode as pixels
 from worker.runtimes import Tensor
 from worker.yolact import bind, make_priors
 
 CLASSES = 5
 INPUT = (48, 64)
+INTAKE = Intake(InputSpec(), "image", "nchw", INPUT, np.float32)
 FRAME = SimpleNamespace(image_height=61, image_width=97)
 # Of a 48 × 64 input: (6·8 + 3·4 + 2·2) places of two ratios each.
 PRIORS = {"prior_scales": [8, 16, 32], "prior_ratios": [1, 0.5]}
@@ -51,7 +54,7 @@ def bound(raw, categories=CLASSES, **table):
         [Tensor(name, array.shape, "float") for name, array in raw.items()],
         table,
         categories,
-        INPUT,
+        INTAKE,
     )
 
 
@@ -440,7 +443,7 @@ def tensors(**changes):
 )
 def test_outputs_are_found_by_shape_in_any_order(why, changes, turned):
     for order in (1, -1):
-        found = bind(tensors(**changes)[::order], {}, CLASSES, INPUT).outputs
+        found = bind(tensors(**changes)[::order], {}, CLASSES, INTAKE).outputs
         assert [each.name for each in found[:4]] == ["b", "s", "c", "p"]
         assert found.scores.turned == (turned == "scores")
         assert found.prototypes.turned == (turned == "prototypes")
@@ -481,7 +484,7 @@ def test_outputs_are_found_by_shape_in_any_order(why, changes, turned):
 )
 def test_a_graph_that_does_not_fit_is_refused(says, changes, table):
     with pytest.raises(ModelMismatch, match=says) as refused:
-        bind(tensors(**changes), table, CLASSES, INPUT)
+        bind(tensors(**changes), table, CLASSES, INTAKE)
     assert "\n" not in str(refused.value)
     assert "expected" in str(refused.value)
     assert "found" in str(refused.value)
@@ -489,7 +492,7 @@ def test_a_graph_that_does_not_fit_is_refused(says, changes, table):
 
 def test_the_refusal_names_what_is_expected_and_found():
     with pytest.raises(ModelMismatch) as refused:
-        bind(tensors(s=(1, 100, 21)), {}, 80, INPUT)
+        bind(tensors(s=(1, 100, 21)), {}, 80, INTAKE)
     for part in (
         "(1, N, 80 or 81)",
         "prototypes (1, P, Q, K) or (1, K, P, Q)",
@@ -517,8 +520,8 @@ def test_the_refusal_names_what_is_expected_and_found():
 def test_names_settle_what_shapes_do_not(why, changes, names):
     categories = 3 if changes.get("s") else CLASSES
     with pytest.raises(ModelMismatch):
-        bind(tensors(**changes), {}, categories, INPUT)
-    found = bind(tensors(**changes), {"outputs": names}, categories, INPUT).outputs
+        bind(tensors(**changes), {}, categories, INTAKE)
+    found = bind(tensors(**changes), {"outputs": names}, categories, INTAKE).outputs
     assert [each.name for each in found[:4]] == ["b", "s", "c", "p"]
 
 
@@ -537,9 +540,9 @@ def test_outputs_that_disagree_when_run_are_refused():
 
 @pytest.mark.parametrize("shape", [(100, 4), (1, 100, 4)])
 def test_priors_are_told_from_boxes_by_their_name(shape):
-    found = bind(tensors(the_priors=shape), {"boxes": "loc"}, CLASSES, INPUT).outputs
+    found = bind(tensors(the_priors=shape), {"boxes": "loc"}, CLASSES, INTAKE).outputs
     assert (found.boxes.name, found.priors) == ("b", "the_priors")
     named = {"boxes": "loc", "outputs": {"boxes": "prior_boxes"}}
     renamed = tensors(b=None, prior_boxes=(1, 100, 4), priors=shape)
-    found = bind(renamed, named, CLASSES, INPUT).outputs
+    found = bind(renamed, named, CLASSES, INTAKE).outputs
     assert (found.boxes.name, found.priors) == ("prior_boxes", "priors")
