@@ -1,6 +1,6 @@
-"""Heads to run-length masks, ours beside a plain full-image baseline: `python tests/bench/…`.
+"""Heads to run-length masks, ours beside a plain full-image baseline, in one process.
 
-One process, one thread, 19,248 anchors × 80 classes, prototypes 138 × 138 × 32, best of several.
+`python -m tests.bench.postprocess [FAMILY…]`: one thread, seeded heads, best of several.
 """
 
 from __future__ import annotations
@@ -8,92 +8,31 @@ from __future__ import annotations
 import os
 import sys
 import timeit
-from pathlib import Path
+from importlib import import_module
 
 # Before numpy is loaded: one thread is what is measured.
 os.environ.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
-sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import cv2
-import numpy as np
-from pycocotools import mask as coco
 
-from tasks.cards import InputSpec
-from tests.oracles.yolact_heads import Heads, make_heads
-from worker.detections import Detections
-from worker.intake import Intake
-from worker.runtimes import Tensor
-from worker.yolact import bind
-
-SIZES = ((640, 480), (1920, 1080))
-OBJECTS = (24, 83)
-# The heads hold their objects at 0.5 and more; None is the authors' evaluation, up to 100 kept.
-THRESHOLDS = (0.3, None)
-
-
-def baseline(heads: Heads, height: int, width: int, threshold: float | None) -> list[dict]:
-    """The authors' steps on whole arrays: dense Fast NMS, a full-image float plane per mask."""
-    scores = heads.scores[:, 1:]
-    anchors = np.flatnonzero(scores.max(axis=1) > 0.05)
-    scores, boxes = scores[anchors].T, heads.boxes[anchors]
-    order = np.argsort(-scores, axis=1, kind="stable")[:, :200]
-    ranked, corners = np.take_along_axis(scores, order, axis=1), boxes[order]
-    low = np.maximum(corners[:, :, None, :2], corners[:, None, :, :2])
-    high = np.minimum(corners[:, :, None, 2:], corners[:, None, :, 2:])
-    overlap = np.maximum(high - low, 0).prod(axis=-1)
-    area = (corners[..., 2:] - corners[..., :2]).prod(axis=-1)
-    iou = np.triu(overlap / (area[:, :, None] + area[:, None] - overlap), k=1)
-    kept = iou.max(axis=1) <= 0.5
-    scores, places = ranked[kept], order[kept]
-    best = np.argsort(-scores, kind="stable")[:100]
-    best = best[scores[best] >= (threshold or 0)]
-    boxes, chosen = boxes[places[best]], anchors[places[best]]
-    planes = 1 / (1 + np.exp(-(heads.prototypes @ heads.coefficients[chosen].T)))
-    masks = []
-    for index, box in enumerate(boxes):
-        plane = _crop(planes[:, :, index], box)
-        full = cv2.resize(plane, (width, height), interpolation=cv2.INTER_LINEAR) > 0.5
-        masks.append(coco.encode(np.asfortranarray(full, dtype=np.uint8)))
-    return masks
-
-
-def _crop(plane: np.ndarray, box: np.ndarray) -> np.ndarray:
-    rows, columns = (np.arange(size) for size in plane.shape)
-    x1, y1, x2, y2 = box * np.float32([plane.shape[1], plane.shape[0]] * 2)
-    inside_x = (columns >= max(min(x1, x2) - 1, 0)) & (columns < max(x1, x2) + 1)
-    inside_y = (rows >= max(min(y1, y2) - 1, 0)) & (rows < max(y1, y2) + 1)
-    return plane * (inside_y[:, None] & inside_x)
+FAMILIES = ("yolact",)
 
 
 def main() -> None:
     cv2.setNumThreads(1)
-    intake = Intake(InputSpec(), "image", "nchw", (550, 550), np.float32)
-    print("| image | objects | threshold | detections | ours, ms | baseline, ms | ratio |")
+    print("| form | image | objects | detections | ours, ms | plain, ms | ratio |")
     print("|---|---|---|---|---|---|---|")
-    for width, height in SIZES:
-        for objects in OBJECTS:
-            heads = make_heads(objects, objects)
-            raw = {name: array[None] for name, array in heads._asdict().items()}
-            tensors = [Tensor(name, array.shape, "float") for name, array in raw.items()]
-            decode = bind(tensors, {}, 80, intake)
-            frame = intake.frame(height, width)
-            for threshold in THRESHOLDS:
-
-                def ours(raw=raw, frame=frame, threshold=threshold, decode=decode) -> Detections:
-                    return decode(raw, frame, threshold=threshold)
-
-                def plain(heads=heads, h=height, w=width, threshold=threshold) -> list[dict]:
-                    return baseline(heads, h, w, threshold)
-
-                found = ours()
-                if len(found) + found.dropped != len(plain()):
-                    raise SystemExit("the two do not find the same: nothing to compare")
-                fast = min(timeit.repeat(ours, number=1, repeat=30)) * 1000
-                slow = min(timeit.repeat(plain, number=1, repeat=3)) * 1000
-                print(
-                    f"| {width}×{height} | {objects} | {threshold or 'none'} | {len(found)} "
-                    f"| {fast:.1f} | {slow:.0f} | {slow / fast:.0f}× |"
-                )
+    for family in sys.argv[1:] or FAMILIES:
+        for case in import_module(f"tests.bench.{family}").cases():
+            found = case.ours()
+            if len(found) + found.dropped != len(case.plain()):
+                raise SystemExit(f"{case.form}: the two do not find the same, nothing to compare")
+            fast = min(timeit.repeat(case.ours, number=1, repeat=30)) * 1000
+            slow = min(timeit.repeat(case.plain, number=1, repeat=3)) * 1000
+            print(
+                f"| {case.form} | {case.width}×{case.height} | {case.objects} | {len(found)} "
+                f"| {fast:.1f} | {slow:.0f} | {slow / fast:.0f}× |"
+            )
 
 
 if __name__ == "__main__":
