@@ -16,8 +16,8 @@ import msgspec
 from storage import get
 from storage.errors import StorageError
 from storage.uris import shown, storable
-from tasks.cards import Model, ModelError
-from tasks.categories import Category, UnknownClass, ids_of, renumber, with_ids
+from tasks.cards import Compute, Model, ModelError
+from tasks.categories import Category, UnknownClass, ids_of, mapped, renumber, with_ids
 from tasks.environment import whole_number
 from tasks.exits import OK, OVER_BUDGET, ended
 from tasks.folder import Folder, missing_shards, read_run
@@ -29,7 +29,10 @@ from tasks.shelf import find_model
 from tasks.submit import SHARD_SIZE, Sources, ask, continue_job, open_job, sources
 from tasks.summary import print_summary, summarise
 
-WORKER_PARTS = ("numpy", "cv2", "PIL", "pycocotools", "onnxruntime")
+WORKER_PARTS = ("numpy", "cv2", "PIL", "pycocotools")
+ENGINE_PARTS = {"onnx": ("onnxruntime", "worker"), "openvino": ("openvino", "openvino")}
+
+CategoryId = Annotated[int, msgspec.Meta(ge=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +45,13 @@ class Wishes:
     max_detections: int | None = None
     classes: Sequence[str] = ()
     category_ids: str = ""
+    category_map: str = ""
+    allow_unmatched: bool = False
+    runtime: str = ""
+    precision: Compute = "f32"
+    min_area: int = 0
+    fill_holes: int = 0
+    drop_specks: int = 0
     mask_format: Literal["rle", "polygon"] = "rle"
     reduced_decode: bool = True
     shard_size: int | None = None
@@ -71,12 +81,15 @@ def _standard_input(inputs: Sequence[str]) -> Iterator[BinaryIO | None]:
 
 
 def _annotate(given: Sources, wishes: Wishes, as_json: bool) -> int:
-    model, output = find_model(wishes.model), storable(wishes.output)
+    model, output = (
+        find_model(wishes.model, wishes.runtime, wishes.precision),
+        storable(wishes.output),
+    )
     asked = ask(given, model, settings_of(model, wishes), wishes.shard_size or SHARD_SIZE)
     there = None if wishes.overwrite else continue_job(output, asked)
     if there is not None and is_merged(there.folder, there.job):
         return _finish(*there, wishes.max_failures, as_json)
-    need_worker_parts()
+    need_worker_parts(model.engine)
     face = choose_face(as_json)
     child = Child(model)
     try:
@@ -105,26 +118,45 @@ def _annotate(given: Sources, wishes: Wishes, as_json: bool) -> int:
 
 
 def settings_of(model: Model, wishes: Wishes) -> Settings:
-    categories = _categories(model, wishes.category_ids)
+    categories, class_ids = _categories(model, wishes)
     return Settings(
         categories=categories,
+        class_ids=class_ids,
         threshold=wishes.threshold,
         max_detections=wishes.max_detections,
         keep=ids_of(categories, wishes.classes),
         mask_format=wishes.mask_format,
+        min_area=wishes.min_area,
+        fill_holes=wishes.fill_holes,
+        drop_specks=wishes.drop_specks,
         reduced_decode=wishes.reduced_decode,
         max_bytes=whole_number("MASKMILL_MAX_BYTES", 256 << 20, 1),
         max_pixels=whole_number("MASKMILL_MAX_PIXELS", 100_000_000, 1),
     )
 
 
-def _categories(model: Model, wish: str) -> tuple[Category, ...]:
+def _categories(
+    model: Model, wishes: Wishes
+) -> tuple[tuple[Category, ...], tuple[int | None, ...]]:
+    """The dataset's categories, and the id that each class of the network gets."""
     categories = model.card.category_list()
-    if not wish:
-        return categories
-    if wish in ("coco91", "contiguous"):
-        return renumber(categories, wish)
-    return with_ids(categories, _ids_in_file(wish), shown(wish))
+    places: Sequence[int | None] = range(len(categories))
+    if wishes.category_map:
+        mapping = _category_map(wishes.category_map)
+        categories, places = mapped(categories, mapping, allow_unmatched=wishes.allow_unmatched)
+    if wishes.category_ids in ("coco91", "contiguous"):
+        categories = renumber(categories, wishes.category_ids)
+    elif wishes.category_ids:
+        ids = _ids_in_file(wishes.category_ids)
+        categories = with_ids(categories, ids, shown(wishes.category_ids))
+    return categories, tuple(None if n is None else categories[n].id for n in places)
+
+
+def _category_map(path: str) -> dict[str, int | str]:
+    try:
+        return msgspec.json.decode(get(path), type=dict[str, CategoryId | str])
+    except (StorageError, msgspec.DecodeError) as exc:
+        raise UnknownClass(f"--category-map {shown(path)} cannot be read: {exc}") from exc
 
 
 def _ids_in_file(path: str) -> dict[str, int]:
@@ -133,16 +165,18 @@ def _ids_in_file(path: str) -> dict[str, int]:
         found = msgspec.json.decode(get(path), type=dict[str, Any])
         if isinstance(found.get("categories"), list):
             found = {each["name"]: each["id"] for each in found["categories"]}
-        return msgspec.convert(found, dict[str, Annotated[int, msgspec.Meta(ge=1)]])
+        return msgspec.convert(found, dict[str, CategoryId])
     except (StorageError, msgspec.DecodeError, KeyError, TypeError) as exc:
         raise UnknownClass(f"--category-ids {shown(path)} cannot be read: {exc}") from exc
 
 
-def need_worker_parts() -> None:
-    missing = [part for part in WORKER_PARTS if find_spec(part) is None]
+def need_worker_parts(engine: str = "onnx") -> None:
+    part, extra = ENGINE_PARTS.get(engine, (engine, "worker"))
+    missing = [each for each in (*WORKER_PARTS, part) if find_spec(each) is None]
     if missing:
+        extras = "worker" if extra == "worker" else f"worker,{extra}"
         raise ModelError(
-            f"running a model needs {', '.join(missing)}: pip install 'maskmill[worker]'"
+            f"running a model needs {', '.join(missing)}: pip install 'maskmill[{extras}]'"
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -74,6 +74,42 @@ def with_ids(
     return tuple(
         Category(id_by_name[each.name], each.name, each.supercategory) for each in categories
     )
+
+
+def mapped(
+    categories: Sequence[Category], mapping: Mapping[str, int | str], *, allow_unmatched: bool
+) -> tuple[tuple[Category, ...], tuple[int | None, ...]]:
+    """The categories that a mapping leads to, and which of them each class becomes; None: dropped.
+
+    Keys are names or ids of the model's classes, values names or ids of categories. Names that the
+    model has keep its ids, new names are numbered after its highest; new ids take the class's name.
+    """
+    wanted: dict[int, int | str] = {}
+    for word, target in mapping.items():
+        try:
+            wanted[ids_of(categories, [word])[0]] = target
+        except UnknownClass:
+            if not allow_unmatched:
+                raise
+    ids = {each.name: each.id for each in categories}
+    names = {each.id: each for each in categories}
+    made: dict[int, Category] = {}
+    places: list[int | None] = []
+    for each in categories:
+        target = wanted.get(each.id)
+        if target is None:
+            places.append(None)
+            continue
+        if isinstance(target, str):
+            number = ids.setdefault(target, max(ids.values()) + 1)
+            made.setdefault(number, names.get(number, Category(number, target)))
+        else:
+            number = target
+            made.setdefault(number, names.get(number, Category(number, each.name)))
+        places.append(list(made).index(number))
+    if not made:
+        raise UnknownClass("the category map names no class of the model: nothing would be left")
+    return tuple(made.values()), tuple(places)
 
 
 def ids_of(categories: Sequence[Category], wanted: Sequence[str]) -> tuple[int, ...]:

@@ -24,6 +24,16 @@ class MaskFormat(str, Enum):
     polygon = "polygon"
 
 
+class Runtime(str, Enum):
+    onnx = "onnx"
+    openvino = "openvino"
+
+
+class Precision(str, Enum):
+    f32 = "f32"
+    bf16 = "bf16"
+
+
 Inputs = Annotated[
     list[str],
     typer.Argument(
@@ -76,6 +86,27 @@ def annotate(
             help="coco91, contiguous, or a JSON file of ids by name (default: the card's)."
         ),
     ] = "",
+    category_map: Annotated[
+        str,
+        typer.Option(help="A JSON file of category names or ids by class; other classes drop out."),
+    ] = "",
+    allow_unmatched: Annotated[
+        bool,
+        typer.Option("--allow-unmatched", help="--category-map may name classes not in the model."),
+    ] = False,
+    runtime: Annotated[
+        Runtime | None, typer.Option(help="What runs the model (default: the build's usual one).")
+    ] = None,
+    precision: Annotated[
+        Precision, typer.Option(help="In what openvino computes a float model.")
+    ] = Precision.f32,
+    min_area: Annotated[int, typer.Option(min=0, max=MOST, help="Drop masks of fewer pixels.")] = 0,
+    fill_holes: Annotated[
+        int, typer.Option(min=0, max=MOST, help="Fill holes of fewer pixels.")
+    ] = 0,
+    drop_specks: Annotated[
+        int, typer.Option(min=0, max=MOST, help="Drop parts of a mask of fewer pixels.")
+    ] = 0,
     mask_format: Annotated[
         MaskFormat, typer.Option(help="How masks are written.")
     ] = MaskFormat.rle,
@@ -123,6 +154,13 @@ def annotate(
         max_detections=max_detections,
         classes=[word for word in classes.split(",") if word.strip()],
         category_ids=category_ids,
+        category_map=category_map,
+        allow_unmatched=allow_unmatched,
+        runtime=runtime.value if runtime else "",
+        precision=precision.value,
+        min_area=min_area,
+        fill_holes=fill_holes,
+        drop_specks=drop_specks,
         mask_format=mask_format.value,
         reduced_decode=not full_decode,
         shard_size=shard_size,

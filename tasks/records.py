@@ -24,11 +24,15 @@ class Item(msgspec.Struct, frozen=True):
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Everything besides the inputs and the model that the dataset's bytes depend on."""
 
-    categories: tuple[Category, ...]  # in the order of the network's class index
+    categories: tuple[Category, ...]  # of the dataset
+    class_ids: tuple[int | None, ...]  # the category of each of the network's classes; None: none
     threshold: float | None = None  # None: as the card says
     max_detections: int | None = None
     keep: tuple[int, ...] = ()  # category ids; empty means all
     mask_format: Literal["rle", "polygon"] = "rle"
+    min_area: int = 0  # pixels; what is smaller is dropped
+    fill_holes: int = 0  # holes of fewer pixels are filled
+    drop_specks: int = 0  # parts of fewer pixels are dropped
     reduced_decode: bool = True
     max_bytes: int
     max_pixels: int

@@ -23,6 +23,7 @@ from worker.images import BadImage, decode, read_header
 from worker.model import LoadedModel, Raw
 from worker.polygons import polygons
 from worker.preprocess import Frame
+from worker.refinement import refine
 from worker.runtimes import RunFailed
 
 # Wrong with one input; any other storage error is wrong with the store, and ends the attempt.
@@ -185,6 +186,7 @@ def finish(ran: Ran, model: LoadedModel, settings: Settings) -> Outcome:
         max_detections=settings.max_detections,
         keep_classes=_kept_classes(settings),
     )
+    found = refine(found, settings)
     item, frame = ran.item, ran.frame
     return Outcome(
         item,
@@ -195,10 +197,9 @@ def finish(ran: Ran, model: LoadedModel, settings: Settings) -> Outcome:
 
 
 def _kept_classes(settings: Settings) -> frozenset[int] | None:
-    if not settings.keep:
-        return None
-    kept = set(settings.keep)
-    return frozenset(n for n, each in enumerate(settings.categories) if each.id in kept)
+    kept = set(settings.keep) or {each.id for each in settings.categories}
+    classes = frozenset(n for n, number in enumerate(settings.class_ids) if number in kept)
+    return classes if len(classes) < len(settings.class_ids) else None
 
 
 def to_annotations(found: Detections, image_id: int, settings: Settings) -> Iterator[Annotation]:
@@ -207,10 +208,12 @@ def to_annotations(found: Detections, image_id: int, settings: Settings) -> Iter
     for (x1, y1, x2, y2), score, index, mask in zip(
         boxes, scores, classes, found.masks, strict=True
     ):
+        number = settings.class_ids[index]
+        assert number is not None  # the classes that lead nowhere are not kept
         outline, kept = polygons(mask) if settings.mask_format == "polygon" else ([], 1.0)
         yield Annotation(
             image_id=image_id,
-            category_id=settings.categories[index].id,
+            category_id=number,
             bbox=(round(x1, 2), round(y1, 2), round(x2 - x1, 2), round(y2 - y1, 2)),
             area=mask.area,
             segmentation=RleMask((mask.height, mask.width), mask.counts),

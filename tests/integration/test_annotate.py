@@ -203,6 +203,8 @@ def test_an_image_that_kills_its_process_costs_only_itself(
         (["{photos}", "--images-from", "{ids}"], ["is not in", "--extra-images"]),
         (["{ids}", "{ids2}"], ["both have the image id 5"]),
         (["ftp://host/x.jpg"], ["ftp", "not supported"]),
+        (["{photos}", "--precision", "bf16"], ["bf16", "openvino"]),
+        (["{photos}", "--category-map", "{ids}"], ["--category-map", "cannot be read"]),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else None,
 )
@@ -396,6 +398,29 @@ def test_classes_and_category_ids(tmp_path: Path, photos: Path, card: Path) -> N
     dataset = load(tmp_path / "out" / "instances.json")
     assert {each["category_id"] for each in dataset["annotations"]} == {30, 50}
     assert [each["id"] for each in dataset["categories"]] == [10, 20, 30, 40, 50]
+
+
+def test_a_category_map_and_tidied_masks(tmp_path: Path, photos: Path, card: Path) -> None:
+    mapping = tmp_path / "map.json"
+    mapping.write_text(json.dumps({"ash": "tree", "2": "tree", "elm": "elm"}))
+    command = ("annotate", photos, "-m", card, "--category-map", mapping)
+    assert maskmill(*command, "-o", tmp_path / "out").code == 0
+    assert maskmill(*command, "--min-area", 400, "-o", tmp_path / "large").code == 0
+    dataset = load(tmp_path / "out" / "instances.json")
+    assert [(each["id"], each["name"]) for each in dataset["categories"]] == [
+        (6, "tree"),
+        (5, "elm"),
+    ]
+    assert {each["category_id"] for each in dataset["annotations"]} == {5, 6}
+    large = load(tmp_path / "large" / "instances.json")["annotations"]
+    wanted = [each["bbox"] for each in dataset["annotations"] if each["area"] >= 400]
+    assert 0 < len(wanted) < len(dataset["annotations"])
+    assert [each["bbox"] for each in large] == wanted
+    mapping.write_text(json.dumps({"oak": "tree", "elm": "tree"}))
+    refused = maskmill(*command, "-o", tmp_path / "other")
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "'oak'" in refused.err
+    assert maskmill(*command, "--allow-unmatched", "-o", tmp_path / "other").code == 0
 
 
 def test_s3_in_and_out(tmp_path: Path, card: Path, s3: str, undisturbed: bytes) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tasks.cards import ModelError, read_card
-from tasks.categories import Category, UnknownClass, coco80, ids_of, renumber, with_ids
+from tasks.categories import Category, UnknownClass, coco80, ids_of, mapped, renumber, with_ids
 from tasks.shelf import find_model, zoo_cards
 from tests.graphs import write_model
 
@@ -75,3 +75,33 @@ def test_categories_are_chosen_and_renumbered() -> None:
         ids_of(own, ["dgo"])
     with pytest.raises(UnknownClass, match="'dog' is not among here"):
         with_ids(own, {"person": 5}, "here")
+
+
+CATS = (Category(3, "car"), Category(8, "truck"), Category(5, "cat"), Category(9, "dog"))
+
+
+@pytest.mark.parametrize(
+    ("mapping", "categories", "places"),
+    [
+        ({"car": "car"}, [(3, "car")], (0, None, None, None)),
+        ({"car": "vehicle", "8": "vehicle"}, [(10, "vehicle")], (0, 0, None, None)),
+        ({"CAR": "truck", "truck": "truck"}, [(8, "truck")], (0, 0, None, None)),
+        ({"cat": 1, "dog": 3}, [(1, "cat"), (3, "car")], (None, None, 0, 1)),
+        ({"dog": "x", "car": "y"}, [(10, "y"), (11, "x")], (0, None, None, 1)),
+        ({"car": "car", "cat": 3}, [(3, "car")], (0, None, 0, None)),
+    ],
+    ids=["kept", "two into a new one", "into one there is", "ids", "by the model's order", "both"],
+)
+def test_what_a_category_map_makes(mapping, categories, places) -> None:
+    made, found = mapped(CATS, mapping, allow_unmatched=False)
+    assert [(each.id, each.name) for each in made] == categories
+    assert found == places
+
+
+def test_a_category_map_that_does_not_match() -> None:
+    with pytest.raises(UnknownClass, match="'trcuk'; near it: truck"):
+        mapped(CATS, {"trcuk": "truck"}, allow_unmatched=False)
+    made, _ = mapped(CATS, {"bicycle": "car", "cat": "cat"}, allow_unmatched=True)
+    assert [each.name for each in made] == ["cat"]
+    with pytest.raises(UnknownClass, match="nothing would be left"):
+        mapped(CATS, {"bicycle": "car"}, allow_unmatched=True)

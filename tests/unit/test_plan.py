@@ -27,7 +27,7 @@ CARD = Card(name="x", family="yolact", builds=(), categories="coco80")
 
 
 def asked(shard_size: int = 3, **selection: object) -> Asked:
-    options = Settings(categories=coco80(), max_bytes=1, max_pixels=1)
+    options = Settings(categories=coco80(), class_ids=(), max_bytes=1, max_pixels=1)
     model = ModelRef(CARD, "x.onnx", "onnx", "fp32", "0" * 64)
     return Asked(("in",), Selection(**selection), model, options, shard_size)
 
