@@ -39,9 +39,11 @@ class InputSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     most size[1]; "native", as the picture is. The last two suit graphs that leave their size open.
     """
 
-    size: tuple[Positive, Positive] | None = None  # (height, width), only where the graph leaves it open
+    # (height, width), only where the graph leaves it open
+    size: tuple[Positive, Positive] | None = None
     fit: Fit = "stretch"
-    multiple: Positive = 1  # "sides", "native": zeros at the right and bottom up to a multiple of this
+    # "sides" and "native": zeros at the right and bottom, up to a multiple of this
+    multiple: Positive = 1
     color: Literal["rgb", "bgr"] = "rgb"
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[Spread, Spread, Spread] = (1.0, 1.0, 1.0)
