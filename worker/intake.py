@@ -22,6 +22,10 @@ _DTYPES: dict[str, type[np.generic]] = {
 # Besides the picture, graphs ask for no more than these, which follow from its frame.
 _IM_INFO = "im_info"  # (1, 3): height and width of the picture in the input, and its scale
 _PIXEL_MASK = "pixel_mask"  # (1, H, W): one where the picture is
+_DTYPES_BESIDE: dict[str, dict[str, type[np.generic]]] = {
+    _IM_INFO: {"float": np.float32},
+    _PIXEL_MASK: {"bool": np.bool_, "float": np.float32, "int32": np.int32, "int64": np.int64},
+}
 _EXPECTED = ["one picture (1, 3, H, W), (1, H, W, 3) or (3, H, W)"]
 
 
@@ -46,26 +50,39 @@ class Intake:
 
 
 def _beside(tensor: Tensor, frame: Frame) -> NDArray[np.generic]:
+    dtype = _DTYPES_BESIDE[tensor.name][tensor.dtype]
     if tensor.name == _IM_INFO:
-        said = (frame.content_height, frame.content_width, frame.scale_y)
-        return np.array([said], dtype=np.float32)
-    kind: type[np.generic] = {"bool": np.bool_, "float": np.float32}.get(tensor.dtype, np.int64)
-    mask = np.zeros((1, frame.input_height, frame.input_width), kind)
-    mask[:, : frame.content_height, : frame.content_width] = 1
+        return np.array([(frame.content_height, frame.content_width, frame.scale_y)], dtype)
+    mask = np.zeros((1, frame.input_height, frame.input_width), dtype)
+    bottom, right = frame.top + frame.content_height, frame.left + frame.content_width
+    mask[:, frame.top : bottom, frame.left : right] = 1
     return mask
 
 
 def bind_input(inputs: Sequence[Tensor], spec: InputSpec) -> Intake:
     """The graph's picture input as its card says; raises ModelMismatch where the two differ."""
     found = [str(each) for each in inputs]
-    beside = tuple(each for each in inputs if each.name in (_IM_INFO, _PIXEL_MASK))
+    beside = tuple(each for each in inputs if each.name in _DTYPES_BESIDE)
     pictures = [each for each in inputs if each not in beside]
     if len(pictures) != 1 or pictures[0].dtype not in _DTYPES:
         raise ModelMismatch("it does not take one picture", _EXPECTED, found)
     (picture,) = pictures
     layout, sides = _layout(picture, found)
     size = _size(sides, spec, found)
+    _check_beside(beside, size, found)
     return Intake(spec, picture.name, layout, size, _DTYPES[picture.dtype], beside)
+
+
+def _check_beside(beside: Sequence[Tensor], size: tuple[int, int] | None, found: list[str]) -> None:
+    shapes = {_IM_INFO: (1, 3), _PIXEL_MASK: (1, *(size or (None, None)))}
+    for each in beside:
+        shape, dtypes = shapes[each.name], _DTYPES_BESIDE[each.name]
+        fits = len(each.shape) == len(shape) and all(
+            here in (None, wanted) for here, wanted in zip(each.shape, shape, strict=True)
+        )
+        if not fits or each.dtype not in dtypes:
+            expected = [str(Tensor(each.name, shape, " or ".join(dtypes)))]
+            raise ModelMismatch(f"its {each.name} is not that of its picture", expected, found)
 
 
 def _layout(picture: Tensor, found: list[str]) -> tuple[Layout, tuple[int | None, int | None]]:

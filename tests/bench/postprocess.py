@@ -15,7 +15,7 @@ os.environ.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1", MKL_NUM_THREADS
 
 import cv2
 
-FAMILIES = ("yolact",)
+FAMILIES = ("yolact", "mask_rcnn", "detr", "yolo_seg")
 
 
 def main() -> None:

@@ -1,0 +1,239 @@
+"""The DETR family: one mask per query, without suppression. Raw outputs to Detections.
+
+DETR answers as its authors' PostProcessSegm does: of each query its best class, masks bilinear to
+the padded input, over one half, cut to the picture, then nearest to the image. Mask2Former and
+RF-DETR take the best of all queries and classes, as many as there are queries; Mask2Former weighs
+a class with how sure its mask is on a plane of fixed size, and gets to the image by nearest, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+import cv2
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.detections import Detections, ModelMismatch
+from worker.detr_outputs import Classes, Form, Outputs, Role, classes_of_columns, find_outputs
+from worker.nms import total_order
+from worker.surfaces import Grid, half_pixel, surface_masks
+
+if TYPE_CHECKING:
+    from worker.intake import Intake
+    from worker.preprocess import Frame
+    from worker.runtimes import Tensor
+
+Float32s = NDArray[np.float32]
+Float64s = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+# Where a card says nothing: what each form's published post-processing keeps.
+_SCORE_THRESHOLDS: dict[Form, float] = {"detr": 0, "mask2former": 0.5, "rf_detr": 0.3}
+_MASK2FORMER_SIDE = 384  # fixed in its post-processing, whatever the input
+
+
+class DetrOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The card's `[decode]` table: what names and sizes of the outputs do not tell."""
+
+    form: Form | None = None
+    classes: Classes | None = None
+    score_threshold: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+    outputs: dict[Role, str] = {}
+
+
+def bind(
+    outputs: Sequence[Tensor],
+    options_table: Mapping[str, object],
+    category_count: int,
+    intake: Intake,
+) -> DetrDecoder:
+    """The decoder of a graph with these outputs; raises ModelMismatch where they do not fit."""
+    found = [str(tensor) for tensor in outputs]
+    try:
+        options = msgspec.convert(options_table, DetrOptions)
+    except msgspec.ValidationError as exc:
+        reason = f"its [decode] table is not valid ({exc})"
+        raise ModelMismatch(reason, DetrOptions.__struct_fields__, list(options_table)) from exc
+    bound = find_outputs(outputs, options.form, options.outputs)
+    if bound.form == "rf_detr" and intake.spec.fit != "stretch":
+        expected = ['input.fit = "stretch"']
+        raise ModelMismatch("its boxes are parts of a stretched picture", expected, found)
+    least = options.score_threshold
+    return DetrDecoder(
+        bound,
+        classes_of_columns(bound, category_count, options.classes, found),
+        np.float32(_SCORE_THRESHOLDS[bound.form] if least is None else least),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class DetrDecoder:
+    outputs: Outputs
+    classes: Ints  # (C,) the category of each class column, or -1
+    least: np.float32
+
+    def __call__(
+        self,
+        raw: Mapping[str, NDArray[np.floating]],
+        frame: Frame,
+        threshold: float | None = None,
+        max_detections: int | None = None,
+        keep_classes: frozenset[int] | None = None,
+    ) -> Detections:
+        """The detections of one image.
+
+        `threshold` leaves out what scores below it and `keep_classes` all other classes, as if
+        filtered from the answer; `max_detections` are the best of what is left. A box that has no
+        area in the image or is not finite is left out; a mask that is empty counts as dropped.
+        """
+        heads = self._heads(raw)
+        scores = self._scores(heads["logits"])
+        wanted = self.classes >= 0
+        if keep_classes is not None:
+            wanted &= np.isin(self.classes, list(keep_classes))
+        passing = self._passing(scores, threshold) & wanted
+        if self.outputs.form == "mask2former":  # a mask only lowers a score
+            sure = np.ones((len(scores), 1), dtype=np.float32)
+            for place in np.flatnonzero(passing.any(axis=1)):
+                sure[place] = _certainty(heads["masks"][place])
+            scores = np.where(passing, scores, 0) * sure
+            passing &= self._passing(scores, threshold)
+        query, column = np.nonzero(passing)
+        boxes = _to_image(heads["boxes"][query], frame) if "boxes" in heads else None
+        found = _Found(query, scores[query, column], self.classes[column], boxes)
+        return _restore(found, heads["masks"], self._grid(heads["masks"], frame), max_detections)
+
+    def _heads(self, raw: Mapping[str, NDArray[np.floating]]) -> dict[Role, Float32s]:
+        """Logits (Q, C), masks (Q, P, R) and boxes (Q, 4), without the batch axis."""
+        names = self.outputs.names
+        heads = {role: np.asarray(raw[name][0], np.float32) for role, name in names.items()}
+        queries = {len(head) for head in heads.values()}
+        if heads["logits"].shape[1] != self.outputs.columns or len(queries) > 1:
+            expected = [f"{self.outputs.columns} classes, one number of queries in all outputs"]
+            given = [f"{name} {raw[name].shape}" for name in names.values()]
+            raise ModelMismatch("its outputs do not belong together", expected, given)
+        return heads
+
+    def _scores(self, logits: Float32s) -> Float32s:
+        """(Q, C): of each query its best class, or the best Q of all; minus infinity elsewhere.
+
+        What a logit that is not finite makes of its score, or its query's, is none.
+        """
+        if self.outputs.form == "rf_detr":
+            scores = np.where(np.isfinite(logits), _sigmoid(logits), -np.inf)
+        else:
+            scores = _softmax(logits)
+            scores[:, -1] = -np.inf
+        if self.outputs.form == "detr":
+            best = scores.argmax(axis=1) + np.arange(len(scores)) * scores.shape[1]
+        else:
+            best = np.argsort(-scores, axis=None, kind="stable")[: len(scores)]
+        chosen = np.full(scores.shape, -np.inf, dtype=np.float32)
+        chosen.flat[best] = scores.flat[best]
+        return chosen
+
+    def _passing(self, scores: Float32s, threshold: float | None) -> NDArray[np.bool_]:
+        # RF-DETR keeps what is over its threshold, Mask2Former what is not under it.
+        passing = scores > self.least if self.outputs.form == "rf_detr" else scores >= self.least
+        if threshold is not None:
+            passing &= scores.astype(np.float64) >= threshold
+        return passing
+
+    def _grid(self, planes: Float32s, frame: Frame) -> Grid:
+        """Where the image's pixels fall on the planes: from a side in between by nearest, but for
+        RF-DETR."""
+        axes = (
+            (frame.top, frame.content_height, frame.input_height, frame.image_height),
+            (frame.left, frame.content_width, frame.input_width, frame.image_width),
+        )
+        places = []
+        for cells, (start, length, whole, pixels) in zip(planes.shape[1:], axes, strict=True):
+            if self.outputs.form == "rf_detr":
+                places.append(half_pixel(cells, pixels))
+                continue
+            side = _MASK2FORMER_SIDE if self.outputs.form == "mask2former" else whole
+            start, length = round(start * side / whole), max(round(length * side / whole), 1)
+            inside = np.minimum(start + _nearest(length, pixels), side - 1)
+            places.append(half_pixel(cells, side)[inside])
+        return Grid(*places)
+
+
+class _Found(NamedTuple):
+    query: Ints
+    scores: Float32s
+    classes: Ints
+    boxes: Float64s | None  # where the graph gives none, a box is what its mask fills
+
+
+def _restore(found: _Found, planes: Float32s, grid: Grid, limit: int | None) -> Detections:
+    """Detections in image pixels, with masks; without boxes the limit takes the lower class and
+    query among equal scores."""
+    query, scores, classes, boxes = found
+    rough = np.tile([0.0, 0, 1, 1], (len(query), 1)) if boxes is None else boxes
+    solid = np.flatnonzero((rough[:, 2:] > rough[:, :2]).all(axis=1))
+    order = solid[total_order(rough[solid], scores[solid], classes[solid])][:limit]
+    height, width = len(grid.rows), len(grid.columns)
+    queries, back = np.unique(query[order], return_inverse=True)
+    made = surface_masks([planes[each] for each in queries], grid, height, width)
+    seen = [place for place, mask in enumerate(back) if made[mask].area]
+    kept, masks = order[seen], [made[mask] for mask in back[seen]]
+    if boxes is None:
+        x, y, w, h = np.array([mask.box for mask in masks], np.float64).reshape(-1, 4).T
+        tight = np.stack([x, y, x + w, y + h], axis=1)
+    else:
+        tight = boxes[kept]
+    final = total_order(tight, scores[kept], classes[kept])
+    return Detections(
+        boxes=tight[final],
+        scores=scores[kept[final]].astype(np.float64),
+        classes=classes[kept[final]],
+        masks=tuple(masks[place] for place in final),
+        height=height,
+        width=width,
+        dropped=len(order) - len(kept),
+    )
+
+
+def _nearest(length: int, pixels: int) -> Ints:
+    """(pixels,) the nearest of the places on a side, in float32, as PyTorch rounds it."""
+    step = np.float32(length) / np.float32(pixels)
+    places = np.floor(np.arange(pixels, dtype=np.float32) * step).astype(np.int64)
+    clipped: Ints = np.minimum(places, length - 1)
+    return clipped
+
+
+def _certainty(plane: Float32s) -> float:
+    """The mean probability of a plane's pixels that are on, at Mask2Former's size."""
+    size = (_MASK2FORMER_SIDE, _MASK2FORMER_SIDE)
+    finite = np.where(np.isfinite(plane), plane, np.float32(0))
+    surface: Float32s = np.asarray(cv2.resize(finite, size), dtype=np.float32)  # bilinear
+    on = surface[surface > 0]
+    return float(_sigmoid(on).sum(dtype=np.float64)) / (on.size + 1e-6)
+
+
+def _to_image(boxes: Float32s, frame: Frame) -> Float64s:
+    """(N, 4) centre x, centre y, width, height as parts of the picture, to clipped xyxy pixels;
+    without an area where they are not finite."""
+    parts = np.where(np.isfinite(boxes).all(axis=1, keepdims=True), boxes, 0)
+    size = np.array([frame.image_width, frame.image_height], dtype=np.float64)
+    centre, sides = parts[:, :2] * size, parts[:, 2:] * size
+    corners = np.hstack([centre - sides / 2, centre + sides / 2])
+    clipped: Float64s = np.clip(corners, 0, np.tile(size, 2))
+    return clipped
+
+
+def _softmax(logits: Float32s) -> Float32s:
+    with np.errstate(invalid="ignore"):
+        raised = np.exp(logits - logits.max(axis=1, keepdims=True))
+        parts = raised / raised.sum(axis=1, keepdims=True)
+    return np.where(np.isfinite(parts), parts, -np.inf).astype(np.float32)
+
+
+def _sigmoid(logits: Float32s) -> Float32s:
+    with np.errstate(over="ignore"):
+        parts: Float32s = np.reciprocal(1 + np.exp(-logits))
+    return parts
