@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -25,6 +26,7 @@ from storage.uris import Location
 Result = TypeVar("Result")
 
 _ATTEMPTS = 4
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
 _ERROR_BYTES = 4096
 _TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 
@@ -32,6 +34,21 @@ _TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 def open_versioned(location: Location) -> Opened:
     deadline = time.monotonic() + http_settings().deadline
     return _insist(lambda: _open(location, deadline))
+
+
+def open_from(location: Location, start: int, version: str) -> tuple[int, Opened]:
+    """The rest of an object that is still of `version`, from `start`; else all of it, from 0."""
+    deadline = time.monotonic() + http_settings().deadline
+    if start and version and not version.startswith("W/"):  # a weak ETag does not mean equal bytes
+        is_date = version.endswith(" GMT")
+        unless = {"Range": f"bytes={start}-", "If-Range": version if is_date else f'"{version}"'}
+        answer = _insist(lambda: follow(location, unless))
+        said = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
+        if answer.status == 206 and said is not None and int(said[1]) == start:
+            body = _Body(location.uri, answer, deadline)
+            return start, Opened(io.BufferedReader(body, CHUNK), int(said[2]), version)
+        answer.close()
+    return 0, _insist(lambda: _open(location, deadline))
 
 
 def get_versioned(location: Location, max_bytes: int | None) -> tuple[bytes, str]:

@@ -27,12 +27,14 @@ class Interrupted(Unreachable):
     """What may pass: worth another attempt."""
 
 
-def follow(location: Location) -> urllib3.BaseHTTPResponse:
-    """The first answer that is no redirect, its body unread."""
+def follow(
+    location: Location, conditions: Mapping[str, str] | None = None
+) -> urllib3.BaseHTTPResponse:
+    """The first answer that is no redirect, its body unread; `conditions` are more headers."""
     rules = http_settings()
     url = location.uri
     for _ in range(_MAX_REDIRECTS + 1):
-        answer = _ask(location.uri, urlsplit(url), rules)
+        answer = _ask(location.uri, urlsplit(url), rules, conditions or {})
         target = answer.headers.get("Location")
         if answer.status not in _REDIRECTS or not target:
             return answer
@@ -51,7 +53,9 @@ def _redirected(uri: str, url: str, target: str) -> str:
     return onward.uri
 
 
-def _ask(uri: str, url: SplitResult, rules: HttpSettings) -> urllib3.BaseHTTPResponse:
+def _ask(
+    uri: str, url: SplitResult, rules: HttpSettings, conditions: Mapping[str, str]
+) -> urllib3.BaseHTTPResponse:
     """One request, to the first checked address that takes the connection."""
     host = _ascii_host(uri, url.hostname or "")
     port = url.port or (443 if url.scheme == "https" else 80)
@@ -60,7 +64,7 @@ def _ask(uri: str, url: SplitResult, rules: HttpSettings) -> urllib3.BaseHTTPRes
     cause: Exception | None = None
     for address in addresses:
         try:
-            return _send(url, host, port, address, rules.timeout)
+            return _send(url, host, port, address, rules.timeout, conditions)
         except SSLError as error:
             raise Unreachable(uri, "could not be reached: its certificate is not valid") from error
         except HTTPError as error:
@@ -87,14 +91,19 @@ def _resolved(uri: str, host: str, port: int) -> list[Address]:
 
 
 def _send(
-    url: SplitResult, host: str, port: int, address: Address, timeout: float
+    url: SplitResult,
+    host: str,
+    port: int,
+    address: Address,
+    timeout: float,
+    conditions: Mapping[str, str],
 ) -> urllib3.BaseHTTPResponse:
     secure = {"server_hostname": host} if url.scheme == "https" else {}
     pool = pools(os.getpid()).connection_from_host(str(address), port, url.scheme, secure)
     return pool.urlopen(
         "GET",
         (url.path or "/") + (f"?{url.query}" if url.query else ""),
-        headers=_headers(url, host),
+        headers={**_headers(url, host), **conditions},
         timeout=urllib3.Timeout(connect=timeout, read=timeout),
         retries=False,
         redirect=False,

@@ -94,6 +94,20 @@ def open_write(uri: str) -> AbstractContextManager[BinaryIO]:
     return store.open_write(location)
 
 
+def open_from(uri: str, start: int, version: str) -> tuple[int, Opened]:
+    """An object that is still of `version` from byte `start` on, and where it starts.
+
+    That is 0 where it has changed, or its store cannot start in the middle.
+    """
+    store, location = _resolve(uri)
+    if location.scheme in ("http", "https"):
+        found: tuple[int, Opened] = import_module(_STORES["http"]).open_from(
+            location, start, version
+        )
+        return found
+    return 0, store.open_versioned(location)
+
+
 @contextmanager
 def open_read(uri: str) -> Iterator[BinaryIO]:
     """A stream over one object's bytes."""

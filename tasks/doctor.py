@@ -27,7 +27,7 @@ ENGINES = {
     "tflite-runtime": "tflite",
     "openvino": "openvino",
 }
-BUILT_IN = ("onnx",)  # engines that this version runs models with
+BUILT_IN = ("onnx", "openvino")  # engines that this version runs models with
 _SECRET = ("KEY", "SECRET", "TOKEN", "PASSWORD")
 
 

@@ -4,28 +4,63 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from storage.uris import shown, storable
+from storage import get, list_entries, open_read, put
+from storage.disk_errors import translating
+from storage.errors import NotFound
+from storage.uris import basename, below, relative, shown, storable
 from tasks.cards import ENGINES_BY_SUFFIX, Build, Card, Compute, Model, ModelError, read_card
+from tasks.recognise import derived_card
 
 ZOO = Path(__file__).parent / "zoo"
 
 
 def user_folder() -> Path:
     """Where a person's own cards and downloaded weights live."""
-    chosen = os.environ.get("MASKMILL_MODELS")
-    if chosen:
+    chosen = os.environ.get("MASKMILL_MODELS", "")
+    if chosen and not shared_folder():
         return Path(chosen)
     data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
     return Path(data) / "maskmill" / "models"
 
 
+def shared_folder() -> str:
+    """The folder that a team shares: MASKMILL_MODELS where that is a URI."""
+    chosen = os.environ.get("MASKMILL_MODELS", "")
+    return chosen if "://" in chosen else ""
+
+
+def cache_folder() -> Path:
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "maskmill" / "models"
+
+
 def zoo_cards() -> Iterator[Path]:
-    """The cards at hand: a person's own first, then the bundled ones."""
-    for folder in (user_folder(), ZOO):
-        yield from sorted(folder.glob("*.toml"))
+    """The cards at hand: a person's own first, then shared ones, then the bundled ones."""
+    yield from sorted(user_folder().glob("*.toml"))
+    if shared_folder():
+        for entry in list_entries(shared_folder()):
+            name = relative(entry.uri, shared_folder())
+            if name.endswith(".toml") and "/" not in name:
+                yield _shared_card(name)
+    yield from sorted(ZOO.glob("*.toml"))
+
+
+def is_shared(card_path: Path) -> bool:
+    return card_path.is_relative_to(cache_folder() / "cards")
+
+
+def _shared_card(name: str) -> Path:
+    """A card of the shared folder, in the cache under the hash of its bytes."""
+    data = get(below(shared_folder(), name), max_bytes=1 << 20)
+    place = cache_folder() / "cards" / hashlib.sha256(data).hexdigest() / name
+    if not place.is_file():
+        put(str(place), data)
+    return place
 
 
 def find_model(name: str, runtime: str = "", compute: Compute = "f32") -> Model:
@@ -33,37 +68,116 @@ def find_model(name: str, runtime: str = "", compute: Compute = "f32") -> Model:
 
     Of the builds that are here (and that `runtime` can run) the card's first is taken.
     """
-    path = _card_path(name)
-    card = read_card(path)
-    if Path(name).suffix.lower() in ENGINES_BY_SUFFIX:
-        build = next((each for each in card.builds if each.file == Path(name).name), None)
-        if build is None:
-            raise ModelError(f"the model card {path} has no build {Path(name).name!r}")
-        places = [(build, Path(name))]
-    else:
-        places = [(each, place) for each in card.builds for place in _places(path, card, each)]
+    path, card, places = builds_at(name)
     fitting = [(build, at) for build, at in places if not runtime or runtime in build.engines]
     if not fitting:
         raise ModelError(f"no build of {card.name} runs with {runtime}")
     for build, place in fitting:
-        if place.is_file():
-            engine = runtime or build.engines[0]
-            if compute != "f32" and engine != "openvino":
-                raise ModelError(f"{compute} is a precision of openvino, not of {engine}")
-            return Model(card, build, *_hashed(build, place), engine, compute)
+        if is_here(place):
+            return model_at(card, build, place, runtime, compute)
     first = fitting[0][0]
-    source = f"download it from {first.downloads[0].url} and " if first.downloads else ""
+    if is_shared(path) and Path(name).suffix.lower() != ".toml":  # one asked for by its name
+        fetch_shared(card, first)
+        return find_model(name, runtime, compute)
+    bring = any(each.url for each in first.downloads)
     raise ModelError(
-        f"the weights of {card.name} are not here: {source}"
+        f"the weights of {card.name} are not here: "
+        f"{f'maskmill models pull {card.name} brings them, or ' if bring else ''}"
         f"put {first.file} into {user_folder() / card.name}"
     )
 
 
-def _places(path: Path, card: Card, build: Build) -> list[Path]:
-    return [f / build.file for f in (path.parent, user_folder() / card.name, user_folder())]
+def builds_at(name: str) -> tuple[Path, Card, list[tuple[Build, Path]]]:
+    """A card, where it lies, and where each of its builds may; a network itself is one of them.
+
+    A network that tells all that a card says needs none.
+    """
+    place = Path(name)
+    if place.suffix.lower() not in ENGINES_BY_SUFFIX:
+        path = card_path(name)
+        card = read_card(path)
+        return (
+            path,
+            card,
+            [(each, at) for each in card.builds for at in places_of(path, card, each)],
+        )
+    if place.is_file() and not place.with_suffix(".toml").is_file():
+        card = derived_card(place)
+        return place, card, [(card.builds[0], place)]
+    path = card_path(name)
+    card = read_card(path)
+    build = next((each for each in card.builds if each.file == place.name), None)
+    if build is None:
+        raise ModelError(f"the model card {path} has no build {place.name!r}")
+    return path, card, [(build, place)]
 
 
-def _card_path(name: str) -> Path:
+def model_at(
+    card: Card, build: Build, place: Path, engine: str = "", compute: Compute = "f32"
+) -> Model:
+    """A build whose file is here, to be run by `engine` or its usual one."""
+    engine = engine or build.engines[0]
+    if compute != "f32" and engine != "openvino":
+        raise ModelError(f"{compute} is a precision of openvino, not of {engine}")
+    return Model(card, build, *_hashed(build, place), engine, compute)
+
+
+def is_here(place: Path) -> bool:
+    return all(part.is_file() for part in files_of(place))
+
+
+def places_of(path: Path, card: Card, build: Build) -> list[Path]:
+    """Where the file of a build may lie."""
+    places = [f / build.file for f in (path.parent, user_folder() / card.name, user_folder())]
+    cached = cache_folder() / build.sha256 / Path(build.file).name
+    return [*places, cached] if build.sha256 and is_shared(path) else places
+
+
+def fetch_shared(card: Card, build: Build) -> Path:
+    """A build's files out of the shared folder: in a folder of its name, or beside the card."""
+    if not build.sha256:
+        raise ModelError(
+            f"the card of {card.name} in {shown(shared_folder())} names no sha256 of {build.file},"
+            " which models in a shared folder need"
+        )
+    for remote in (f"{card.name}/{build.file}", build.file):
+        try:
+            return cached_build(below(shared_folder(), remote), build.sha256)
+        except NotFound:
+            continue
+    raise ModelError(
+        f"{shown(shared_folder())} has the card of {card.name}, but neither"
+        f" {card.name}/{build.file} nor {build.file}, whole"
+    )
+
+
+def cached_build(uri: str, sha256: str) -> Path:
+    """The network at `uri`, an .xml with its .bin, in the cache under the hash of its bytes.
+
+    Processes that fetch it at once each bring all of it; the first one's folder stays.
+    """
+    place = cache_folder() / sha256 / basename(uri)
+    if is_here(place):
+        return place
+    with translating(str(place), writing=True):
+        cache_folder().mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".incoming-", dir=cache_folder()) as temporary:
+            incoming = Path(temporary) / "files" / place.name
+            incoming.parent.mkdir()
+            for part in files_of(incoming):
+                remote = uri.removesuffix(incoming.suffix) + part.suffix
+                with open_read(remote) as stream, part.open("wb") as copy:
+                    shutil.copyfileobj(stream, copy, 1 << 20)
+            _require_digest(sha256, incoming, shown(uri))
+            try:
+                incoming.parent.rename(place.parent)
+            except OSError:
+                if not is_here(place):
+                    raise
+    return place
+
+
+def card_path(name: str) -> Path:
     suffix = Path(name).suffix.lower()
     if suffix == ".toml":
         return Path(name)
@@ -74,24 +188,35 @@ def _card_path(name: str) -> Path:
         if not beside.is_file():
             raise ModelError(f"{name} has no card: write {beside.name} beside it (see the README)")
         return beside
-    cards = {path.stem: path for path in reversed(list(zoo_cards()))}
-    if name not in cards:
-        known = ", ".join(sorted(cards)) or "none"
-        raise ModelError(f"there is no model {name!r}; the cards at hand: {known}")
-    return cards[name]
+    own, bundled = (folder / f"{name}.toml" for folder in (user_folder(), ZOO))
+    if own.is_file():
+        return own
+    try:
+        if shared_folder() and "/" not in name:
+            return _shared_card(f"{name}.toml")
+    except NotFound:
+        pass  # the bundled ones are left
+    if bundled.is_file():
+        return bundled
+    known = ", ".join(sorted({path.stem for path in zoo_cards()})) or "none"
+    raise ModelError(f"there is no model {name!r}; the cards at hand: {known}")
 
 
 def _hashed(build: Build, path: Path) -> tuple[str, str]:
     """The path in full, and the SHA-256 of the bytes: the card's, where it names one."""
     if storable(str(path)) != str(path):
         raise ModelError(f"the path of the model file {shown(str(path))} is not UTF-8; rename it")
+    return str(path.resolve()), _require_digest(build.sha256, path, f"the model file {path}")
+
+
+def _require_digest(expected: str, path: Path, said: str) -> str:
     found = digest(path)
-    if build.sha256 and build.sha256 != found:
+    if expected and expected != found:
         raise ModelError(
-            f"the model file {path} is not the one that its card names: "
-            f"SHA-256 {found[:16]}… instead of {build.sha256[:16]}…"
+            f"{said} is not the one that its card names: "
+            f"SHA-256 {found[:16]}… instead of {expected[:16]}…"
         )
-    return str(path.resolve()), found
+    return found
 
 
 def files_of(path: Path) -> list[Path]:

@@ -1,0 +1,200 @@
+"""`maskmill models add`: a network file becomes a model of one's own, with a card and a sample."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from storage import get
+from storage.disk_errors import translating
+from storage.errors import StorageError
+from storage.uris import shown, storable
+from tasks.cards import Build, Card, InputSpec, ModelError, read_card
+from tasks.categories import Category
+from tasks.check_model import print_report, try_build
+from tasks.exits import OK, ended
+from tasks.graph_file import GraphFile, read_graph
+from tasks.progress import say_json
+from tasks.recognise import ASKED, Categories, Draft, recognise
+from tasks.shelf import ZOO, digest, files_of, user_folder
+
+_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """What was typed of the model; what is empty the graph tells, or the person is asked for."""
+
+    name: str = ""
+    family: str = ""
+    categories: str = ""
+    color: str = ""
+    mean: str = ""
+    std: str = ""
+    fit: str = ""
+    image: str = ""
+    replace: bool = False
+
+
+def add(file: str, told: Told, as_json: bool) -> int:
+    return ended(lambda: _add(Path(storable(file)), told, as_json), as_json)
+
+
+def _add(file: Path, told: Told, as_json: bool) -> int:
+    name = told.name or file.stem
+    folder = user_folder() / name
+    _refuse_taken(name, folder, told.replace)
+    graph = read_graph(file)
+    if graph.weight_files:
+        outside = ", ".join(graph.weight_files)
+        raise ModelError(f"{file} keeps weights in {outside}: export it as one file")
+    draft = _draft(graph, told)
+    known = _answers(draft, told, not as_json and sys.stdin.isatty())
+    build = Build(file.name, sha256=digest(file))
+    card = _card(name, draft, known, build, graph.metadata.get("license", ""))
+    with translating(str(folder), writing=True):
+        user_folder().mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=user_folder()) as temporary:
+            staged = Path(temporary)
+            report = _stage(staged, file, card, draft, told.image)
+            if report["fits"] is False:
+                raise ModelError(f"{file} was not added: {report['problem']}")
+            _commit(staged, name)
+    report |= {"drawn": str(folder / "sample.jpg")} if report["fits"] else {}
+    if as_json:
+        say_json({"event": "added", "model": name, "card": f"{folder}.toml", "build": report})
+        return OK
+    print(f"{file.name} is a {draft.form}; its card is {folder}.toml")
+    print_report(report)
+    print(f"use it: maskmill annotate photos/ -m {name} -o out")
+    return OK
+
+
+def _refuse_taken(name: str, folder: Path, replace: bool) -> None:
+    if not re.fullmatch(_NAME, name):
+        raise ModelError(f"{name!r} is no name for a model: give --name of letters, digits, . _ -")
+    cards = (folder.parent / f"{name}.toml", ZOO / f"{name}.toml", folder)
+    taken = next((each for each in cards if each.exists()), None)
+    if taken is not None and not replace:
+        raise ModelError(f"there is a model {name} ({taken}): give another --name, or --replace")
+
+
+def _draft(graph: GraphFile, told: Told) -> Draft:
+    """A family that the person tells stands against the graph's; of it nothing is known then."""
+    found = None
+    try:
+        found = recognise(graph)
+    except ModelError as exc:
+        if not told.family:
+            raise ModelError(f"{exc}; tell it with --family") from exc
+    if found is not None and told.family in ("", found.family):
+        return found
+    return Draft(f"{told.family} network", told.family, unknown=tuple(ASKED))
+
+
+def _answers(draft: Draft, told: Told, terminal: bool) -> dict[str, str]:
+    """What the person says of the model, by option; asked for only on a terminal."""
+    known = {option: getattr(told, option) for option in ASKED if getattr(told, option)}
+    open_ = [option for option in draft.unknown if option not in known]
+    if open_ and not terminal:
+        told_by = ", ".join(f"--{option} ({ASKED[option]})" for option in open_)
+        raise ModelError(f"this {draft.form} does not tell all: give {told_by}")
+    try:
+        return known | {option: input(f"{ASKED[option]} (--{option}): ") for option in open_}
+    except EOFError:
+        raise ModelError("nothing was added: a question was left open") from None
+
+
+def _card(name: str, draft: Draft, known: dict[str, str], build: Build, license: str) -> Card:
+    spec = msgspec.to_builtins(draft.input)
+    spec |= {key: known[key].strip() for key in ("color", "fit") if key in known}
+    spec |= {key: known[key].split(",") for key in ("mean", "std") if key in known}
+    try:
+        filled = msgspec.convert(spec, InputSpec, strict=False)
+    except msgspec.ValidationError as exc:
+        raise ModelError(f"what was given of its input cannot be: {exc}") from exc
+    categories = _categories(known["categories"]) if "categories" in known else draft.categories
+    card = Card(name, draft.family, (build,), categories, filled, draft.decode, license=license)
+    return msgspec.structs.replace(card, description=f"{draft.form}, added from {build.file}")
+
+
+def _categories(word: str) -> Categories:
+    """coco80, names with commas between, or a JSON file: a list, or COCO's own `categories`."""
+    if word == "coco80":
+        return "coco80"
+    if not word.lower().endswith(".json"):
+        return tuple(each.strip() for each in word.split(",") if each.strip())
+    try:
+        found = msgspec.json.decode(get(word))
+        listed = found["categories"] if isinstance(found, dict) else found
+        return msgspec.convert(listed, tuple[str | Category, ...])
+    except (StorageError, msgspec.DecodeError, KeyError) as exc:
+        raise ModelError(f"--categories {shown(word)} cannot be read: {exc}") from exc
+
+
+def _stage(staged: Path, file: Path, card: Card, draft: Draft, image: str) -> dict[str, Any]:
+    """The card and its files in a folder of their own, tried there."""
+    weights = staged / card.name
+    weights.mkdir()
+    for part in files_of(file):
+        shutil.copyfile(part, weights / part.name)
+    path = staged / f"{card.name}.toml"
+    path.write_text(to_toml(card, draft.form), "utf-8")
+    card = read_card(path)
+    (build,) = card.builds
+    return try_build(
+        card, build, weights / file.name, build.engines[0], image, weights / "sample.jpg"
+    )
+
+
+def _commit(staged: Path, name: str) -> None:
+    """The card last: until it stands, the files are nobody's, and go where they came from."""
+    folder, before = user_folder() / name, staged / "before"
+    if folder.exists():
+        folder.rename(before)
+    try:
+        (staged / name).rename(folder)
+        (staged / f"{name}.toml").replace(user_folder() / f"{name}.toml")
+    except OSError:
+        if folder.exists():
+            folder.rename(staged / name)
+        if before.exists():
+            before.rename(folder)
+        raise
+
+
+def to_toml(card: Card, form: str) -> str:
+    """The card for people to read and change; read_card gives the same card back."""
+    said = msgspec.to_builtins(card)
+    lines = [f"# A {form}. Made by maskmill models add from the file below."]
+    keys = ("name", "family", "description", "license", "categories")
+    lines += [f"{key} = {_toml(said[key])}" for key in keys if said[key]]
+    lines += ["", "# mean and std are on levels 0…255, in the order of color.", "[input]"]
+    spec = {key: value for key, value in said["input"].items() if value is not None}
+    lines += [f"{key} = {_toml(value)}" for key, value in spec.items()]
+    if card.decode:
+        lines += [
+            "",
+            "[decode]",
+            *(f"{key} = {_toml(value)}" for key, value in card.decode.items()),
+        ]
+    for build in said["builds"]:
+        lines += ["", "[[builds]]"]
+        lines += [f"{key} = {_toml(build[key])}" for key in ("file", "precision", "sha256")]
+    return "\n".join(lines) + "\n"
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"{{ {', '.join(f'{key} = {_toml(each)}' for key, each in value.items())} }}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_toml, value))}]"
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

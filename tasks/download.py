@@ -1,0 +1,131 @@
+"""One published file onto this disk: resumed where it broke off, verified, renamed when whole."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from io import FileIO
+from pathlib import Path
+
+from storage import open_from
+from storage.disk_errors import translating
+from storage.errors import Unreachable
+from storage.streams import CHUNK, Opened
+from tasks.cards import Download, ModelError
+
+Told = Callable[[int, int | None], None]  # bytes done, and of how many where that is known
+
+
+def download(wanted: Download, target: Path, told: Told) -> None:
+    """Bring `wanted` to `target`; what came so far stays in a .part beside it for the next time."""
+    part = target.with_name(target.name + ".part")
+    with translating(str(target), writing=True):
+        part.parent.mkdir(parents=True, exist_ok=True)
+        with _alone(part) as file:
+            if target.exists():  # another process was faster
+                part.unlink()
+                return
+            try:
+                _fill(file, wanted, _version_of(target), told)
+                os.fsync(file.fileno())
+                _require_published(part, wanted)
+                part.rename(target)
+            except ModelError:
+                part.unlink()
+                raise
+            finally:
+                if not part.exists():
+                    _version_of(target).unlink(missing_ok=True)
+
+
+def difference(path: Path, wanted: Download) -> str:
+    """How a file differs from what is published of it; empty where it does not."""
+    size = path.stat().st_size
+    if wanted.size not in (None, size):
+        return f"expected {wanted.size} bytes, found {size}"
+    for kind, expected in (("sha384", wanted.sha384), ("sha256", wanted.sha256)):
+        if expected and (found := checksum(path, kind)) != expected.lower():
+            return f"expected {kind.upper()} {expected}, found {found}"
+    return ""
+
+
+def checksum(path: Path, kind: str) -> str:
+    found = hashlib.new(kind)
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            found.update(chunk)
+    return found.hexdigest()
+
+
+def _require_published(part: Path, wanted: Download) -> None:
+    why = difference(part, wanted)
+    if why:
+        raise ModelError(
+            f"what came from {wanted.url} is not the file that was published or came first: {why};"
+            " it was not kept"
+        )
+
+
+def _version_of(target: Path) -> Path:
+    """Where the version is kept that the bytes in the .part are of."""
+    return target.with_name(target.name + ".part-version")
+
+
+@contextmanager
+def _alone(part: Path) -> Iterator[FileIO]:
+    """The .part, open for one process at a time; one that was renamed meanwhile is opened anew."""
+    while True:
+        with part.open("ab", buffering=0) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if _is_still(part, file):
+                yield file
+                return
+
+
+def _is_still(part: Path, file: FileIO) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), part.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _fill(file: FileIO, wanted: Download, version_at: Path, told: Told) -> None:
+    """Append until all is there. A break is taken up again for as long as that gets further."""
+    done = furthest = os.fstat(file.fileno()).st_size
+    while done != wanted.size:
+        version = version_at.read_text("utf-8") if version_at.exists() else ""
+        start, opened = open_from(wanted.url, done, version)
+        if not start:
+            file.truncate(0)
+        with opened.stream:
+            _require_size(opened, wanted)
+            version_at.write_text(opened.version, "utf-8")
+            try:
+                _copy(opened, file, start, told)
+                return
+            except Unreachable:
+                done = os.fstat(file.fileno()).st_size
+                if done <= furthest:
+                    raise
+                furthest = done
+
+
+def _copy(opened: Opened, file: FileIO, done: int, told: Told) -> None:
+    told(done, opened.size)
+    while chunk := opened.stream.read1(CHUNK):  # type: ignore[attr-defined]
+        rest = memoryview(chunk)
+        while rest:  # an unbuffered write may take less, as when the disk is nearly full
+            rest = rest[file.write(rest) :]
+        done += len(chunk)
+        told(done, opened.size)
+
+
+def _require_size(opened: Opened, wanted: Download) -> None:
+    if wanted.size is not None and opened.size not in (None, wanted.size):
+        raise ModelError(
+            f"{wanted.url} is not the file that was published:"
+            f" expected {wanted.size} bytes, found {opened.size}; nothing was downloaded"
+        )

@@ -1,0 +1,176 @@
+"""`maskmill models list` and `show`: what the cards say, and what the files that are here say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from textwrap import wrap
+from typing import Any
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from tasks.cards import Build, Card, ModelError, read_card
+from tasks.exits import OK, ended
+from tasks.graph_file import read_graph
+from tasks.progress import say_json
+from tasks.shelf import card_path, files_of, is_here, is_shared, places_of, zoo_cards
+
+Facts = dict[str, Any]
+
+_COLUMNS = ("model", "network, input", "box/mask AP", "cost", "runs on", "weights")
+_UNKNOWN = "–"
+# What an empty field means, where it is not that no source publishes it.
+_EMPTY = {
+    "path": "not here",
+    "graph": "not here",
+    "takes": "what its graph says",
+    "input": "the card's",
+    "decode": "as usual",
+    "notes": "none",
+}
+
+
+def list_models(as_json: bool) -> int:
+    return ended(lambda: _list(as_json), as_json)
+
+
+def show_model(name: str, as_json: bool) -> int:
+    return ended(lambda: _show(card_path(name), as_json), as_json)
+
+
+def _list(as_json: bool) -> int:
+    first_of_name = {path.stem: path for path in reversed(list(zoo_cards()))}
+    models = [_listed(first_of_name[name]) for name in sorted(first_of_name)]
+    if as_json:
+        say_json({"event": "models", "models": models})
+        return OK
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 1, 0))
+    for heading in _COLUMNS:
+        table.add_column(heading, overflow="fold", no_wrap=heading in ("model", "box/mask AP"))
+    for model in models:
+        table.add_row(*([model["name"], model["problem"]] if "problem" in model else _cells(model)))
+    console = Console(highlight=False, markup=False)
+    console.width = max(console.width, 100)
+    console.print(table)
+    console.print(
+        f"AP is in percent and as published, or with * measured by us; {_UNKNOWN} is not known"
+    )
+    return OK
+
+
+def _listed(path: Path) -> Facts:
+    """A card that cannot be read says so in its place."""
+    try:
+        return _known(path, read_card(path))
+    except ModelError as exc:
+        return {"name": path.stem, "card": str(path), "problem": str(exc)}
+
+
+def _show(path: Path, as_json: bool) -> int:
+    model = _known(path, read_card(path))
+    if as_json:
+        say_json({"event": "model", **model})
+    else:
+        print("\n".join(_lines(model, "")))
+    return OK
+
+
+def _known(path: Path, card: Card) -> Facts:
+    """A card and what its files say, as one record; a file's own figure replaces the card's."""
+    model: Facts = msgspec.to_builtins(card)
+    builds = [_build(path, card, each) for each in card.builds]
+    graphs = [each["graph"] for each in builds if each["graph"]]
+    for count in (each["parameters"] for each in graphs if each["parameters"]):
+        model["facts"]["parameters"] = f"{count / 1e6:.2f}M"
+        break
+    del model["input"]["size"]
+    shape = card.input.size or (graphs[0]["shape"] if graphs else ())
+    return model | {
+        "card": str(path),
+        "shared": is_shared(path),
+        "takes": "×".join("?" if side is None else str(side) for side in shape),
+        "engines": list(dict.fromkeys(engine for each in card.builds for engine in each.engines)),
+        "builds": builds,
+    }
+
+
+def _build(path: Path, card: Card, build: Build) -> Facts:
+    here = next((place for place in places_of(path, card, build) if is_here(place)), None)
+    graph = _graph(here) if here else None
+    own = [str(each) for each in files_of(Path(build.file))]
+    sizes = [each.size or 0 for each in build.downloads if each.file in own]
+    published = sum(sizes) if sizes and all(sizes) else None
+    said: Facts = msgspec.to_builtins(build)
+    return said | {
+        "engines": list(build.engines),
+        "path": str(here) if here else None,
+        "bytes": sum(part.stat().st_size for part in files_of(here)) if here else published,
+        "graph": graph,
+    }
+
+
+def _graph(place: Path) -> Facts | None:
+    """What the file says of itself, where it is of a kind that can be looked into."""
+    try:
+        graph = read_graph(place)
+    except ModelError:
+        return None
+    return {
+        "format": graph.format_version,
+        # An int8 build keeps few of its weights as floats.
+        "parameters": graph.parameters,
+        "shape": list(graph.inputs[0].shape),
+        "inputs": [str(each) for each in graph.inputs],
+        "outputs": [str(each) for each in graph.outputs],
+    }
+
+
+def _cells(model: Facts) -> Iterator[str]:
+    facts, builds = model["facts"], model["builds"]
+    yield "\n".join(wrap(model["name"], 22))
+    picture = f"{model['takes'] or _UNKNOWN} {model['input']['fit']}"
+    yield "\n".join(filter(None, (facts["backbone"], facts["dataset"], picture)))
+    yield "\n".join(
+        f"{precision} {figures}"
+        for precision in ("fp32", "int8")
+        for figures in list(_figures(facts["accuracy"], precision)) or [_UNKNOWN]
+    )
+    sizes = [
+        f"{each['precision']} {each['bytes'] / 1e6:.1f} MB" for each in builds if each["bytes"]
+    ]
+    yield "\n".join(filter(None, (facts["operations"], facts["parameters"], *sizes))) or _UNKNOWN
+    yield "\n".join((*facts["boards"], *model["engines"]))
+    here = dict.fromkeys(f"{each['precision']} here" for each in builds if each["path"])
+    yield "\n".join(here) or ("shared" if model["shared"] else "not here")
+
+
+def _figures(accuracy: Facts, precision: str) -> Iterator[str]:
+    """The figures of a precision: "fp32", or "fp32/…" for another protocol."""
+    for key, said in accuracy.items():
+        if key.partition("/")[0] == precision:
+            box, mask, mean = (_percent(said[f"{name}_ap"]) for name in ("box", "mask", "mean"))
+            both = f"{mean} mean" if box == mask == _UNKNOWN else f"{box}/{mask}"
+            yield both + ("*" if said["source"] == "measured" else "")
+
+
+def _percent(value: float | None) -> str:
+    return _UNKNOWN if value is None else f"{100 * value:.4g}"
+
+
+def _lines(record: Facts, indent: str) -> Iterator[str]:
+    """A record as indented lines, where what is empty says why."""
+    for name, value in record.items():
+        many = isinstance(value, (list, tuple))
+        if isinstance(value, dict) and value:
+            yield f"{indent}{name}"
+            yield from _lines(value, indent + "  ")
+        elif many and value and isinstance(value[0], dict):
+            for each in value:
+                yield f"{indent}{name.removesuffix('s')}"
+                yield from _lines(each, indent + "  ")
+        else:
+            text = ", ".join(map(str, value)) if many else value
+            empty = text in (None, "", {})
+            yield f"{indent}{name:<12}{_EMPTY.get(name, 'not published') if empty else text}"

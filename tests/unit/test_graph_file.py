@@ -1,0 +1,332 @@
+"""A network file looked into without a runtime, against what the onnx package and runtimes say."""
+
+from __future__ import annotations
+
+import time
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+from tasks.cards import ModelError
+from tasks.graph_file import GraphFile, GraphTensor, read_graph
+from tests.graphs import write_model
+
+DTYPES = {TensorProto.FLOAT: "float", TensorProto.INT64: "int64", TensorProto.BOOL: "bool"}
+FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
+
+
+def plain(path: Path) -> GraphFile:
+    """The same by the onnx package."""
+    model = onnx.load(path, load_external_data=False)
+    stored = {each.name for each in model.graph.initializer}
+    weights = [each for each in model.graph.initializer if each.data_type in FLOATS]
+    outside = {
+        pair.value
+        for each in model.graph.initializer
+        if each.data_location == TensorProto.EXTERNAL
+        for pair in each.external_data
+        if pair.key == "location"
+    }
+    opset = next(each.version for each in model.opset_import if not each.domain)
+    return GraphFile(
+        tuple(_tensor(each) for each in model.graph.input if each.name not in stored),
+        tuple(_tensor(each) for each in model.graph.output),
+        {each.key: each.value for each in model.metadata_props},
+        sum(int(np.prod(each.dims)) for each in weights) or None,
+        path.stat().st_size,
+        f"ONNX IR {model.ir_version}, opset {opset}",
+        tuple(sorted(outside)),
+    )
+
+
+def _tensor(value: onnx.ValueInfoProto) -> GraphTensor:
+    kind = value.type.tensor_type
+    sizes = [dim.dim_value if dim.dim_value > 0 else None for dim in kind.shape.dim]
+    return GraphTensor(value.name, tuple(sizes), DTYPES[kind.elem_type])
+
+
+def write_onnx(path: Path, **changes: Any) -> Path:
+    """A graph with what the canned ones lack: open sizes, other types, metadata, old inputs."""
+    value = helper.make_tensor_value_info
+    weights = [
+        numpy_helper.from_array(np.ones((4, 3), np.float32), "w"),
+        numpy_helper.from_array(np.float16(2), "scalar"),
+        numpy_helper.from_array(np.ones((5, 5), np.int8), "quantised"),
+        helper.make_tensor("none", TensorProto.FLOAT, [0, 7], []),
+    ]
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["a"], ["y"]), helper.make_node("Identity", ["m"], ["z"])],
+        "odd",
+        [
+            value("a", TensorProto.FLOAT, ["batch", 3, None, 640]),
+            value("m", TensorProto.BOOL, []),
+            value("w", TensorProto.FLOAT, [4, 3]),
+        ],
+        [value("y", TensorProto.FLOAT, None), value("z", TensorProto.BOOL, [])],
+        changes.get("weights", weights),
+    )
+    opsets = [helper.make_opsetid("ai.onnx.ml", 3), helper.make_opsetid("", 17)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
+    names = {"names": "{0: 'Käse', 1: 'b'}", "task": "segment"}
+    helper.set_model_props(model, names)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+@pytest.mark.parametrize("form", ["a", "b", "g", "odd", "bundled"])
+def test_onnx_as_the_onnx_package_reads_it(tmp_path: Path, form: Any) -> None:
+    if form == "bundled":
+        path = Path(__file__).parents[2] / "tasks" / "zoo" / "shapes.onnx"
+    elif form == "odd":
+        path = write_onnx(tmp_path / "odd.onnx")
+    else:
+        path = write_model(tmp_path, form).with_suffix(".onnx")
+    found = read_graph(path)
+    assert found == plain(path)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    assert [each.name for each in session.get_inputs()] == [each.name for each in found.inputs]
+    assert [each.name for each in session.get_outputs()] == [each.name for each in found.outputs]
+
+
+def test_what_the_odd_graph_says(tmp_path: Path) -> None:
+    found = read_graph(write_onnx(tmp_path / "odd.onnx"))
+    assert list(map(str, found.inputs)) == ["a (?×3×?×640 float)", "m ( bool)"]
+    assert found.metadata["names"] == "{0: 'Käse', 1: 'b'}"
+    assert found.parameters == 4 * 3 + 1
+    assert found.format_version == "ONNX IR 9, opset 17"
+
+
+def test_weights_in_a_file_of_their_own_are_named(tmp_path: Path) -> None:
+    path = write_onnx(tmp_path / "m.onnx")
+    onnx.save(
+        onnx.load(path),
+        path,
+        save_as_external_data=True,
+        location="m.data",
+        size_threshold=0,
+    )
+    assert read_graph(path).weight_files == ("m.data",)
+
+
+def test_weights_are_not_read(tmp_path: Path) -> None:
+    big = numpy_helper.from_array(np.zeros((3000, 3000), np.float32), "w")
+    path = write_onnx(tmp_path / "big.onnx", weights=[big])
+    del big
+    tracemalloc.start()
+    found = read_graph(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found.parameters == 9_000_000
+    assert found.file_size > 36_000_000
+    assert peak < 1_000_000
+
+
+def test_no_prefix_of_a_network_is_one(tmp_path: Path) -> None:
+    data = write_onnx(tmp_path / "odd.onnx").read_bytes()
+    cut = tmp_path / "cut.onnx"
+    whole = 0
+    for length in range(len(data)):
+        cut.write_bytes(data[:length])
+        whole += _sentence_or_graph(cut)
+    # The graph stands before metadata and opsets: only a cut between those goes unnoticed.
+    assert whole <= 5
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_damaged_files_are_a_sentence_or_a_graph(tmp_path: Path, data: st.DataObject) -> None:
+    original = bytearray(write_onnx(tmp_path / "odd.onnx").read_bytes())
+    for _ in range(data.draw(st.integers(1, 6))):
+        at = data.draw(st.integers(0, len(original) - 1))
+        end = at + data.draw(st.integers(0, 3))
+        original[at:end] = data.draw(st.binary(max_size=8))
+    path = tmp_path / "damaged.onnx"
+    path.write_bytes(original)
+    _sentence_or_graph(path)
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.binary(max_size=400))
+def test_any_bytes_are_a_sentence_or_a_graph(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "any.onnx"
+    path.write_bytes(data)
+    _sentence_or_graph(path)
+
+
+def _sentence_or_graph(path: Path) -> bool:
+    """Whether it is a graph; that it is none is said in one line that names the file."""
+    try:
+        graph = read_graph(path)
+    except ModelError as exc:
+        said = str(exc)
+    else:
+        assert graph.inputs
+        assert graph.outputs
+        return True
+    assert "\n" not in said
+    assert str(path) in said
+    return False
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "no graph"),
+        (b"this is no network", "damaged"),
+        (b"\x3a\x00", "no inputs"),
+        (b"\x3a\x80\x80\x80\x80\x80\x80\x80\x80\x80\x01", "damaged"),
+        (b"\x08\x01" * 400_000, "more parts"),
+        (b"\x3a\x04\x2a\x02\x42\x00" + b"\x00" * 9, "no graph|damaged"),
+    ],
+    ids=["empty", "text", "empty graph", "negative length", "a million fields", "field zero"],
+)
+def test_what_is_no_network_is_one_sentence(tmp_path: Path, data: bytes, words: str) -> None:
+    path = tmp_path / "x.onnx"
+    path.write_bytes(data)
+    start = time.monotonic()
+    with pytest.raises(ModelError, match=words):
+        read_graph(path)
+    assert time.monotonic() - start < 20
+
+
+def test_a_weight_of_endless_axes_is_refused(tmp_path: Path) -> None:
+    """Their product would be a number of millions of digits."""
+    dims = b"\xff\xff\xff\xff\xff\xff\xff\xff\x7f" * 100_000
+    tensor = b"\x0a" + _varint(len(dims)) + dims + b"\x10\x01"
+    graph = b"\x2a" + _varint(len(tensor)) + tensor
+    path = tmp_path / "x.onnx"
+    path.write_bytes(b"\x3a" + _varint(len(graph)) + graph)
+    with pytest.raises(ModelError, match="100000 axes"):
+        read_graph(path)
+
+
+def _varint(number: int) -> bytes:
+    parts = []
+    while number > 0x7F:
+        parts.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*parts, number])
+
+
+def test_other_files(tmp_path: Path) -> None:
+    (tmp_path / "x.tflite").write_bytes(b"")
+    with pytest.raises(ModelError, match=r"no \.onnx and no \.xml"):
+        read_graph(tmp_path / "x.tflite")
+    with pytest.raises(ModelError, match="there is no model file"):
+        read_graph(tmp_path / "nowhere.onnx")
+    (tmp_path / "folder.onnx").mkdir()
+    with pytest.raises(ModelError, match="cannot be read"):
+        read_graph(tmp_path / "folder.onnx")
+
+
+def write_ir(folder: Path, form: Any = "b") -> tuple[Path, Any]:
+    """An OpenVINO IR of a canned graph as Ultralytics writes them, and the runtime's module."""
+    pytest.importorskip("openvino")
+    from worker import openvino_runtime
+
+    model = openvino_runtime.ov.convert_model(write_model(folder, form).with_suffix(".onnx"))
+    model.set_rt_info("YOLO", ["model_info", "model_type"])
+    model.set_rt_info(["traffic_light", "car"], ["model_info", "labels"])
+    path = folder / "canned.xml"
+    openvino_runtime.ov.save_model(model, path)
+    return path, openvino_runtime
+
+
+@pytest.mark.parametrize("form", ["a", "b", "g"])
+def test_ir_as_openvino_reads_it(tmp_path: Path, form: Any) -> None:
+    from worker.settings import WorkerSettings
+
+    path, engine = write_ir(tmp_path, form)
+    found = read_graph(path)
+    loaded = engine.load(str(path), "f32", WorkerSettings(threads=1))
+    for ours, theirs in ((found.inputs, loaded.inputs), (found.outputs, loaded.outputs)):
+        assert [each[:2] for each in ours] == [(each.name, each.shape) for each in theirs]
+    assert found.metadata == {"labels": "traffic_light car", "model_type": "YOLO"}
+    assert found.parameters == plain(path.with_suffix(".onnx")).parameters
+    assert found.file_size == path.stat().st_size + path.with_suffix(".bin").stat().st_size
+    assert found.format_version == "OpenVINO IR 11"
+    path.with_suffix(".bin").unlink()
+    with pytest.raises(ModelError, match=r"there is no model file .*canned\.bin"):
+        read_graph(path)
+
+
+# As the converter of 2019 wrote them: one layer with two outputs, and no names of tensors.
+OLD = """<?xml version="1.0"?>
+<net name="old" version="10"><layers>
+<layer id="0" name="im_data" type="Parameter"><data shape="1,3,480,?" element_type="f32"/>
+<output><port id="0" precision="FP32"><dim>1</dim><dim>3</dim><dim>480</dim><dim>-1</dim></port>
+</output></layer>
+<layer id="1" name="w" type="Const"><data element_type="f32" shape="2,3" offset="0" size="24"/>
+<output><port id="0" precision="FP32"><dim>2</dim><dim>3</dim></port></output></layer>
+<layer id="2" name="split" type="Split"><output>
+<port id="2" precision="FP32"><dim>1</dim></port>
+<port id="3" precision="I64"><dim>7</dim></port></output></layer>
+<layer id="3" name="boxes/sink_port_0" type="Result"/>
+<layer id="4" name="classes/sink_port_0" type="Result"/></layers>
+<edges><edge from-layer="0" from-port="0" to-layer="2" to-port="0"/>
+<edge from-layer="2" from-port="2" to-layer="3" to-port="0"/>
+<edge from-layer="2" from-port="3" to-layer="4" to-port="0"/></edges></net>
+"""
+
+
+def test_an_ir_without_names_of_tensors(tmp_path: Path) -> None:
+    path = tmp_path / "old.xml"
+    path.write_text(OLD)
+    path.with_suffix(".bin").write_bytes(b"")
+    found = read_graph(path)
+    assert found.inputs == (GraphTensor("im_data", (1, 3, 480, None), "float"),)
+    assert found.outputs == (
+        GraphTensor("boxes", (1,), "float"),
+        GraphTensor("classes", (7,), "int64"),
+    )
+    assert found.parameters == 6
+
+
+BOMB = '<!DOCTYPE net [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;">]><net version="&b;"></net>'
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (BOMB, "DOCTYPE"),
+        ("<net>", "no element|not well-formed|unclosed"),
+        ("<html></html>", "no <net>"),
+        ("<net><layers><layer type='Parameter' name='p'/></layers></net>", "no such port"),
+        (OLD.replace(">480<", ">high<"), "high"),
+        (OLD.replace("<dim>7</dim>", "<dim>9" + "9" * 5000 + "</dim>"), "whole one"),
+        (OLD.replace("Result", "Nothing"), "no inputs or no outputs"),
+    ],
+    ids=["entities", "cut", "other", "no port", "no number", "huge", "no results"],
+)
+def test_an_xml_that_is_no_network(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "x.xml"
+    path.write_text(text)
+    path.with_suffix(".bin").write_bytes(b"")
+    with pytest.raises(ModelError, match=words):
+        read_graph(path)
+
+
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_a_damaged_xml_is_a_sentence_or_a_graph(tmp_path: Path, data: st.DataObject) -> None:
+    text = OLD.encode()
+    at = data.draw(st.integers(0, len(text)))
+    end = at + data.draw(st.integers(0, 40))
+    path = tmp_path / "x.xml"
+    path.write_bytes(text[:at] + data.draw(st.binary(max_size=6)) + text[end:])
+    path.with_suffix(".bin").write_bytes(b"")
+    _sentence_or_graph(path)

@@ -1,0 +1,70 @@
+"""One build tried for real: loaded, run on a picture, and what it found drawn."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections import Counter
+from typing import Any
+
+import msgspec
+from PIL import Image
+
+from storage import get, put
+from tasks.cards import Model, ModelError
+from tasks.inputs import InputError
+from tasks.records import Item, Settings
+from worker.detections import ModelMismatch
+from worker.drawing import draw
+from worker.images import decode, read_header
+from worker.model import load_model
+from worker.settings import read_settings
+from worker.shard import Stopwatch, annotate_one
+from worker.sheet import SHOWN, TILE_MINIMUM
+
+
+def check_build(model: Model, settings: Settings, picture: str, drawing: str) -> dict[str, Any]:
+    """What the build is and finds, or why it cannot be used; InputError for a bad picture."""
+    start = time.perf_counter()
+    try:
+        loaded = load_model(model, read_settings())
+        seconds = time.perf_counter() - start
+        outcome = annotate_one(Item(1, picture, picture), loaded, settings, Stopwatch())
+    except ModelMismatch as exc:
+        tensors = {"expected": exc.expected, "found": exc.found}
+        return {"fits": False, "problem": str(exc), **tensors}
+    except (ModelError, ValueError) as exc:
+        return {"fits": False, "problem": str(exc)}
+    if outcome.failure is not None:
+        if outcome.failure.stage == "model":
+            return {"fits": False, "problem": outcome.failure.message}
+        raise InputError(f"{outcome.failure.uri}: {outcome.failure.message}")
+    names = {each.id: each.name for each in settings.categories}
+    records = [msgspec.to_builtins(each) for each in outcome.annotations]
+    _draw([each for each in records if each["score"] >= SHOWN], names, settings, picture, drawing)
+    return {
+        "fits": True,
+        "version": loaded.engine_version,
+        "inputs": [str(each) for each in loaded.runtime.inputs],
+        "outputs": [str(each) for each in loaded.runtime.outputs],
+        "load_seconds": round(seconds, 3),
+        "detections": dict(Counter(names[each["category_id"]] for each in records)),
+        "drawn": drawing,
+        "drawn_from_score": SHOWN,
+    }
+
+
+def _draw(
+    records: list[dict[str, Any]],
+    names: dict[int, str],
+    settings: Settings,
+    picture: str,
+    drawing: str,
+) -> None:
+    data = get(picture, max_bytes=settings.max_bytes)
+    header = read_header(data, max_pixels=settings.max_pixels)
+    pixels = decode(data, header, TILE_MINIMUM)
+    file = io.BytesIO()
+    drawn = draw(pixels, records, names, (header.height, header.width))
+    Image.fromarray(drawn).save(file, "JPEG", quality=90)
+    put(drawing, file.getvalue())
