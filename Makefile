@@ -11,7 +11,7 @@ RECIPE_READY = .venv-recipe/.ready
 RUN ?= runs/new
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench recipe-setup recipe-shapes recipe-test fullsize lock clean
+.PHONY: help setup demo fleet-demo test chaos lint format bench recipe-setup recipe-shapes recipe-test fullsize lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -25,8 +25,14 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY) ## annotate the bundled images with the bundled model and judge the result
 	$(BIN)/maskmill demo -o demo-out
 
+fleet-demo: $(READY) ## a broker, an S3 store, two workers and beat as plain processes; then the same job alone
+	$(BIN)/python deploy/fleet_demo.py
+
 test: $(READY) ## all tests; they start the services that they need
 	$(BIN)/python -m pytest
+
+chaos: $(READY) ## every fault of the list, and a soak that kills anything at any time (CHAOS_MINUTES, CHAOS_KILLS)
+	$(BIN)/python -m pytest tests/chaos
 
 lint: $(READY) ## formatter, linter and strict types
 	$(BIN)/ruff format --check .
@@ -68,4 +74,4 @@ lock: $(READY) ## constraints.txt anew, for every supported Python
 	mv constraints.new constraints.txt
 
 clean: ## remove what the targets made
-	rm -rf $(VENV) .venv-recipe demo-out build *.egg-info
+	rm -rf $(VENV) .venv-recipe demo-out fleet-demo-out build *.egg-info

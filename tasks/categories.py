@@ -96,10 +96,10 @@ def mapped(
     made: dict[int, Category] = {}
     places: list[int | None] = []
     for each in categories:
-        target = wanted.get(each.id)
-        if target is None:
+        if each.id not in wanted:
             places.append(None)
             continue
+        target = wanted[each.id]
         if isinstance(target, str):
             number = ids.setdefault(target, max(ids.values()) + 1)
             made.setdefault(number, names.get(number, Category(number, target)))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tasks.annotate import Wishes, annotate
+from tasks.annotate import annotate
 from tasks.evaluate import measure, print_report
 from tasks.exits import OK, ended
 from tasks.progress import say_json
 from tasks.records import Selection
+from tasks.wishes import Wishes
 
 IMAGES = Path(__file__).resolve().parent.parent / "worker" / "demo"
 

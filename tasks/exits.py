@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 
 from storage.errors import BadSetting, BadUri, StorageError
+from tasks.broker import BrokerDown
 from tasks.cards import ModelError
 from tasks.categories import UnknownClass
 from tasks.environment import SettingError
@@ -26,7 +27,7 @@ _WRONG = (
     SettingError,
     UnknownClass,
 )
-_STOPPED = (JobError, StorageError, Stopped)
+_STOPPED = (BrokerDown, JobError, StorageError, Stopped)
 
 
 def ended(command: Callable[[], int], as_json: bool) -> int:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, TypeVar
 
 import msgspec
@@ -13,11 +14,13 @@ from storage import Entry, delete, get, head, list_entries, put
 from storage.errors import NotFound
 from storage.uris import join, shown
 from tasks.ordered import ordered_map
-from tasks.records import SCHEMA, Attempt, Item, Job, Shard, encode
+from tasks.records import SCHEMA, Annotation, Attempt, Failure, Item, Job, Retry, Shard, encode
 
 SHEET = "contact-sheet.jpg"
 READERS = 8
 T = TypeVar("T")
+
+ShardName = int | str  # a planned shard's number, or the hash that names a part of an open job
 
 
 class JobError(Exception):
@@ -28,6 +31,10 @@ class JobDiffers(JobError):
     """The output holds a job that was asked for in other words."""
 
 
+def _stem(shard: ShardName) -> str:
+    return f"{shard:05d}" if isinstance(shard, int) else shard
+
+
 @dataclass(frozen=True)
 class Folder:
     """A job folder and the run in it that job.json names."""
@@ -35,17 +42,19 @@ class Folder:
     uri: str
     run: str
 
-    def plan(self, shard: int) -> str:
-        return join(self.uri, f"plan/{self.run}/{shard:05d}.jsonl")
+    def plan(self, shard: ShardName) -> str:
+        return join(self.uri, f"plan/{self.run}/{_stem(shard)}.jsonl")
 
-    def shard(self, shard: int) -> str:
-        return join(self.uri, f"shards/{self.run}/{shard:05d}.json")
+    def shard(self, shard: ShardName, generation: int = 0) -> str:
+        again = f".r{generation}" if generation else ""
+        return join(self.uri, f"shards/{self.run}/{_stem(shard)}{again}.json")
 
-    def attempts(self, shard: int) -> str:
-        return join(self.uri, f"attempts/{self.run}/{shard:05d}")
+    def retry(self, generation: int) -> str:
+        return join(self.uri, f"retries/{self.run}/{generation:03d}.json")
 
-    def attempt(self, shard: int, number: int) -> str:
-        return join(self.attempts(shard), f"{number:03d}.json")
+    def attempts(self, shard: ShardName, generation: int = 0) -> str:
+        again = f".r{generation}" if generation else ""
+        return join(self.uri, f"attempts/{self.run}/{_stem(shard)}{again}")
 
     def file(self, name: str) -> str:
         return join(self.uri, name)
@@ -63,14 +72,40 @@ def read_job(uri: str) -> Job | None:
     return job
 
 
-def read_plan(folder: Folder, shard: int) -> tuple[Item, ...]:
+def read_plan(folder: Folder, shard: ShardName) -> tuple[Item, ...]:
     uri = folder.plan(shard)
     return tuple(_decoded(line, Item, uri) for line in get(uri).splitlines())
 
 
-def read_shard(folder: Folder, shard: int) -> Shard:
-    uri = folder.shard(shard)
+def read_shard(folder: Folder, shard: ShardName, generation: int = 0) -> Shard:
+    uri = folder.shard(shard, generation)
     return _decoded(get(uri), Shard, uri)
+
+
+def whole_shard(folder: Folder, shard: ShardName, generations: Iterable[int]) -> Shard:
+    """A shard with each input as the highest generation that tried it left it."""
+    whole = read_shard(folder, shard)
+    for generation in sorted(set(generations) - {0}):
+        again = read_shard(folder, shard, generation)
+        tried = {image.id for image in again.images} | {each.image_id for each in again.failures}
+        images = [each for each in whole.images if each.id not in tried]
+        annotations = [each for each in whole.annotations if each.image_id not in tried]
+        failures = [each for each in whole.failures if each.image_id not in tried]
+        whole = msgspec.structs.replace(
+            whole,
+            images=tuple(sorted([*images, *again.images], key=lambda each: each.id)),
+            annotations=_in_plan_order(annotations, again.annotations),
+            failures=_in_plan_order(failures, again.failures),
+            empty_masks=whole.empty_masks + again.empty_masks,
+        )
+    return whole
+
+
+R = TypeVar("R", Annotation, Failure)
+
+
+def _in_plan_order(kept: Iterable[R], again: Iterable[R]) -> tuple[R, ...]:
+    return tuple(sorted(chain(kept, again), key=lambda each: each.image_id))
 
 
 def read_run(folder: Folder) -> dict[str, Any] | None:
@@ -85,29 +120,91 @@ def read_run(folder: Folder) -> dict[str, Any] | None:
     return record
 
 
-def missing_shards(folder: Folder, shards: int) -> list[int]:
-    """Shard numbers with no object yet, ascending, from one listing."""
-    done = bytearray(shards)
-    for number in _numbers(join(folder.uri, f"shards/{folder.run}/")):
-        if number < shards:
-            done[number] = 1
-    return [number for number in range(shards) if not done[number]]
+def missing_shards(folder: Folder, job: Job) -> list[ShardName]:
+    """Shards with an object still to come, in order: one listing, and one of the retries."""
+    done = written(folder)
+    parts: Iterable[ShardName] = range(job.counts.shards)
+    if job.open:
+        parts = sorted(stem for stem, _ in _names(join(folder.uri, f"plan/{folder.run}/")))
+    missing = {shard for shard in parts if 0 not in done.get(shard, ())}
+    for generation, retry in read_retries(folder).items():
+        missing |= {shard for shard in retry.shards if generation not in done.get(shard, ())}
+    return sorted(missing)
+
+
+def count_parts(folder: Folder) -> int:
+    """How many plan parts there are."""
+    return sum(1 for _ in _names(join(folder.uri, f"plan/{folder.run}/")))
+
+
+def written(folder: Folder) -> dict[ShardName, set[int]]:
+    """The generations that are there of each shard."""
+    done: dict[ShardName, set[int]] = {}
+    for stem, rest in _names(join(folder.uri, f"shards/{folder.run}/")):
+        shard: ShardName = int(stem) if stem.isdigit() and len(stem) < 16 else stem
+        if rest == "json":
+            done.setdefault(shard, set()).add(0)
+        elif rest.startswith("r") and rest[1:].partition(".")[0].isdigit():
+            done.setdefault(shard, set()).add(int(rest[1:].partition(".")[0]))
+    return done
+
+
+def read_retries(folder: Folder) -> dict[int, Retry]:
+    """What was asked to be tried again, by generation."""
+    return {
+        number: _decoded(get(folder.retry(number)), Retry, folder.retry(number))
+        for number in sorted(_numbers(join(folder.uri, f"retries/{folder.run}/")))
+    }
 
 
 def _numbers(prefix: str) -> Iterator[int]:
+    return (int(stem) for stem, _ in _names(prefix) if stem.isdigit())
+
+
+def _names(prefix: str) -> Iterator[tuple[str, str]]:
+    """The names below a prefix, cut at the first dot."""
     try:
         for entry in list_entries(prefix):
-            stem = entry.uri.rpartition("/")[2].partition(".")[0]
-            if stem.isdigit():
-                yield int(stem)
+            stem, _, rest = entry.uri.rpartition("/")[2].partition(".")
+            yield stem, rest
     except NotFound:
         return
 
 
-def read_attempts(folder: Folder, shard: int) -> dict[int, Attempt]:
+def generation_due(folder: Folder, shard: ShardName) -> int | None:
+    """Which object of a shard is still to come, if any is."""
+    if not exists(folder.shard(shard)):
+        return 0
+    for generation, retry in read_retries(folder).items():
+        if shard in retry.shards and not exists(folder.shard(shard, generation)):
+            return generation
+    return None
+
+
+def items_due(folder: Folder, shard: ShardName, generation: int) -> tuple[Item, ...]:
+    """The shard's items; in a later generation those whose failures are to be tried again."""
+    items = read_plan(folder, shard)
+    if generation == 0:
+        return items
+    stages = read_retries(folder)[generation].stages
+    earlier = (g for g in range(1, generation) if exists(folder.shard(shard, g)))
+    failed = {
+        each.image_id
+        for each in whole_shard(folder, shard, earlier).failures
+        if not stages or each.stage in stages
+    }
+    return tuple(item for item in items if item.id in failed)
+
+
+def attempt_uri(attempts: str, number: int) -> str:
+    return join(attempts, f"{number:03d}.json")
+
+
+def read_attempts(attempts: str) -> dict[int, Attempt]:
+    """The attempts in `Folder.attempts(…)`, by number."""
     return {
-        number: _decoded(get(folder.attempt(shard, number)), Attempt, folder.attempts(shard))
-        for number in _numbers(folder.attempts(shard) + "/")
+        number: _decoded(get(attempt_uri(attempts, number)), Attempt, attempts)
+        for number in _numbers(attempts + "/")
     }
 
 
@@ -131,7 +228,7 @@ def write_attempt(uri: str, attempt: Attempt) -> None:
 
 def delete_run(folder: Folder) -> None:
     """A run that job.json names no longer, or never did. Nothing but its own folders is touched."""
-    for part in ("plan", "shards", "attempts"):
+    for part in ("plan", "shards", "attempts", "retries"):
         try:
             for entry in list_entries(join(folder.uri, f"{part}/{folder.run}/")):
                 delete(entry.uri)

@@ -39,6 +39,7 @@ class Found:
     version: str | None = None
     id: int | None = None  # the id that a COCO file gives it
     is_image: bool = True
+    size: int = -1  # in bytes, where a listing tells it
 
 
 class ListLine(msgspec.Struct, forbid_unknown_fields=True):
@@ -115,6 +116,7 @@ def _listed(root: str, entries: Iterator[Entry]) -> Iterator[Found]:
                 name,
                 entry.version,
                 is_image=is_image,
+                size=entry.size,
             )
     except NotFound:
         raise InputError(f"no inputs match {shown(root)}") from None

@@ -24,7 +24,7 @@ Event = dict[str, Any]
 
 # The child finds our packages by their place, never by the working directory, which may well have
 # a folder called `worker` or `tasks` of its own.
-_BOOT = "import sys; sys.path[0] = sys.argv.pop(); from worker.local import main; main()"
+_BOOT = "import sys; sys.path[0] = sys.argv.pop(); from {} import main; main()"
 _ROOT = str(Path(__file__).resolve().parent.parent)
 STOP_S = 60.0
 IDLE_DEATHS = 3
@@ -48,11 +48,11 @@ class Child:
     def __init__(self, model: Model) -> None:
         self._errors = tempfile.TemporaryFile(prefix="maskmill-worker-")  # noqa: SIM115 - closed by close()
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _BOOT, _ROOT],
+            child_command("worker.local"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            env=_environment(),
+            env=child_environment(),
             start_new_session=True,  # Ctrl-C is for the parent, which asks the child to stop
         )
         self.events: queue.Queue[Event] = queue.Queue()
@@ -99,7 +99,11 @@ class Child:
         self.events.put({"event": "exit", "code": self._process.wait()})
 
 
-def _environment() -> dict[str, str]:
+def child_command(module: str) -> list[str]:
+    return [sys.executable, "-c", _BOOT.format(module), _ROOT]
+
+
+def child_environment() -> dict[str, str]:
     """One BLAS thread beside the runtime's own, since post-processing runs while the network does;
     and few malloc arenas, since one a thread would keep what each once needed."""
     chosen = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
@@ -115,7 +119,7 @@ def await_ready(child: Child) -> None:
         if event["event"] == "refused":
             raise Refused(event["message"])
         if event["event"] == "exit":
-            how = _death(event["code"])
+            how = death(event["code"])
             raise Refused(f"the worker process {how} while loading the model: {child.last_words()}")
 
 
@@ -139,7 +143,7 @@ def run(
             child.close()
         if merged:
             return
-        reason = _death(code)
+        reason = death(code)
         if code >= 0:
             raise Stopped(f"the worker process {reason}: {words}")
         in_hand = bury(folder, partial(_is_by, child.name), "died")
@@ -178,7 +182,7 @@ def _drain(child: Child) -> None:
         return
 
 
-def _death(code: int) -> str:
+def death(code: int) -> str:
     return f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
 
 
@@ -188,10 +192,10 @@ def _gone(worker: str) -> bool:
     host, _, pids = rest.partition(":")
     if kind != "local" or host != socket.gethostname():
         return False
-    return not all(_alive(int(pid)) for pid in pids.split(":"))
+    return not all(alive(int(pid)) for pid in pids.split(":"))
 
 
-def _alive(pid: int) -> bool:
+def alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -6,7 +6,7 @@ import hashlib
 import heapq
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -23,8 +23,10 @@ from tasks.folder import (
     every_attempt,
     exists,
     read_job,
+    read_retries,
     read_run,
-    read_shard,
+    whole_shard,
+    written,
 )
 from tasks.ordered import ordered_map
 from tasks.provenance import producer_versions
@@ -32,6 +34,7 @@ from tasks.records import Annotation, Job, Shard, encode
 
 FILES = ("instances.json", "results.json", "failures.jsonl")
 READERS = 4
+PARTIAL = "partial/"
 PICKS = 12  # images on the contact sheet
 
 
@@ -41,7 +44,10 @@ class Edited(JobError):
 
 class Picked(msgspec.Struct, frozen=True):
     image: int
-    shard: int
+    shard: int | str
+
+
+Draw = Callable[[Folder, Job, list[Picked]], bool]
 
 
 @dataclass
@@ -57,18 +63,32 @@ class Merged:
     kinds: dict[bytes, Any] = field(default_factory=dict)
     picks: list[Picked] = field(default_factory=list)
     sha256: str = ""
+    generation: int = 0  # of the latest retry that it takes in
 
 
-def merge(folder: Folder, job: Job, *, replace_edited: bool = False) -> Merged:
+def merge_all(folder: Folder, job: Job, draw: Draw, *, replace_edited: bool = False) -> None:
+    """The dataset of a finished job, its contact sheet, and last the seal."""
+    merged = merge(folder, job, replace_edited=replace_edited)
+    seal(folder, job, merged, drawn=draw(folder, job, merged.picks))
+
+
+def merge_part(folder: Folder, job: Job) -> str:
+    """What is there of an unfinished job, in a folder of its own; that folder's URI."""
+    merged = merge(folder, job, into=PARTIAL)
+    seal(folder, job, merged, drawn=False, into=PARTIAL)
+    return folder.file(PARTIAL)
+
+
+def merge(folder: Folder, job: Job, *, replace_edited: bool = False, into: str = "") -> Merged:
     """Write instances.json, results.json and failures.jsonl; `seal` comes when all else is done."""
-    merged = Merged()
-    before = _sealed_hash(folder)
+    merged = Merged(generation=max(read_retries(folder), default=0))
+    before = _sealed_hash(folder) if not into else None
     with ExitStack() as stack:
         spool = stack.enter_context(tempfile.TemporaryFile(prefix="maskmill-merge-"))
-        instances = _Hashing(stack.enter_context(open_write(folder.file("instances.json"))))
-        results = stack.enter_context(open_write(folder.file("results.json")))
-        failures = stack.enter_context(open_write(folder.file("failures.jsonl")))
-        _write_all(folder, job, merged, instances, results, failures, spool)
+        instances = _Hashing(stack.enter_context(open_write(folder.file(into + "instances.json"))))
+        results = stack.enter_context(open_write(folder.file(into + "results.json")))
+        failures = stack.enter_context(open_write(folder.file(into + "failures.jsonl")))
+        _write_all(folder, job, merged, instances, results, failures, spool, bool(into))
         merged.sha256 = instances.digest.hexdigest()
         # With no seal it is a merge that was cut off: a new job refuses a folder with such a file.
         if before is not None and not replace_edited:
@@ -77,19 +97,21 @@ def merge(folder: Folder, job: Job, *, replace_edited: bool = False) -> Merged:
     return merged
 
 
-def seal(folder: Folder, job: Job, merged: Merged, *, drawn: bool) -> None:
+def seal(folder: Folder, job: Job, merged: Merged, *, drawn: bool, into: str = "") -> None:
     """Write run.json, last: a job is merged when it says so and the files that it names are there.
 
     One that is cut off before this is merged again, to the same bytes.
     """
     files = [*FILES, *([SHEET] if drawn else [])]
     record = {**_run_record(folder, job, merged), "files": files}
-    put(folder.file("run.json"), msgspec.json.format(encode(record)))
+    put(folder.file(into + "run.json"), msgspec.json.format(encode(record)))
 
 
 def is_merged(folder: Folder, job: Job) -> bool:
     record = read_run(folder)
     if record is None or record["run"] != job.run:
+        return False
+    if record.get("generation", 0) != max(read_retries(folder), default=0):
         return False
     return all(exists(folder.file(name)) for name in record["files"])
 
@@ -112,6 +134,7 @@ def _write_all(
     results: BinaryIO,
     failures: BinaryIO,
     spool: BinaryIO,
+    partial: bool,
 ) -> None:
     """One pass over the shards; annotations wait in a spool file until all images are written."""
     polygons = job.asked.settings.mask_format == "polygon"
@@ -119,7 +142,7 @@ def _write_all(
     instances.write(b'"images":[')
     results.write(b"[")
     draws: list[tuple[bool, bytes, Picked]] = []
-    for shard in _shards(folder, job.counts.shards):
+    for shard in _shards(folder, job, partial):
         for image in shard.images:
             instances.write((b",\n" if merged.images else b"\n") + encode(image))
             merged.images += 1
@@ -136,7 +159,7 @@ def _write_all(
         merged.empty_masks += shard.empty_masks
         merged.kinds[encode(shard.produced_by)] = shard.produced_by
         _draw(draws, shard)
-    if merged.images + merged.failures != job.counts.items:
+    if not partial and merged.images + merged.failures != job.counts.items:
         raise JobError(
             f"{folder.uri} does not add up: {merged.images} images and {merged.failures} failures"
             f" for {job.counts.items} inputs"
@@ -151,11 +174,15 @@ def _write_all(
     merged.picks = [pick for _, _, pick in sorted(draws, key=lambda draw: draw[2].image)]
 
 
-def _shards(folder: Folder, count: int) -> Iterator[Shard]:
+def _shards(folder: Folder, job: Job, partial: bool) -> Iterator[Shard]:
+    done = written(folder)
+
+    def read(number: int) -> Shard:
+        return whole_shard(folder, number, done.get(number, ()))
+
+    wanted = [n for n in range(job.counts.shards) if n in done or not partial]
     with ThreadPoolExecutor(READERS) as pool:
-        yield from ordered_map(
-            pool, lambda number: read_shard(folder, number), range(count), window=READERS
-        )
+        yield from ordered_map(pool, read, wanted, window=READERS)
 
 
 def _dataset_record(each: Annotation, number: int, polygons: bool) -> dict[str, Any]:
@@ -237,6 +264,7 @@ def _run_record(folder: Folder, job: Job, merged: Merged) -> dict[str, Any]:
         workers.add(attempt.worker)
     return {
         "run": job.run,
+        "generation": merged.generation,
         "instances_sha256": merged.sha256,
         "inputs": job.counts.items,
         "images": merged.images,

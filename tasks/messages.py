@@ -5,20 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from celery import Celery
 
-from tasks.records import SCHEMA, Job
+from tasks.records import SCHEMA
 
 SHARD = "maskmill.shard"
 MERGE = "maskmill.merge"
-DEFAULT_QUEUE = "celery"  # Celery's own default, so that a bare client needs to know nothing
-LARGE_JOB = 100  # jobs of more shards than this go to the low queue
+SUBMIT = "maskmill.submit"
+RECONCILE = "maskmill.reconcile"
 
 
 class ShardMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     job: str
     run: str
-    shard: int
+    shard: int | str
     schema: int = SCHEMA
 
 
@@ -27,39 +26,21 @@ class MergeMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     schema: int = SCHEMA
 
 
-def make_app(broker_url: str) -> Celery:
-    """Celery with the settings under which no message matters: the folder is the truth."""
-    app = Celery("maskmill", broker=broker_url)
-    app.conf.update(
-        imports=("worker.jobs",),
-        accept_content=["json"],
-        task_serializer="json",
-        task_default_queue=DEFAULT_QUEUE,
-        task_ignore_result=True,
-        task_acks_late=True,
-        worker_prefetch_multiplier=1,
-        worker_disable_prefetch=broker_url.startswith(("redis", "rediss")),
-        worker_hijack_root_logger=False,
-        worker_redirect_stdouts=False,
-        worker_send_task_events=False,
-        broker_connection_retry_on_startup=True,
-        broker_connection_max_retries=None,
-    )
-    return app
+class SubmitMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What `maskmill submit` is asked, from any client: it is planned on the worker that takes it.
+
+    options: by the names of the command's options, with underscores.
+    """
+
+    inputs: tuple[str, ...]
+    model: str
+    output: str
+    options: dict[str, Any] = {}
+    schema: int = SCHEMA
 
 
-def queue_of(job: Job) -> str:
-    priority = "low" if job.counts.shards > LARGE_JOB else "normal"
-    return f"maskmill.{job.asked.model.engine}.any.{priority}"
-
-
-def send_shard(app: Celery, uri: str, job: Job, shard: int) -> None:
-    message = ShardMessage(uri, job.run, shard)
-    app.send_task(SHARD, kwargs=msgspec.to_builtins(message), queue=queue_of(job))
-
-
-def send_merge(app: Celery, uri: str) -> None:
-    app.send_task(MERGE, kwargs=msgspec.to_builtins(MergeMessage(uri)), queue=DEFAULT_QUEUE)
+class ReconcileMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    schema: int = SCHEMA
 
 
 def parse(kind: type[Any], body: dict[str, Any]) -> Any:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 
-from storage import put
+from storage import get, put
 from storage.errors import Exists
 from storage.uris import shown
 from tasks.folder import Folder, JobError
@@ -33,6 +33,10 @@ CREATE TABLE item (
 );
 CREATE TABLE known (name TEXT PRIMARY KEY, id INTEGER NOT NULL UNIQUE) WITHOUT ROWID;
 """
+
+
+class PlanDiffers(Exception):
+    """The inputs are not what they were when this run's planning began: it needs a new run."""
 
 
 @contextmanager
@@ -211,7 +215,12 @@ def _write_parts(folder: Folder, items: Iterator[Item], shard_size: int) -> int:
 
     def write(part: tuple[int, list[Item]]) -> int:
         number, chosen = part
-        put(folder.plan(number), b"".join(encode(item) + b"\n" for item in chosen))
+        data = b"".join(encode(item) + b"\n" for item in chosen)
+        try:
+            put(folder.plan(number), data, create_only=True)
+        except Exists:  # planning that was cut off is gone through again
+            if get(folder.plan(number)) != data:
+                raise PlanDiffers from None
         return len(chosen)
 
     with ThreadPoolExecutor(WRITERS) as pool:

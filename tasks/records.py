@@ -76,13 +76,26 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
     not_images_named: tuple[str, ...] = ()  # the first few
 
 
+Priority = Literal["high", "normal", "low"]
+
+
+class Routing(msgspec.Struct, frozen=True, kw_only=True):
+    """How a fleet works a job off. None of it changes the dataset."""
+
+    priority: Priority = "normal"
+    target: str = "any"
+    per_image: bool = False  # an object beside the dataset for each input as soon as it is done
+
+
 class Job(msgspec.Struct, frozen=True):
     """job.json: written last and create-only, so of two planners one wins."""
 
     run: str
     asked: Asked
     counts: Counts
-    model_path: str = ""  # where the submitter's copy of the weights is
+    model_path: str = ""  # where the weights are: the submitter's file, or a copy that all can read
+    routing: Routing = Routing()
+    open: bool = False  # no plan in advance: parts are added while it runs
     schema: int = SCHEMA
 
 
@@ -135,12 +148,20 @@ class ProducedBy(msgspec.Struct, frozen=True):
 
 
 class Shard(msgspec.Struct, frozen=True):
-    shard: int
+    shard: int | str
     produced_by: ProducedBy
     images: tuple[Image, ...]
     annotations: tuple[Annotation, ...]
     failures: tuple[Failure, ...]
     empty_masks: int = 0  # detections dropped because no pixel of their mask was left
+    schema: int = SCHEMA
+
+
+class Retry(msgspec.Struct, frozen=True):
+    """One more generation: the failed inputs of these shards are tried again."""
+
+    shards: tuple[int | str, ...]
+    stages: tuple[str, ...] = ()  # only failures of these stages; empty means all
     schema: int = SCHEMA
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import threading
 import time
 from collections import Counter
@@ -12,12 +14,18 @@ import msgspec
 
 from storage import put
 from storage.errors import Exists
-from tasks.folder import Folder, read_attempts, write_attempt
+from tasks.folder import attempt_uri, read_attempts, write_attempt
+from tasks.local import alive
 from tasks.records import Attempt, encode
 
 BEAT_S = 5.0
 SILENCE_S = 60.0  # without a beat and without an end, an attempt is a death
 DEATHS = 2  # of a shard before careful mode; of one image in careful mode before it is given up
+
+
+def worker_name(kind: str) -> str:
+    """Who tries: kind, host, and the processes of the supervisor and of the one that computes."""
+    return f"{kind}:{socket.gethostname()}:{os.getppid()}:{os.getpid()}"
 
 
 class History:
@@ -32,20 +40,34 @@ class History:
 
 
 def _is_dead(attempt: Attempt, now: float) -> bool:
-    silent = attempt.ended == "" and now - attempt.beat > SILENCE_S
-    return attempt.ended == "died" or silent
+    if attempt.ended:
+        return attempt.ended == "died"
+    return now - attempt.beat > SILENCE_S or _crashed_here(attempt.worker)
 
 
-def read_history(folder: Folder, shard: int) -> History:
-    return History(read_attempts(folder, shard), time.time())
+def _crashed_here(worker: str) -> bool:
+    """On this machine, with a supervisor that outlived it: what it had in hand killed it.
+
+    Where both are gone the machine or an operator ended them, and only silence tells.
+    """
+    _, _, rest = worker.partition(":")
+    host, *processes = rest.split(":")
+    if host != socket.gethostname() or len(processes) != 2:
+        return False
+    supervisor, child = (int(each) for each in processes)
+    return alive(supervisor) and not alive(child)
+
+
+def read_history(attempts: str) -> History:
+    return History(read_attempts(attempts), time.time())
 
 
 class Trying:
     """The record of one attempt, written before the first image is opened and kept beating."""
 
-    def __init__(self, folder: Folder, shard: int, worker: str, history: History) -> None:
+    def __init__(self, attempts: str, worker: str, history: History) -> None:
         now = time.time()
-        self._folder, self._shard = folder, shard
+        self._attempts = attempts
         self._attempt = Attempt(worker=worker, started=now, beat=now, careful=history.careful)
         self._number = history.next_number
         self._lock = threading.Lock()
@@ -55,11 +77,8 @@ class Trying:
     def __enter__(self) -> Trying:
         while True:
             try:
-                put(
-                    self._folder.attempt(self._shard, self._number),
-                    encode(self._attempt),
-                    create_only=True,
-                )
+                uri = attempt_uri(self._attempts, self._number)
+                put(uri, encode(self._attempt), create_only=True)
                 break
             except Exists:
                 self._number += 1
@@ -85,7 +104,7 @@ class Trying:
     def _write(self, **changes: object) -> None:
         with self._lock:
             self._attempt = msgspec.structs.replace(self._attempt, beat=time.time(), **changes)
-            write_attempt(self._folder.attempt(self._shard, self._number), self._attempt)
+            write_attempt(attempt_uri(self._attempts, self._number), self._attempt)
 
     def _keep_beating(self) -> None:
         while not self._over.wait(BEAT_S):

@@ -19,7 +19,7 @@ SLACK = 0.011  # boxes are rounded to a hundredth
 
 def problems(folder: Folder, job: Job) -> Iterator[str]:
     """Everything wrong with a job, a sentence each. Nothing yielded means that it is sound."""
-    missing = missing_shards(folder, job.counts.shards)
+    missing = missing_shards(folder, job)
     if missing:
         yield f"{len(missing)} of {job.counts.shards} shards are not done, first {missing[0]}"
     yield from _conflicts(folder)

@@ -1,107 +1,177 @@
-"""The Celery tasks of a worker, and what one worker process holds between them."""
+"""The Celery tasks of a worker."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import cached_property
+import time
 from typing import Any
 
+import msgspec
 from celery import shared_task
 
 from storage import put
 from storage.errors import Exists, StorageError
+from tasks.broker import BrokerDown
 from tasks.cards import Model, ModelError
-from tasks.folder import Folder, JobError, exists, read_job, read_plan, read_shard
-from tasks.merge import merge, seal
-from tasks.messages import MERGE, SHARD, MergeMessage, ShardMessage, parse
+from tasks.categories import UnknownClass
+from tasks.environment import SettingError
+from tasks.folder import (
+    Folder,
+    JobError,
+    ShardName,
+    generation_due,
+    items_due,
+    read_job,
+    read_shard,
+)
+from tasks.inputs import InputError
+from tasks.markers import Halted, look_for_halt
+from tasks.merge import merge_all
+from tasks.messages import (
+    MERGE,
+    RECONCILE,
+    SHARD,
+    SUBMIT,
+    MergeMessage,
+    ReconcileMessage,
+    ShardMessage,
+    SubmitMessage,
+    parse,
+)
+from tasks.reconcile import reconcile
 from tasks.records import Failure, Item, Job, ProducedBy, Shard, encode
+from tasks.submit import submit_message
 from worker.attempts import History, Trying, read_history
 from worker.detections import ModelMismatch
-from worker.model import LoadedModel, instruction_set, load_model
-from worker.settings import WorkerSettings, read_settings
+from worker.fleet import FleetStation
+from worker.model import LoadedModel, instruction_set
 from worker.shard import Outcome, Stopwatch, annotate, annotate_one, failure_of
 from worker.sheet import write_sheet
+from worker.station import Event, Station
 
 log = logging.getLogger("maskmill.worker")
 
-Event = dict[str, Any]
+# What planning a bare client's wish may end with: the message is kept, with the reason.
+REFUSALS = (
+    BrokerDown,
+    InputError,
+    JobError,
+    ModelError,
+    SettingError,
+    StorageError,
+    UnknownClass,
+    msgspec.ValidationError,
+)
+LOOK_S = 2.0  # how often a shard looks for a marker that ends its job
+
+station = Station()
 
 
 class Released(Exception):
     """The shard in hand is handed back: the worker was asked to stop."""
 
 
-@dataclass
-class Station:
-    """One process's model, its settings, and who hears of what it does."""
-
-    worker: str = "worker"
-    tell: Callable[[Event], None] = lambda event: None
-    stopping: Callable[[], bool] = lambda: False
-    failed: Callable[[str], None] = log.error  # a cause that no other shard escapes
-    replace_edited: bool = False  # a merge may replace a dataset that somebody worked on
-    models: dict[str, LoadedModel] = field(default_factory=dict)
-
-    @cached_property
-    def settings(self) -> WorkerSettings:
-        return read_settings()
-
-    def model(self, model: Model) -> LoadedModel:
-        key = f"{model.sha256} {encode(model.card)!r}"
-        if key not in self.models:
-            self.models[key] = load_model(model, self.settings)
-        return self.models[key]
-
-
-station = Station()
+def read(kind: type[Any], task: str, args: tuple[Any, ...], body: dict[str, Any]) -> Any:
+    """A message's body as its type. One that does not fit is kept, and blocks nothing."""
+    try:
+        if args:
+            raise msgspec.ValidationError("it has positional arguments; all go by name")
+        return parse(kind, body)
+    except msgspec.ValidationError as exc:
+        station.bury(str(exc), task, {"args": args, **body})
+        return None
 
 
 @shared_task(name=SHARD)  # type: ignore[untyped-decorator]
-def shard(**body: Any) -> None:
-    message: ShardMessage = parse(ShardMessage, body)
+def shard(*args: Any, **body: Any) -> None:
+    message: ShardMessage | None = read(ShardMessage, SHARD, args, body)
+    if message is None:
+        return
+    job = None
     try:
-        run_shard(message, station)
+        job = read_job(message.job)
+        if job is not None and job.run == message.run:
+            run_shard(message, job, station)
     except Released:
-        log.info("shard %s of %s handed back", message.shard, message.job)
-    except (JobError, StorageError, ModelError, ModelMismatch) as exc:
-        station.failed(str(exc))
+        log.info("shard %s of %s is handed back", message.shard, message.job)
+        if job is not None:
+            station.handed_back(message, job)
+    except (Halted, JobError, ModelError, ModelMismatch, SettingError, StorageError) as exc:
+        station.broke_off(message, job, exc)
 
 
 @shared_task(name=MERGE)  # type: ignore[untyped-decorator]
-def merge_job(**body: Any) -> None:
-    message: MergeMessage = parse(MergeMessage, body)
+def merge_job(*args: Any, **body: Any) -> None:
+    message: MergeMessage | None = read(MergeMessage, MERGE, args, body)
     try:
-        run_merge(message.job, station)
+        if message is not None:
+            run_merge(message.job, station)
     except (JobError, StorageError) as exc:
         station.failed(str(exc))
     except OSError as exc:  # of the spool file in the scratch folder
         station.failed(f"the dataset could not be merged: {exc.strerror or exc}")
 
 
-def run_shard(message: ShardMessage, station: Station) -> None:
-    """Work off one shard. A repeated, late or overwritten job's message does nothing."""
-    job = read_job(message.job)
-    if job is None or job.run != message.run:
+@shared_task(name=SUBMIT)  # type: ignore[untyped-decorator]
+def submit_job(*args: Any, **body: Any) -> None:
+    """Plan on this worker what a bare client asks for, and send its shards."""
+    message: SubmitMessage | None = read(SubmitMessage, SUBMIT, args, body)
+    fleet = station
+    if message is None or not isinstance(fleet, FleetStation):
         return
+    try:
+        fleet.limits.check_output(message.output)
+        submit_message(message, fleet.app, fleet.state)
+    except REFUSALS as exc:
+        fleet.bury(str(exc), SUBMIT, body)
+
+
+@shared_task(name=RECONCILE)  # type: ignore[untyped-decorator]
+def reconcile_jobs(*args: Any, **body: Any) -> None:
+    fleet = station
+    if isinstance(fleet, FleetStation) and read(ReconcileMessage, RECONCILE, args, body):
+        for done in reconcile(fleet.app, fleet.state):
+            log.info(done)
+
+
+def run_shard(message: ShardMessage, job: Job, station: Station) -> None:
+    """Work off one shard. A message that comes again finds it done."""
     folder = Folder(message.job, job.run)
-    if exists(folder.shard(message.shard)):
-        return
-    model = station.model(_model_of(job))
-    items = read_plan(folder, message.shard)
-    history = read_history(folder, message.shard)
+    station.admit(job, folder)
+    generation = generation_due(folder, message.shard)
+    if generation is not None:
+        look_for_halt(folder)
+        model = station.model(_model_of(job))
+        try:
+            _try(folder, job, message.shard, generation, model, station)
+        finally:
+            station.let_go()
+    station.ended(folder, job)
+
+
+def _try(
+    folder: Folder,
+    job: Job,
+    shard: ShardName,
+    generation: int,
+    model: LoadedModel,
+    station: Station,
+) -> None:
+    items = items_due(folder, shard, generation)
+    attempts = folder.attempts(shard, generation)
+    station.in_hand(job, folder, shard, attempts)
+    history = read_history(attempts)
     watch = Stopwatch()
-    with Trying(folder, message.shard, station.worker, history) as attempt:
+    with Trying(attempts, station.worker, history) as attempt:
         try:
             outcomes = _outcomes(items, model, job, history, attempt, station, watch)
-            record = _record(message.shard, outcomes, _produced_by(job, model), station)
-            watch.timed("write", _commit, folder, record)
-        except (Released, StorageError):
+            record = _record(folder, shard, outcomes, _produced_by(job, model), station)
+            watch.timed("write", _commit, folder, record, generation)
+        except (Halted, Released, StorageError):
             attempt.end("released", 0, watch.seconds)
             raise
         attempt.end("committed", len(items), watch.seconds)
-    station.tell({"event": "committed", "shard": message.shard})
+    station.tell({"event": "committed", "shard": shard})
 
 
 def _outcomes(
@@ -115,8 +185,9 @@ def _outcomes(
 ) -> Any:
     settings = job.asked.settings
     if not history.careful:
+        threads = station.settings.decode_threads
         yield from annotate(
-            items, model, settings, threads=station.settings.decode_threads, watch=watch
+            items, model, settings, threads=threads, watch=watch, refused=station.refused
         )
         return
     for item in items:
@@ -125,24 +196,31 @@ def _outcomes(
             yield Outcome(item, failure=failure_of(item, "worker", "crashed", message))
             continue
         attempt.in_hand(item.id)
-        yield annotate_one(item, model, settings, watch)
+        yield annotate_one(item, model, settings, watch, station.refused)
 
 
-def _record(number: int, outcomes: Any, produced_by: ProducedBy, station: Station) -> Shard:
+def _record(
+    folder: Folder, shard: ShardName, outcomes: Any, produced_by: ProducedBy, station: Station
+) -> Shard:
     images, annotations, failures, empty = [], [], [], 0
+    looked = time.monotonic()
     for outcome in outcomes:
         if station.stopping():
             raise Released
+        if time.monotonic() - looked > LOOK_S:
+            look_for_halt(folder)
+            looked = time.monotonic()
         if outcome.image is not None:
             images.append(outcome.image)
         annotations.extend(outcome.annotations)
         failures.extend([outcome.failure] if outcome.failure else [])
         empty += outcome.empty_masks
-        station.tell(_progress(number, outcome))
-    return Shard(number, produced_by, tuple(images), tuple(annotations), tuple(failures), empty)
+        station.tell(_progress(shard, outcome))
+    look_for_halt(folder)
+    return Shard(shard, produced_by, tuple(images), tuple(annotations), tuple(failures), empty)
 
 
-def _progress(number: int, outcome: Outcome) -> Event:
+def _progress(number: ShardName, outcome: Outcome) -> Event:
     event: Event = {"event": "image", "shard": number, "detections": len(outcome.annotations)}
     failure: Failure | None = outcome.failure
     if failure is not None:
@@ -150,16 +228,16 @@ def _progress(number: int, outcome: Outcome) -> Event:
     return event
 
 
-def _commit(folder: Folder, record: Shard) -> None:
+def _commit(folder: Folder, record: Shard, generation: int) -> None:
     """Write-once. Equal content is success; other content of the same kind of worker is kept."""
-    data = encode(record)
+    data, uri = encode(record), folder.shard(record.shard, generation)
     try:
-        put(folder.shard(record.shard), data, create_only=True)
+        put(uri, data, create_only=True)
     except Exists:
-        there = read_shard(folder, record.shard)
+        there = read_shard(folder, record.shard, generation)
         if there.produced_by == record.produced_by:
             log.error("shard %s exists with other content; ours is kept beside it", record.shard)
-            put(folder.shard(record.shard).removesuffix(".json") + ".conflict.json", data)
+            put(uri.removesuffix(".json") + ".conflict.json", data)
 
 
 def _model_of(job: Job) -> Model:
@@ -194,7 +272,6 @@ def run_merge(uri: str, station: Station) -> None:
     if job is None:
         return
     folder = Folder(uri, job.run)
-    station.tell({"event": "merging"})
-    merged = merge(folder, job, replace_edited=station.replace_edited)
-    seal(folder, job, merged, drawn=write_sheet(folder, job, merged.picks))
+    station.tell({"event": "merging", "job": uri})
+    merge_all(folder, job, write_sheet, replace_edited=station.replace_edited)
     station.tell({"event": "merged"})

@@ -17,10 +17,10 @@ from celery import Celery, signals
 from celery.worker import state
 
 from storage.errors import StorageError
+from tasks.broker import DEFAULT_QUEUE, make_app, queue_of, send_merge, send_shards
 from tasks.cards import Model, ModelError
 from tasks.environment import SettingError
 from tasks.folder import Folder, JobError, missing_shards, read_job
-from tasks.messages import make_app, queue_of, send_merge, send_shard
 from tasks.records import Job
 from worker.detections import ModelMismatch
 from worker.jobs import station
@@ -121,7 +121,7 @@ def work_off(uri: str) -> None:
     signals.task_postrun.connect(feed.task_ended, weak=False)
     for _ in range(AHEAD):
         feed.send_next()
-    queues = [queue_of(job), app.conf.task_default_queue]
+    queues = [queue_of(job), DEFAULT_QUEUE]
     app.Worker(pool="solo", concurrency=1, queues=queues, quiet=True, loglevel="WARNING").start()
 
 
@@ -135,14 +135,14 @@ class Feed:
 
     def __init__(self, app: Celery, uri: str, job: Job) -> None:
         self._app, self._uri, self._job = app, uri, job
-        self._missing = iter(missing_shards(Folder(uri, job.run), job.counts.shards))
+        self._missing = iter(missing_shards(Folder(uri, job.run), job))
         self._under_way = 0
         self._merging = False
 
     def send_next(self) -> None:
         number = next(self._missing, None)
         if number is not None:
-            send_shard(self._app, self._uri, self._job, number)
+            send_shards(self._app, self._uri, self._job, [number])
             self._under_way += 1
         elif self._under_way == 0 and not self._merging:
             self._merging = True

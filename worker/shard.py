@@ -99,10 +99,14 @@ def annotate(
     *,
     threads: int,
     watch: Stopwatch,
+    refused: Callable[[Item], str] = lambda item: "",
 ) -> Iterator[Outcome]:
     """Outcomes in the items' order. Fetching and decoding run ahead, post-processing beside."""
 
     def ahead(item: Item) -> Prepared | Failure:
+        reason = refused(item)
+        if reason:
+            return failure_of(item, "fetch", "refused", reason)
         return _or_failure(item, partial(prepare, item, model, settings, watch))
 
     def inferred(prepared: Iterable[Prepared | Failure]) -> Iterator[Failure | Ran]:
@@ -124,9 +128,15 @@ def annotate(
             yield Outcome(item, failure=result) if isinstance(result, Failure) else result
 
 
-def annotate_one(item: Item, model: LoadedModel, settings: Settings, watch: Stopwatch) -> Outcome:
+def annotate_one(
+    item: Item,
+    model: LoadedModel,
+    settings: Settings,
+    watch: Stopwatch,
+    refused: Callable[[Item], str] = lambda item: "",
+) -> Outcome:
     """The same for one item with nothing beside it: careful mode, where one input may kill us."""
-    (outcome,) = annotate([item], model, settings, threads=1, watch=watch)
+    (outcome,) = annotate([item], model, settings, threads=1, watch=watch, refused=refused)
     return outcome
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from tasks.annotate import Wishes, settings_of
+from tasks.broker import make_app, queue_of, send_merge, send_shards
 from tasks.folder import missing_shards, read_run
-from tasks.messages import make_app, queue_of, send_merge, send_shard
+from tasks.opening import ask, open_job, sources
 from tasks.records import Selection
 from tasks.shelf import find_model
-from tasks.submit import ask, open_job, sources
+from tasks.wishes import Wishes, settings_of
 from tests.graphs import write_model
 from tests.pictures import write_folder
 from tests.running import environment, maskmill
@@ -38,8 +38,8 @@ def test_a_plain_celery_worker_makes_the_same_bytes(tmp_path: Path, broker: str)
     asked = ask(given, model, settings, 2)
     job, folder = open_job(str(tmp_path / "fleet"), given, asked, model.path)
     app = make_app(broker)
-    for number in [*range(job.counts.shards), 0]:  # a message that comes twice changes nothing
-        send_shard(app, folder.uri, job, number)
+    # a message that comes twice changes nothing
+    send_shards(app, folder.uri, job, [*range(job.counts.shards), 0])
     celery = [sys.executable, "-m", "celery", "-A", "worker.app", "worker", "--pool", "solo"]
     worker = subprocess.Popen(
         [*celery, "-Q", f"{queue_of(job)},celery", "-l", "WARNING"],
@@ -48,7 +48,7 @@ def test_a_plain_celery_worker_makes_the_same_bytes(tmp_path: Path, broker: str)
         stderr=subprocess.PIPE,
     )
     try:
-        _wait(lambda: not missing_shards(folder, job.counts.shards), worker)
+        _wait(lambda: not missing_shards(folder, job), worker)
         send_merge(app, folder.uri)
         _wait(lambda: read_run(folder) is not None, worker)
     finally:

@@ -55,12 +55,13 @@ def test_an_image_is_given_up_after_two_careful_deaths_on_it() -> None:
 
 def test_an_attempt_is_written_before_the_first_image_and_says_how_it_ended() -> None:
     folder = Folder(f"mem://attempts/{uuid.uuid4().hex}", "run")
-    with Trying(folder, 3, "me", read_history(folder, 3)) as trying:
-        assert read_attempts(folder, 3)[0].ended == ""
-        with Trying(folder, 3, "other", History({}, NOW)):
-            assert set(read_attempts(folder, 3)) == {0, 1}, "a number taken is not taken again"
+    place = folder.attempts(3)
+    with Trying(place, "me", read_history(place)) as trying:
+        assert read_attempts(place)[0].ended == ""
+        with Trying(place, "other", History({}, NOW)):
+            assert set(read_attempts(place)) == {0, 1}, "a number taken is not taken again"
         trying.in_hand(5)
-        assert read_attempts(folder, 3)[0].item == 5
+        assert read_attempts(place)[0].item == 5
         trying.end("committed", 4, {"fetch": 1.23456})
     (_, first), (_, second) = every_attempt(folder)
     assert (first.worker, first.ended, first.images, first.seconds) == (

@@ -18,10 +18,10 @@ from tasks.cards import Card
 from tasks.categories import coco80
 from tasks.folder import Folder, read_plan
 from tasks.inputs import Found, InputError
+from tasks.opening import differing
 from tasks.ordered import ordered_map
 from tasks.plan import write_plan
 from tasks.records import Asked, Item, ModelRef, Selection, Settings
-from tasks.submit import differing
 
 CARD = Card(name="x", family="yolact", builds=(), categories="coco80")
 

@@ -1,0 +1,165 @@
+"""The commands of a fleet. Nothing heavy is imported before it is needed."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Annotated
+
+import typer
+
+from tasks.cli_options import Asked, Inputs, JsonFlag, ModelName, Output, Runtime, asking
+
+
+class Level(str, Enum):
+    high = "high"
+    normal = "normal"
+    low = "low"
+
+
+JobFolder = Annotated[str, typer.Argument(metavar="OUT", help="A job folder.", show_default=False)]
+
+
+def add_fleet_commands(app: typer.Typer) -> None:
+    app.command(epilog=_SUBMIT_EPILOG)(asking(submit))
+    app.command(epilog=_WORKER_EPILOG)(worker)
+    app.command(epilog=_STATUS_EPILOG)(status)
+    app.command()(cancel)
+    app.command()(resume)
+    app.command(epilog="Example:\n\n  maskmill retry s3://bucket/out --only fetch,decode")(retry)
+    app.command()(merge)
+
+
+_SUBMIT_EPILOG = (
+    "Examples:\n\n"
+    "  maskmill submit s3://bucket/photos/ -m shapes -o s3://bucket/out --wait\n\n"
+    "  maskmill submit photos/ -m shapes -o s3://bucket/out --upload --priority high\n\n"
+    "MASKMILL_BROKER_URL and MASKMILL_STATE say which fleet. Exit codes: 0 all well, 2 wrong usage,"
+    " 3 (with --wait) more failures than --max-failures, 4 stopped, cancelled or no broker."
+)
+_STATUS_EPILOG = (
+    "Examples:\n\n  maskmill status s3://bucket/out --watch\n\n  maskmill status s3://bucket/"
+)
+_WORKER_EPILOG = (
+    "Examples:\n\n"
+    "  maskmill worker -m shapes\n\n"
+    "  MASKMILL_BROKER_URL=redis://broker:6379/0 MASKMILL_STATE=s3://bucket/state maskmill worker"
+)
+
+
+def submit(
+    asked: Asked,
+    inputs: Inputs,
+    model: ModelName,
+    output: Output,
+    wait: Annotated[bool, typer.Option("--wait", help="Follow the job to its end.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done; plan and send nothing.")
+    ] = False,
+    priority: Annotated[Level, typer.Option(help="Which queue the shards go to.")] = Level.normal,
+    target: Annotated[
+        str, typer.Option(help="Only workers started with this --target take it.")
+    ] = "any",
+    upload: Annotated[
+        bool, typer.Option("--upload", help="Copy local inputs to the output's store first.")
+    ] = False,
+    shared_paths: Annotated[
+        bool, typer.Option("--shared-paths", help="Workers see local paths as this machine does.")
+    ] = False,
+    per_image: Annotated[
+        bool, typer.Option("--per-image", help="Also write a file for each input once it is done.")
+    ] = False,
+    max_failures: Annotated[
+        int, typer.Option(min=0, help="With --wait: more failures than this: exit 3.")
+    ] = 0,
+    as_json: JsonFlag = False,
+) -> None:
+    """Plan a job and hand it to the fleet."""
+    from tasks.following import dry, send
+    from tasks.records import Routing
+    from tasks.submit import Sharing
+
+    routing = Routing(priority=priority.value, target=target, per_image=per_image)
+    sharing = Sharing(upload=upload, shared_paths=shared_paths)
+    wishes = {"model": model, "output": output, **asked.wishes}
+    if dry_run:
+        raise typer.Exit(dry(inputs, asked.selection, sharing, wishes, as_json))
+    follow = max_failures if wait else None
+    raise typer.Exit(send(inputs, asked.selection, routing, sharing, wishes, follow, as_json))
+
+
+def worker(
+    model: Annotated[
+        list[str] | None,
+        typer.Option("--model", "-m", help="Load and warm this model before taking work."),
+    ] = None,
+    runtime: Annotated[
+        Runtime | None, typer.Option(help="Take work of this engine only (default: all here).")
+    ] = None,
+    target: Annotated[
+        str, typer.Option(help="Also take work that was submitted for this target.")
+    ] = "any",
+    grace: Annotated[
+        float,
+        typer.Option(min=0, help="Seconds to finish the shard in hand when told to stop."),
+    ] = 20.0,
+) -> None:
+    """Work for a fleet: one process with one model, watched by another, until told to stop."""
+    from tasks.fleet_worker import serve
+
+    raise typer.Exit(serve(model or [], runtime.value if runtime else "", target, grace))
+
+
+def status(
+    output: Annotated[
+        str, typer.Argument(metavar="OUT|PREFIX", help="A job folder, or what jobs lie below.")
+    ],
+    watching: Annotated[
+        bool, typer.Option("--watch", help="Stay until they end; send again what was lost.")
+    ] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Where jobs stand, from storage: it needs no broker."""
+    from tasks.following import status as run
+
+    raise typer.Exit(run(output, watching, as_json))
+
+
+def cancel(output: JobFolder, as_json: JsonFlag = False) -> None:
+    """Have a job stop within seconds, for good until it is resumed."""
+    from tasks.following import cancel_job as run
+
+    raise typer.Exit(run(output, as_json))
+
+
+def resume(output: JobFolder, as_json: JsonFlag = False) -> None:
+    """Let a cancelled or stopped job go on, and send what is missing of any job."""
+    from tasks.following import resume_job as run
+
+    raise typer.Exit(run(output, as_json))
+
+
+def retry(
+    output: JobFolder,
+    only: Annotated[
+        str, typer.Option(help="Only failures of these stages: fetch, decode, model, worker.")
+    ] = "",
+    as_json: JsonFlag = False,
+) -> None:
+    """Try the failed inputs of a finished job again."""
+    from tasks.following import retry_job as run
+
+    stages = [word.strip() for word in only.split(",") if word.strip()]
+    raise typer.Exit(run(output, stages, as_json))
+
+
+def merge(
+    output: JobFolder,
+    replace_edited: Annotated[
+        bool, typer.Option("--replace-edited", help="Replace an instances.json edited by hand.")
+    ] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Merge a job here and now; what is there of an unfinished one goes to partial/."""
+    from tasks.following import merge_job as run
+
+    raise typer.Exit(run(output, replace_edited, as_json))

@@ -1,0 +1,268 @@
+"""`maskmill submit`, `status` and the commands that steer a job."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+from celery import Celery
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from storage.uris import shown
+from tasks.annotate import need_worker_parts, standard_input
+from tasks.broker import BrokerDown, broker_url, make_app
+from tasks.exits import OK, OVER_BUDGET, ended
+from tasks.folder import Folder, JobError, missing_shards, read_job, read_run
+from tasks.inputs import absolute, find
+from tasks.markers import cancel, halt_of, lift
+from tasks.merge import merge_all, merge_part
+from tasks.opening import SHARD_SIZE, sources
+from tasks.progress import choose_face, planning_notice, say_json
+from tasks.reconcile import AWAY_S, look_after
+from tasks.records import Job, Routing, Selection
+from tasks.retry import ask_again
+from tasks.state import KnownJob, State, fleet_state
+from tasks.status import Follower, followers, said
+from tasks.submit import Sharing, send_missing, submit, visible
+from tasks.summary import print_summary, summarise
+
+WATCH_S = 2.0
+LOST_S = 10.0  # how long a watched job may be silent before its messages are sent again
+ENDED = ("merged", "cancelled", "stopped")
+
+
+def send(
+    inputs: Sequence[str],
+    selection: Selection,
+    routing: Routing,
+    sharing: Sharing,
+    wishes: dict[str, Any],
+    follow: int | None,
+    as_json: bool,
+) -> int:
+    """Plan and send; `follow` is the failure budget of one who waits for the end."""
+
+    def command() -> int:
+        app, state = make_app(broker_url()), fleet_state()
+        with standard_input(inputs) as stdin:
+            done = submit(
+                inputs,
+                selection=selection,
+                routing=routing,
+                sharing=sharing,
+                stdin=stdin,
+                app=app,
+                state=state,
+                progress=planning_notice(choose_face(as_json)),
+                **wishes,
+            )
+        counts = done.job.counts
+        if as_json:
+            facts = {"items": counts.items, "shards": counts.shards, "sent": done.sent}
+            say_json({"event": "submitted", "job": done.folder.uri, **facts})
+        else:
+            print(
+                f"{counts.items} inputs in {counts.shards} shards, {done.sent} sent;"
+                f" {counts.duplicates} given twice, {counts.not_images} not images\n"
+                f"follow it with: maskmill status {done.folder.uri} --watch"
+            )
+        if follow is None:
+            return OK
+        watch([Follower(done.folder, done.job, state)], app, state, as_json)
+        return _finished(done.folder, done.job, follow, as_json)
+
+    return ended(command, as_json)
+
+
+def _finished(folder: Folder, job: Job, max_failures: int, as_json: bool) -> int:
+    halt = halt_of(folder)
+    if halt is not None:
+        raise JobError(f"the job in {folder.uri} is {halt.kind}: {halt.reason}")
+    summary = summarise(folder, job, read_run(folder) or {})
+    over = summary["failures"] > max_failures
+    if as_json:
+        say_json({"event": "summary", **summary, "exit": OVER_BUDGET if over else OK})
+    else:
+        print_summary(summary)
+    return OVER_BUDGET if over else OK
+
+
+def dry(
+    inputs: Sequence[str],
+    selection: Selection,
+    sharing: Sharing,
+    wishes: dict[str, Any],
+    as_json: bool,
+) -> int:
+    """What a submit would do, from a listing; nothing is written or sent."""
+
+    def command() -> int:
+        with standard_input(inputs) as stdin:
+            given = sources(inputs, selection, stdin)
+            found = find(given.inputs, given.selection.images_root, given.stdin)
+            counts: Counter[str] = Counter()
+            seen: set[bytes] = set()
+            for each in visible(found, wishes["output"], sharing, upload=False):
+                key = each.uri.encode("utf-8", "surrogateescape")
+                if not each.is_image:
+                    counts["not_images"] += 1
+                elif key in seen:
+                    counts["duplicates"] += 1
+                else:
+                    seen.add(key)
+                    counts["items"] += 1
+                    counts["bytes"] += max(each.size, 0)
+                    counts["of_unknown_size"] += each.size < 0
+        items = min(counts["items"], selection.limit or selection.sample or counts["items"])
+        size = wishes.get("shard_size") or SHARD_SIZE
+        report = {**counts, "items": items, "shards": -(-items // size), **_expected(items)}
+        if as_json:
+            say_json({"event": "dry-run", **report})
+        else:
+            for name, value in report.items():
+                print(f"{name.replace('_', ' '):<20}{value}")
+        return OK
+
+    return ended(command, as_json)
+
+
+def _expected(items: int) -> dict[str, Any]:
+    """How long it would take at the speed that the fleet's workers have of late."""
+    alive = [each for each in fleet_state().workers() if time.time() - each.at < AWAY_S]
+    rate = sum(each.images_per_s for each in alive)
+    said_so = {"workers": len(alive), "images_per_s": round(rate, 2)}
+    return said_so | {"expected_s": round(items / rate) if rate else "unknown: none is at work"}
+
+
+def status(uri: str, watching: bool, as_json: bool) -> int:
+    def command() -> int:
+        state = _state_if_any()
+        found = followers(absolute(uri), state)
+        if not found:
+            raise JobError(f"{shown(uri)} holds no job, nor does anything below it")
+        if watching:
+            watch(found, make_app(broker_url()), state, as_json)
+        elif as_json:
+            for each in found:
+                say_json({"event": "status", **each.look()})
+        else:
+            print("\n".join(line for each in found for line in said(each.look())))
+        return OK
+
+    return ended(command, as_json)
+
+
+def watch(jobs: Sequence[Follower], app: Celery, state: State | None, as_json: bool) -> None:
+    """Until all have come to an end. On the way it sends again what was lost."""
+    console = Console(stderr=True)
+    with Live(console=console, auto_refresh=False, transient=False) as live:
+        while True:
+            looks = [each.look() for each in jobs]
+            if as_json:
+                for look in looks:
+                    say_json({"event": "status", **look})
+            elif console.is_terminal:
+                lines = [line for look in looks for line in said(look)]
+                live.update(Text("\n".join(lines)), refresh=True)
+            else:
+                for look in looks:
+                    print(next(line for n, line in enumerate(said(look)) if n == 1), flush=True)
+            if all(look["state"] in ENDED for look in looks):
+                return
+            for each, look in zip(jobs, looks, strict=True):
+                if state is not None and look["state"] not in ENDED:
+                    _send_lost(app, state, each)
+            time.sleep(WATCH_S)
+
+
+def _send_lost(app: Celery, state: State, each: Follower) -> None:
+    workers = [w for w in state.workers() if time.time() - w.at < AWAY_S]
+    known = next((k for k in state.jobs() if k.uri == each.folder.uri), None)
+    try:
+        if known is not None:
+            look_after(app, state, known, workers, LOST_S)
+    except BrokerDown as exc:
+        print(f"maskmill: {exc}", file=sys.stderr, flush=True)
+
+
+def _state_if_any() -> State | None:
+    return fleet_state() if os.environ.get("MASKMILL_STATE") else None
+
+
+def cancel_job(uri: str, as_json: bool) -> int:
+    def command() -> int:
+        _, folder = _job(uri)
+        cancel(folder)
+        return _told(f"{folder.uri} is cancelled; workers let go of it within seconds", as_json)
+
+    return ended(command, as_json)
+
+
+def resume_job(uri: str, as_json: bool) -> int:
+    def command() -> int:
+        job, folder = _job(uri)
+        lift(folder)
+        return _send_missing(job, folder, as_json)
+
+    return ended(command, as_json)
+
+
+def retry_job(uri: str, stages: Sequence[str], as_json: bool) -> int:
+    def command() -> int:
+        job, folder = _job(uri)
+        if ask_again(folder, job, stages) == 0:
+            return _told(f"{folder.uri} has no failure of that kind", as_json)
+        return _send_missing(job, folder, as_json)
+
+    return ended(command, as_json)
+
+
+def merge_job(uri: str, replace_edited: bool, as_json: bool) -> int:
+    def command() -> int:
+        job, folder = _job(uri)
+        if missing_shards(folder, job):
+            return _told(
+                f"the job is not done; what is there is in {merge_part(folder, job)}", as_json
+            )
+        need_worker_parts(job.asked.model.engine)  # for the contact sheet
+        draw = import_module("worker.sheet").write_sheet
+        merge_all(folder, job, draw, replace_edited=replace_edited)
+        return _told(f"merged into {folder.file('instances.json')}", as_json)
+
+    return ended(command, as_json)
+
+
+def _send_missing(job: Job, folder: Folder, as_json: bool) -> int:
+    state = fleet_state()
+    try:
+        sent = send_missing(make_app(broker_url()), state, job, folder)
+    except BrokerDown as exc:
+        # Registered, it is sent by the reconciler as soon as the broker is back.
+        state.register(KnownJob(folder.uri, job.run, 0.0))
+        raise BrokerDown(
+            f"{exc}; {folder.uri} is let go on, and its shards are sent when the broker is back"
+        ) from exc
+    return _told(f"{sent} shards of {folder.uri} were sent", as_json, sent=sent)
+
+
+def _job(uri: str) -> tuple[Job, Folder]:
+    place = absolute(uri)
+    job = read_job(place)
+    if job is None:
+        raise JobError(f"{shown(uri)} holds no job")
+    return job, Folder(place, job.run)
+
+
+def _told(sentence: str, as_json: bool, **facts: Any) -> int:
+    if as_json:
+        say_json({"event": "done", "message": sentence, **facts})
+    else:
+        print(sentence)
+    return OK

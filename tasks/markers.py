@@ -1,0 +1,64 @@
+"""Why a job does not go on: it was cancelled, or a cause stopped it. A file in its folder."""
+
+from __future__ import annotations
+
+import time
+from typing import Literal
+
+import msgspec
+
+from storage import delete, get, put
+from storage.errors import NotFound
+from tasks.folder import Folder, JobError
+from tasks.records import encode
+
+CANCELLED, STOPPED = "cancelled", "stopped.json"
+
+
+class Halt(msgspec.Struct, frozen=True):
+    """A marker. It holds for the run that it names, and for no later one in the same folder."""
+
+    run: str
+    reason: str
+    at: float
+    kind: Literal["cancelled", "stopped"]
+
+
+class Halted(JobError):
+    """The job was cancelled or stopped."""
+
+
+def cancel(folder: Folder, reason: str = "a person cancelled it") -> None:
+    put(folder.file(CANCELLED), encode(Halt(folder.run, reason, time.time(), "cancelled")))
+
+
+def stop(folder: Folder, reason: str) -> None:
+    put(folder.file(STOPPED), encode(Halt(folder.run, reason, time.time(), "stopped")))
+
+
+def halt_of(folder: Folder) -> Halt | None:
+    """What keeps this run from going on, if anything does."""
+    for name in (CANCELLED, STOPPED):
+        try:
+            halt = msgspec.json.decode(get(folder.file(name)), type=Halt)
+        except NotFound:
+            continue
+        except msgspec.DecodeError as exc:
+            raise JobError(f"{folder.file(name)} is damaged: {exc}; delete it to go on") from exc
+        if halt.run == folder.run:
+            return halt
+    return None
+
+
+def look_for_halt(folder: Folder) -> None:
+    halt = halt_of(folder)
+    if halt is not None:
+        raise Halted(
+            f"the job in {folder.uri} is {halt.kind}: {halt.reason};"
+            f" maskmill resume {folder.uri} lets it go on"
+        )
+
+
+def lift(folder: Folder) -> None:
+    for name in (CANCELLED, STOPPED):
+        delete(folder.file(name))

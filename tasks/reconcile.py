@@ -1,0 +1,70 @@
+"""Jobs whose messages are gone are found by looking at their folders, and sent again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import msgspec
+from celery import Celery
+
+from storage.errors import StorageError
+from tasks.broker import queue_of, send_merge, send_shards, waiting
+from tasks.folder import Folder, JobError, missing_shards, read_job
+from tasks.markers import halt_of
+from tasks.merge import is_merged
+from tasks.records import Job
+from tasks.state import KnownJob, State, WorkerNow
+
+QUIET_S = 30.0  # after sending, before the same is sent again
+AWAY_S = 30.0  # without a word, a worker is taken to be gone
+
+
+def reconcile(app: Celery, state: State) -> Iterator[str]:
+    """Look after every job of the fleet; yields a sentence for each that something was done for."""
+    workers = [each for each in state.workers() if time.time() - each.at < AWAY_S]
+    for known in state.jobs():
+        try:
+            done = look_after(app, state, known, workers)
+        except (JobError, StorageError) as exc:
+            done = f"{known.uri} cannot be looked after: {exc}"
+        if done:
+            yield done
+
+
+def look_after(
+    app: Celery, state: State, known: KnownJob, workers: list[WorkerNow], quiet_s: float = QUIET_S
+) -> str:
+    """Send what is missing of one job if nobody has it; what was done, or nothing."""
+    job = read_job(known.uri)
+    if job is None or job.run != known.run:
+        state.forget(known.uri)
+        return ""
+    folder = Folder(known.uri, job.run)
+    if is_merged(folder, job) or halt_of(folder) is not None:
+        state.forget(known.uri)
+        return ""
+    now = time.time()
+    if now - known.sent < quiet_s:
+        return ""
+    busy = [each for each in workers if each.job == known.uri]
+    done = _send(app, folder, job, busy)
+    if done:
+        state.register(msgspec.structs.replace(known, sent=now))
+    return done
+
+
+def _send(app: Celery, folder: Folder, job: Job, busy: list[WorkerNow]) -> str:
+    missing = missing_shards(folder, job)
+    if not missing:
+        if any(each.state == "merging" for each in busy):
+            return ""
+        send_merge(app, folder.uri)
+        return f"{folder.uri} is done; its merge was sent"
+    # Messages that wait in the queue will come; a duplicate costs a look at the folder.
+    if waiting(app, queue_of(job)):
+        return ""
+    in_hand = {each.shard for each in busy}
+    lost = [shard for shard in missing if shard not in in_hand]
+    send_shards(app, folder.uri, job, lost)
+    return f"{len(lost)} shards of {folder.uri} were sent again" if lost else ""

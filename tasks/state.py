@@ -1,0 +1,124 @@
+"""The state folder that a fleet shares.
+
+jobs/<id>.json: a job's URI, until it is merged or cancelled
+models/<sha256>/: a model file that only its submitter had
+dead/<time>-<id>.json: a message that could not be read, with the reason
+workers/<id>.json: a worker's hardware, speed and shard in hand, every few seconds
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from secrets import token_hex
+from typing import Any
+
+import msgspec
+
+from storage import delete, get, list_entries, open_write, put
+from storage.errors import Exists, NotFound
+from storage.uris import join, storable
+from tasks.environment import SettingError
+from tasks.folder import exists
+from tasks.records import encode
+from tasks.shelf import files_of
+
+CHUNK = 1 << 20
+
+
+class KnownJob(msgspec.Struct, frozen=True):
+    """A job that the reconciler looks after. `sent` is when its messages were last sent."""
+
+    uri: str
+    run: str
+    sent: float
+
+
+class WorkerNow(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker says of itself. Nothing depends on it: it is for people."""
+
+    id: str
+    at: float
+    host: str
+    cores: int
+    processor: str
+    engines: tuple[str, ...]
+    target: str
+    models: tuple[str, ...] = ()
+    job: str = ""
+    shard: int | str | None = None
+    images: int = 0  # since it started
+    images_per_s: float = 0.0  # of late
+    state: str = "idle"
+
+
+class State:
+    def __init__(self, uri: str) -> None:
+        self.uri = storable(uri)
+
+    def register(self, job: KnownJob) -> None:
+        put(self._job(job.uri), encode(job))
+
+    def forget(self, uri: str) -> None:
+        delete(self._job(uri))
+
+    def jobs(self) -> Iterator[KnownJob]:
+        for data in self._all("jobs"):
+            yield msgspec.json.decode(data, type=KnownJob)
+
+    def keep_model(self, path: str, sha256: str) -> str:
+        """A copy of a build that every worker can read, by its hash; the URI of its main file."""
+        folder = join(self.uri, f"models/{sha256}")
+        for part in reversed(files_of(Path(path))):  # the main file last, so that it means all
+            there = join(folder, part.name)
+            if exists(there):
+                continue
+            with part.open("rb") as source, open_write(there) as target:
+                while chunk := source.read(CHUNK):
+                    target.write(chunk)
+        return join(folder, Path(path).name)
+
+    def bury_message(self, reason: str, letter: dict[str, Any]) -> str:
+        """Keep a message that nobody can read; the URI of what is kept."""
+        uri = join(self.uri, f"dead/{time.time():.3f}-{token_hex(4)}.json")
+        try:
+            put(uri, encode({"reason": reason, "at": time.time(), **letter}), create_only=True)
+        except Exists:
+            return self.bury_message(reason, letter)
+        return uri
+
+    def say_worker(self, worker: WorkerNow) -> None:
+        put(join(self.uri, f"workers/{worker.id}.json"), encode(worker))
+
+    def remove_worker(self, worker: str) -> None:
+        delete(join(self.uri, f"workers/{worker}.json"))
+
+    def workers(self) -> Iterator[WorkerNow]:
+        for data in self._all("workers"):
+            yield msgspec.json.decode(data, type=WorkerNow)
+
+    def _job(self, uri: str) -> str:
+        return join(self.uri, f"jobs/{hashlib.sha256(uri.encode()).hexdigest()[:24]}.json")
+
+    def _all(self, part: str) -> Iterator[bytes]:
+        try:
+            for entry in list_entries(join(self.uri, f"{part}/")):
+                try:
+                    yield get(entry.uri)
+                except NotFound:
+                    continue  # gone between the listing and the look
+        except NotFound:
+            return
+
+
+def fleet_state() -> State:
+    uri = os.environ.get("MASKMILL_STATE", "")
+    if not uri:
+        raise SettingError(
+            "MASKMILL_STATE is not set; it names the folder that a fleet shares,"
+            " for example s3://bucket/maskmill-state"
+        )
+    return State(uri)

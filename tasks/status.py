@@ -1,0 +1,152 @@
+"""Where jobs stand, from storage alone: it works when the broker does not."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import msgspec
+
+from storage import list_entries
+from storage.errors import NotFound
+from storage.uris import as_folder
+from tasks.folder import (
+    Folder,
+    ShardName,
+    count_parts,
+    read_job,
+    read_shard,
+    written,
+)
+from tasks.markers import halt_of
+from tasks.merge import is_merged
+from tasks.ordered import ordered_map
+from tasks.records import Job
+from tasks.state import State, WorkerNow
+
+READERS = 16
+AWAY_S = 30.0  # without a word, a worker is taken to be gone
+
+
+class Follower:
+    """One job's progress. Each look reads only the shards that are new since the last."""
+
+    def __init__(self, folder: Folder, job: Job, state: State | None) -> None:
+        self.folder, self.job, self._state = folder, job, state
+        self._seen: dict[ShardName, set[int]] = {}
+        self._failures: dict[ShardName, dict[int, str]] = {}
+        self._images = 0
+
+    def look(self) -> dict[str, Any]:
+        """What there is to say of the job, as JSON has it."""
+        self._read_new()
+        shards = self.job.counts.shards
+        items = self.job.counts.items
+        if self.job.open:
+            shards = count_parts(self.folder)
+        kinds = Counter(kind for each in self._failures.values() for kind in each.values())
+        failed = sum(kinds.values())
+        done = self._images + failed
+        workers = self._workers()
+        rate = sum(each.images_per_s for each in workers)
+        left = max(items - done, 0)
+        phase = self._phase()
+        return {
+            "job": self.folder.uri,
+            "state": phase["state"],
+            "reason": phase["reason"],
+            "model": self.job.asked.model.card.name,
+            "images": done,
+            "of": items or None,
+            "shards": len(self._seen),
+            "of_shards": shards,
+            "failures": failed,
+            "failures_by_kind": dict(sorted(kinds.items())),
+            "images_per_s": round(rate, 2),
+            "eta_s": round(left / rate) if rate and left else None,
+            "workers": [msgspec.to_builtins(each) for each in workers],
+        }
+
+    def _phase(self) -> dict[str, str]:
+        halt = halt_of(self.folder)
+        if halt is not None:
+            return {"state": halt.kind, "reason": halt.reason}
+        if is_merged(self.folder, self.job):
+            return {"state": "merged", "reason": ""}
+        finished = not self.job.open and len(self._seen) == self.job.counts.shards
+        return {"state": "merging" if finished else "running", "reason": ""}
+
+    def _workers(self) -> list[WorkerNow]:
+        if self._state is None:
+            return []
+        now = time.time()
+        mine = (each for each in self._state.workers() if each.job == self.folder.uri)
+        return sorted((each for each in mine if now - each.at < AWAY_S), key=lambda each: each.id)
+
+    def _read_new(self) -> None:
+        done = written(self.folder)
+        new = [(s, g) for s, gs in done.items() for g in sorted(gs - self._seen.get(s, set()))]
+        with ThreadPoolExecutor(READERS) as pool:
+            for shard, generation, found in ordered_map(pool, self._read, new, 2 * READERS):
+                kinds = self._failures.setdefault(shard, {})
+                failed = {each.image_id: f"{each.stage}/{each.kind}" for each in found.failures}
+                for image in found.images:  # a later generation may have mended it
+                    kinds.pop(image.id, None)
+                self._images += len(found.images)
+                kinds.update(failed)
+                self._seen.setdefault(shard, set()).add(generation)
+
+    def _read(self, wanted: tuple[ShardName, int]) -> tuple[ShardName, int, Any]:
+        shard, generation = wanted
+        return shard, generation, read_shard(self.folder, shard, generation)
+
+
+def followers(uri: str, state: State | None) -> Sequence[Follower]:
+    """The job in this folder, or all jobs below this prefix."""
+    job = read_job(uri)
+    if job is not None:
+        return [Follower(Folder(uri, job.run), job, state)]
+    return [
+        Follower(Folder(place, below.run), below, state)
+        for place in _job_folders(uri)
+        if (below := read_job(place)) is not None
+    ]
+
+
+def _job_folders(prefix: str) -> Iterator[str]:
+    try:
+        for entry in list_entries(as_folder(prefix)):
+            if entry.uri.endswith("/job.json"):
+                yield entry.uri.removesuffix("/job.json")
+    except NotFound:
+        return
+
+
+def said(look: dict[str, Any]) -> Iterator[str]:
+    """A look as lines for a person."""
+    reason = f": {look['reason']}" if look["reason"] else ""
+    yield f"{look['job']}  {look['state']}{reason}"
+    of = f" of {look['of']}" if look["of"] else ""
+    rate = f", {look['images_per_s']} images/s" if look["images_per_s"] else ""
+    eta = f", {_duration(look['eta_s'])} left" if look["eta_s"] else ""
+    yield (
+        f"  {look['images']}{of} images, {look['shards']} of {look['of_shards']} shards,"
+        f" {look['failures']} failures{rate}{eta}"
+    )
+    for kind, number in look["failures_by_kind"].items():
+        yield f"  {number} {kind}"
+    for each in look["workers"]:
+        hand = f"shard {each['shard']}" if each["shard"] is not None else each["state"]
+        yield (
+            f"  {each['id']}: {hand}, {each['images_per_s']} images/s,"
+            f" {each['cores']} cores {each['processor']}, {', '.join(each['engines'])}"
+        )
+
+
+def _duration(seconds: int) -> str:
+    minutes, rest = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

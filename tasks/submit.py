@@ -1,0 +1,154 @@
+"""The producer's side of a fleet: plan a job, make all of it visible to workers, send its shards.
+
+from tasks.submit import submit
+submit(["s3://bucket/photos/"], "shapes", "s3://bucket/out", threshold=0.5)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from typing import Any, BinaryIO
+
+import msgspec
+from celery import Celery
+
+from storage import open_read, open_write
+from storage.uris import join, parse, shown
+from tasks.broker import broker_url, make_app, send_shards
+from tasks.folder import Folder, missing_shards
+from tasks.inputs import Found, InputError, absolute
+from tasks.markers import look_for_halt
+from tasks.messages import SubmitMessage
+from tasks.opening import SHARD_SIZE, ask, open_job, sources
+from tasks.ordered import ordered_map
+from tasks.records import Job, Routing, Selection
+from tasks.shelf import find_model
+from tasks.state import KnownJob, State, fleet_state
+from tasks.wishes import Wishes, settings_of
+
+UPLOADS = 8
+CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Submitted:
+    job: Job
+    folder: Folder
+    sent: int  # shard messages; none where all was done before
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sharing:
+    """How workers on other machines see what lies on this one's disks."""
+
+    upload: bool = False
+    shared_paths: bool = False
+
+
+def submit(
+    inputs: Sequence[str],
+    model: str,
+    output: str,
+    *,
+    selection: Selection | None = None,
+    routing: Routing | None = None,
+    sharing: Sharing | None = None,
+    stdin: BinaryIO | None = None,
+    app: Celery | None = None,
+    state: State | None = None,
+    progress: Callable[[int], None] = lambda planned: None,
+    **wishes: Any,
+) -> Submitted:
+    """Plan a job and send its shards; one that is there already is continued.
+
+    `wishes` are those of `maskmill annotate`: threshold, classes, mask_format and so on.
+    """
+    wished = Wishes(model=model, output=absolute(output), **wishes)
+    state = state or fleet_state()
+    sharing = sharing or Sharing()
+    _check_output(wished.output, sharing)
+    chosen = find_model(model, wished.runtime, wished.precision)
+    given = sources(inputs, selection or Selection(), stdin)
+    asked = ask(given, chosen, settings_of(chosen, wished), wished.shard_size or SHARD_SIZE)
+    job, folder = open_job(
+        wished.output,
+        given,
+        asked,
+        state.keep_model(chosen.path, chosen.sha256),
+        routing=routing,
+        overwrite=wished.overwrite,
+        progress=progress,
+        checked=lambda found: visible(found, wished.output, sharing),
+    )
+    look_for_halt(folder)
+    return Submitted(job, folder, send_missing(app or make_app(broker_url()), state, job, folder))
+
+
+def submit_message(message: SubmitMessage, app: Celery, state: State) -> Submitted:
+    """What a bare client asks for. Local paths are those of the machine that plans."""
+    parts: list[dict[str, Any]] = [{}, {}, {"model": message.model, "output": message.output}]
+    kinds = (Selection, Routing, Wishes)
+    names = [set(kind.__annotations__) for kind in kinds]
+    for name, value in message.options.items():
+        at = next((place for place, known in enumerate(names) if name in known), None)
+        if at is None:
+            raise msgspec.ValidationError(f"options has no {name!r}")
+        parts[at][name] = value
+    chosen, routed, wished = parts
+    return submit(
+        message.inputs,
+        selection=msgspec.convert(chosen, Selection),
+        routing=msgspec.convert(routed, Routing),
+        sharing=Sharing(shared_paths=True),
+        app=app,
+        state=state,
+        **asdict(msgspec.convert(wished, Wishes)),
+    )
+
+
+def send_missing(app: Celery, state: State, job: Job, folder: Folder) -> int:
+    """Send what is still to come of a job, and have the reconciler look after it."""
+    state.register(KnownJob(folder.uri, job.run, time.time()))
+    return send_shards(app, folder.uri, job, missing_shards(folder, job))
+
+
+def is_local(uri: str) -> bool:
+    return parse(uri).scheme == "file"
+
+
+def _check_output(output: str, sharing: Sharing) -> None:
+    if is_local(output) and not sharing.shared_paths:
+        raise InputError(
+            f"workers on other machines cannot see {shown(output)};"
+            " give an s3:// --output, or --shared-paths if they mount the same folder there"
+        )
+
+
+def visible(
+    found: Iterator[Found], output: str, sharing: Sharing, *, upload: bool = True
+) -> Iterator[Found]:
+    """The inputs as workers can read them: local ones uploaded, shared, or refused."""
+
+    def seen(each: Found) -> Found:
+        if not each.is_image or sharing.shared_paths or not is_local(each.uri):
+            return each
+        if not sharing.upload:
+            raise InputError(
+                f"workers on other machines cannot see {shown(each.uri)}; --upload copies the"
+                " inputs to the output's store, --shared-paths says that they mount them alike"
+            )
+        return replace(each, uri=_uploaded(each, output)) if upload else each
+
+    with ThreadPoolExecutor(UPLOADS) as pool:
+        yield from ordered_map(pool, seen, found, window=2 * UPLOADS)
+
+
+def _uploaded(each: Found, output: str) -> str:
+    there = join(output, f"inputs/{each.file_name}")
+    with open_read(each.uri) as source, open_write(there) as target:
+        while chunk := source.read(CHUNK):
+            target.write(chunk)
+    return there

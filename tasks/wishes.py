@@ -1,0 +1,97 @@
+"""What a person asks of a run besides its inputs, and the settings that this comes to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from storage import get
+from storage.errors import StorageError
+from storage.uris import shown
+from tasks.cards import Compute, Model
+from tasks.categories import Category, UnknownClass, ids_of, mapped, renumber, with_ids
+from tasks.environment import whole_number
+from tasks.records import Settings
+
+CategoryId = Annotated[int, msgspec.Meta(ge=1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wishes:
+    """What was typed, besides the inputs and how they are selected."""
+
+    model: str
+    output: str
+    threshold: float | None = None
+    max_detections: int | None = None
+    classes: Sequence[str] = ()
+    category_ids: str = ""
+    category_map: str = ""
+    allow_unmatched: bool = False
+    runtime: str = ""
+    precision: Compute = "f32"
+    min_area: int = 0
+    fill_holes: int = 0
+    drop_specks: int = 0
+    mask_format: Literal["rle", "polygon"] = "rle"
+    reduced_decode: bool = True
+    shard_size: int | None = None
+    max_failures: int = 0
+    overwrite: bool = False
+    replace_edited: bool = False
+
+
+def settings_of(model: Model, wishes: Wishes) -> Settings:
+    categories, class_ids = _categories(model, wishes)
+    return Settings(
+        categories=categories,
+        class_ids=class_ids,
+        threshold=wishes.threshold,
+        max_detections=wishes.max_detections,
+        keep=ids_of(categories, wishes.classes),
+        mask_format=wishes.mask_format,
+        min_area=wishes.min_area,
+        fill_holes=wishes.fill_holes,
+        drop_specks=wishes.drop_specks,
+        reduced_decode=wishes.reduced_decode,
+        max_bytes=whole_number("MASKMILL_MAX_BYTES", 256 << 20, 1),
+        max_pixels=whole_number("MASKMILL_MAX_PIXELS", 100_000_000, 1),
+    )
+
+
+def _categories(
+    model: Model, wishes: Wishes
+) -> tuple[tuple[Category, ...], tuple[int | None, ...]]:
+    """The dataset's categories, and the id that each class of the network gets."""
+    categories = model.card.category_list()
+    places: Sequence[int | None] = range(len(categories))
+    if wishes.category_map:
+        mapping = _category_map(wishes.category_map)
+        categories, places = mapped(categories, mapping, allow_unmatched=wishes.allow_unmatched)
+    if wishes.category_ids in ("coco91", "contiguous"):
+        categories = renumber(categories, wishes.category_ids)
+    elif wishes.category_ids:
+        ids = _ids_in_file(wishes.category_ids)
+        categories = with_ids(categories, ids, shown(wishes.category_ids))
+    return categories, tuple(None if n is None else categories[n].id for n in places)
+
+
+def _category_map(path: str) -> dict[str, int | str]:
+    try:
+        return msgspec.json.decode(get(path), type=dict[str, CategoryId | str])
+    except (StorageError, msgspec.DecodeError) as exc:
+        raise UnknownClass(f"--category-map {shown(path)} cannot be read: {exc}") from exc
+
+
+def _ids_in_file(path: str) -> dict[str, int]:
+    """Ids by name from {"name": id, …} or from the categories of a COCO file."""
+    try:
+        found = msgspec.json.decode(get(path), type=dict[str, Any])
+        if isinstance(found.get("categories"), list):
+            found = {each["name"]: each["id"] for each in found["categories"]}
+        return msgspec.convert(found, dict[str, CategoryId])
+    except (StorageError, msgspec.DecodeError, KeyError, TypeError) as exc:
+        raise UnknownClass(f"--category-ids {shown(path)} cannot be read: {exc}") from exc

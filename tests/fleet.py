@@ -1,0 +1,121 @@
+"""A fleet of real processes on this machine: a broker, a state folder, and workers to kill."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tasks.broker import make_app
+from tasks.state import State
+from tests.running import MASKMILL, Ran, environment, maskmill
+from tests.services import redis_server
+
+
+def until(done: Callable[[], Any], seconds: float = 60.0, what: str = "") -> Any:
+    """Poll; what is not so after a while fails the test."""
+    end = time.monotonic() + seconds
+    while not (found := done()):
+        assert time.monotonic() < end, f"not so after {seconds:g} s: {what or done}"
+        time.sleep(0.05)
+    return found
+
+
+class Worker:
+    """One `maskmill worker`; its log is a file, read when something went wrong."""
+
+    def __init__(self, command: list[str], log: Path, variables: dict[str, str]) -> None:
+        self.log = log
+        with log.open("ab") as file:
+            self.process = subprocess.Popen(command, env=variables, stdout=file, stderr=file)
+
+    def child(self) -> int:
+        """The process that computes."""
+        path = f"/proc/{self.process.pid}/task/{self.process.pid}/children"
+        return int(until(lambda: Path(path).read_text().split(), what=self.said())[0])
+
+    def said(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def kill_child(self) -> None:
+        os.kill(self.child(), signal.SIGKILL)
+
+    def kill(self) -> None:
+        """Both processes at once, as when a machine goes down."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        self.process.kill()
+        for child in children.split():
+            os.kill(int(child), signal.SIGKILL)
+        self.process.wait()
+
+    def stop(self) -> int:
+        self.process.terminate()
+        return self.process.wait(60)
+
+
+class Fleet:
+    def __init__(self, folder: Path, broker: str, **variables: str) -> None:
+        self.folder, self.broker = folder, broker
+        self.state = State(str(folder / "state"))
+        self.variables = {
+            "MASKMILL_BROKER_URL": broker,
+            "MASKMILL_STATE": self.state.uri,
+            "MASKMILL_INPUT_ROOTS": "/",
+            "MASKMILL_OUTPUT_ROOTS": "/",
+            "MASKMILL_THREADS": "1",
+            **variables,
+        }
+        self.app = make_app(broker)
+        self.workers: list[Worker] = []
+
+    def run(self, *arguments: object, **options: Any) -> Ran:
+        """A command of maskmill, as a person types it."""
+        return maskmill(*arguments, **{**self.variables, **options})
+
+    def worker(self, *arguments: str, fault: dict[str, Any] | None = None) -> Worker:
+        log = self.folder / f"worker-{len(self.workers)}.log"
+        command = [MASKMILL, "worker", "--grace", "1", *arguments]
+        self.workers.append(Worker(command, log, environment(fault, **self.variables)))
+        return self.workers[-1]
+
+    def plain_celery(self, *arguments: str) -> Worker:
+        """A worker as Celery's own command starts it."""
+        command = [sys.executable, "-m", "celery", "-A", "worker.app", "worker", *arguments]
+        log = self.folder / f"worker-{len(self.workers)}.log"
+        self.workers.append(Worker(command, log, environment(None, **self.variables)))
+        return self.workers[-1]
+
+    def await_merged(self, output: Path, seconds: float = 60.0) -> bytes:
+        """The dataset of a job, once it is sealed."""
+        logs = "\n".join(each.said()[-2000:] for each in self.workers)
+        until((output / "run.json").exists, seconds, f"{output} is not merged\n{logs}")
+        return (output / "instances.json").read_bytes()
+
+    def close(self) -> None:
+        for each in self.workers:
+            if each.process.poll() is None:
+                each.kill()
+        self.app.close()
+
+
+@contextmanager
+def fleet(folder: Path, broker: str = "", **variables: str) -> Iterator[Fleet]:
+    """A fleet without workers yet; with a Redis of its own unless a broker is given."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with redis_server() if not broker else _as_it_is(broker) as url:
+        made = Fleet(folder, url, **variables)
+        try:
+            yield made
+        finally:
+            made.close()
+
+
+@contextmanager
+def _as_it_is(broker: str) -> Iterator[str]:
+    yield broker

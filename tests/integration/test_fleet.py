@@ -1,0 +1,199 @@
+"""A fleet over a real Redis, steered by the real commands."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tasks.folder import Folder, missing_shards, read_job
+from tasks.markers import halt_of
+from tests.fleet import Fleet, fleet, until
+from tests.graphs import write_model
+from tests.pictures import write_folder
+from tests.running import maskmill
+
+SHARED = "--shared-paths"
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_folder(tmp_path_factory.mktemp("photos"), 12)
+
+
+@pytest.fixture(scope="module")
+def card(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("model"), "b")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, photos: Path, card: Path) -> bytes:
+    out = tmp_path_factory.mktemp("local") / "out"
+    assert maskmill("annotate", photos, "-m", card, "-o", out).code == 0
+    return (out / "instances.json").read_bytes()
+
+
+@pytest.fixture
+def fleet_here(tmp_path: Path) -> Iterator[Fleet]:
+    with fleet(tmp_path / "fleet") as made:
+        yield made
+
+
+def folder_of(output: Path) -> Folder:
+    job = read_job(str(output))
+    assert job is not None
+    return Folder(str(output), job.run)
+
+
+def test_submit_and_follow(
+    fleet_here: Fleet, tmp_path: Path, photos: Path, card: Path, undisturbed: bytes
+) -> None:
+    fleet_here.worker("-m", str(card))
+    out = tmp_path / "out"
+    ran = fleet_here.run(
+        "submit", photos, "-m", card, "-o", out, SHARED, "--shard-size", 2, "--wait", "--json"
+    )
+    assert ran.code == 0, ran.err
+    assert ran.events[0]["event"] == "submitted"
+    assert ran.events[0]["sent"] == 6
+    assert ran.events[-1]["event"] == "summary"
+    assert (out / "instances.json").read_bytes() == undisturbed
+    again = fleet_here.run("submit", photos, "-m", card, "-o", out, SHARED, "--shard-size", 2)
+    assert again.code == 0
+    assert " 0 sent" in again.out
+    look = fleet_here.run("status", out, "--json").events[0]
+    assert (look["state"], look["images"], look["shards"]) == ("merged", 12, 6)
+    assert fleet_here.workers[0].stop() == 0
+    assert not list(fleet_here.state.workers()), "a worker that stops takes its leave"
+
+
+def test_a_plain_celery_worker_serves_as_well(
+    fleet_here: Fleet, tmp_path: Path, photos: Path, card: Path, undisturbed: bytes
+) -> None:
+    queues = "celery,maskmill.onnx.any.normal"
+    fleet_here.plain_celery("--pool", "prefork", "-c", "2", "-Q", queues, "-l", "WARNING")
+    out = tmp_path / "out"
+    command = ("submit", photos, "-m", card, "-o", out, SHARED, "--shard-size", 3)
+    assert fleet_here.run(*command).code == 0
+    assert fleet_here.await_merged(out) == undisturbed
+
+
+def test_cancel_resume_and_merge_without_a_broker(
+    tmp_path: Path, photos: Path, card: Path, undisturbed: bytes
+) -> None:
+    out = tmp_path / "out"
+    command = ("submit", photos, "-m", card, "-o", out, SHARED, "--shard-size", 1)
+    with fleet(tmp_path / "fleet") as made:
+        assert made.run(*command).code == 0
+        made.worker()
+        until(lambda: len(missing_shards(folder_of(out), read_job(str(out)))) < 9)
+        made.workers[0].kill()
+        left = len(missing_shards(folder_of(out), read_job(str(out))))
+    # the broker is gone with its queue, the fleet's folder is not
+    gone = Fleet(tmp_path / "fleet", made.broker)
+    look = gone.run("status", out, "--json").events[0]
+    assert (look["state"], look["shards"]) == ("running", 12 - left)
+    assert gone.run("cancel", out).code == 0
+    assert gone.run("status", out, "--json").events[0]["state"] == "cancelled"
+    assert gone.run("merge", out).code == 0
+    partial = json.loads((out / "partial" / "instances.json").read_bytes())
+    assert len(partial["images"]) == 12 - left
+    refused = gone.run("resume", out)
+    assert refused.code == 4
+    assert "broker does not answer" in refused.err
+    assert refused.err.count("\n") == 1
+    gone.close()
+    assert halt_of(folder_of(out)) is None
+    with fleet(tmp_path / "fleet") as back:
+        ran = back.run("resume", out, "--json")
+        assert ran.code == 0, ran.err
+        assert ran.events[0]["sent"] == left, "only what is missing"
+        back.worker()
+        assert back.await_merged(out) == undisturbed
+
+
+def test_a_cancelled_job_is_let_go_of_and_not_merged(
+    fleet_here: Fleet, tmp_path: Path, photos: Path, card: Path
+) -> None:
+    out = tmp_path / "out"
+    command = ("submit", photos, "-m", card, "-o", out, SHARED, "--shard-size", 1)
+    assert fleet_here.run(*command).code == 0
+    assert fleet_here.run("cancel", out).code == 0
+    worker = fleet_here.worker()
+    until(lambda: worker.said().count("is cancelled") == 12, what="all shards are let go of")
+    assert len(missing_shards(folder_of(out), read_job(str(out)))) == 12
+    assert not (out / "run.json").exists()
+    ran = fleet_here.run("submit", photos, "-m", card, "-o", out, SHARED, "--shard-size", 1)
+    assert ran.code == 4
+    assert "maskmill resume" in ran.err
+
+
+def test_failed_inputs_are_tried_again(
+    fleet_here: Fleet, tmp_path: Path, photos: Path, card: Path, undisturbed: bytes
+) -> None:
+    places = [str(path) for path in sorted(photos.rglob("*")) if path.is_file()]
+    listed = tmp_path / "list.jsonl"
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for number, place in enumerate(places):
+        (moved / f"{number:02}.jpg").write_bytes(Path(place).read_bytes())
+    names = sorted(moved.iterdir())
+    listed.write_text(
+        "".join(json.dumps({"uri": str(p), "file_name": p.name}) + "\n" for p in names)
+    )
+    whole = tmp_path / "whole"
+    assert maskmill("annotate", listed, "-m", card, "-o", whole).code == 0
+    kept = {path: path.read_bytes() for path in (names[3], names[7])}
+    names[3].unlink()
+    names[7].write_bytes(b"no image")
+    out = tmp_path / "out"
+    fleet_here.worker()
+    command = ("submit", listed, "-m", card, "-o", out, SHARED, "--shard-size", 4, "--wait")
+    ran = fleet_here.run(*command)
+    assert ran.code == 3, ran.err
+    for path, data in kept.items():
+        path.write_bytes(data)
+    look = fleet_here.run("status", out, "--json").events[0]
+    assert look["failures_by_kind"] == {"decode/not-an-image": 1, "fetch/not-found": 1}
+    assert fleet_here.run("retry", out, "--only", "fetch").code == 0
+    watched = fleet_here.run("status", out, "--watch", "--json")
+    assert watched.events[-1]["failures_by_kind"] == {"decode/not-an-image": 1}
+    assert fleet_here.run("retry", out).code == 0
+    assert fleet_here.run("status", out, "--watch", "--json").events[-1]["failures"] == 0
+    assert (out / "instances.json").read_bytes() == (whole / "instances.json").read_bytes()
+    assert "no failure" in fleet_here.run("retry", out).out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["{photos}", "-o", "{out}"], ["cannot see", "--shared-paths"]),
+        (["{photos}", "-o", "s3://bucket/out"], ["cannot see", "--upload"]),
+        (["{photos}", "-o", "{out}", SHARED, "--priority", "urgent"], ["urgent"]),
+    ],
+    ids=["a local output", "local inputs", "a priority"],
+)
+def test_what_workers_cannot_see_is_refused(
+    fleet_here: Fleet, tmp_path: Path, photos: Path, card: Path, arguments, words
+) -> None:
+    filled = [word.format(photos=photos, out=tmp_path / "out") for word in arguments]
+    ran = fleet_here.run("submit", *filled, "-m", card)
+    assert ran.code == 2
+    assert all(word in ran.err for word in words), ran.err
+    assert not (tmp_path / "out" / "job.json").exists()
+
+
+def test_without_a_state_folder_or_a_broker(tmp_path: Path, photos: Path, card: Path) -> None:
+    command = ("submit", photos, "-m", card, "-o", tmp_path / "out", SHARED)
+    ran = maskmill(*command, MASKMILL_STATE="")
+    assert (ran.code, ran.err.count("\n")) == (2, 1)
+    assert "MASKMILL_STATE" in ran.err
+    there = {"MASKMILL_STATE": str(tmp_path / "state")}
+    ran = maskmill(*command, **there, MASKMILL_BROKER_URL="redis://127.0.0.1:1/0")
+    assert (ran.code, ran.err.count("\n")) == (4, 1)
+    assert "broker does not answer" in ran.err
+    ran = maskmill(*command, **there, MASKMILL_BROKER_URL="kafka://x")
+    assert ran.code == 2
+    assert "MASKMILL_BROKER_URL" in ran.err

@@ -1,0 +1,123 @@
+"""A fleet worker's station: it follows up on each shard itself, for nobody watches it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from dataclasses import dataclass, field
+
+import msgspec
+from celery import Celery
+
+from storage import list_entries, put
+from storage.errors import StorageError
+from storage.uris import basename, join
+from tasks.broker import BrokerDown, queue_of, send_merge, send_shards
+from tasks.cards import Model, ModelError
+from tasks.environment import SettingError
+from tasks.folder import Folder, JobError, ShardName, exists, missing_shards
+from tasks.markers import Halted, stop
+from tasks.merge import is_merged
+from tasks.messages import SHARD, ShardMessage
+from tasks.records import Item, Job
+from tasks.shelf import cached_build
+from tasks.state import State
+from worker.detections import ModelMismatch
+from worker.limits import Limits
+from worker.station import Station
+
+log = logging.getLogger("maskmill.worker")
+
+# Wrong with the store in a way that no waiting mends: the job stops. The rest may pass.
+LASTING = frozenset(("no-bucket", "no-credentials", "denied", "bad-uri", "bad-setting"))
+WAIT_S = 5.0  # before a shard is handed back that a store kept from being done
+UNFIT = 2  # different workers that cannot load a model stop its job
+
+
+@dataclass(kw_only=True)
+class FleetStation(Station):
+    app: Celery
+    state: State
+    limits: Limits
+    # How far each job is known to be done, by folder and run: every shard below is written.
+    done_below: dict[Folder, int] = field(default_factory=dict)
+
+    def fetched(self, model: Model) -> Model:
+        if os.path.isfile(model.path):
+            return model
+        return msgspec.structs.replace(model, path=str(cached_build(model.path, model.sha256)))
+
+    def admit(self, job: Job, folder: Folder) -> None:
+        self.limits.check_output(folder.uri)
+        self.limits.check_model(job.asked.model.card.name, job.asked.model.sha256)
+
+    def in_hand(self, job: Job, folder: Folder, shard: ShardName, attempts: str) -> None:
+        what = {"job": folder.uri, "shard": shard, "attempts": attempts, "worker": self.worker}
+        self.tell({"event": "taken", **what})
+
+    def let_go(self) -> None:
+        self.tell({"event": "let-go"})
+
+    def refused(self, item: Item) -> str:
+        return self.limits.refused_input(item.uri)
+
+    def handed_back(self, message: ShardMessage, job: Job) -> None:
+        self._send_again(message, job)
+
+    def broke_off(self, message: ShardMessage, job: Job | None, reason: Exception) -> None:
+        log.warning("shard %s of %s: %s", message.shard, message.job, reason)
+        if isinstance(reason, Halted):
+            return
+        if job is None or isinstance(reason, JobError):
+            self.bury(str(reason), SHARD, msgspec.to_builtins(message))
+        elif isinstance(reason, ModelError | ModelMismatch | SettingError):
+            self._leave(message, job, str(reason))
+        elif isinstance(reason, StorageError) and reason.kind in LASTING:
+            stop(Folder(message.job, job.run), str(reason))
+        else:
+            self._pause(WAIT_S)
+            self._send_again(message, job)
+
+    def bury(self, reason: str, task: str, body: object) -> None:
+        """Keep a message that cannot be acted on."""
+        log.error("%s is not acted on: %s", task, reason)
+        self.state.bury_message(reason, {"task": task, "body": body, "worker": self.worker})
+
+    def ended(self, folder: Folder, job: Job) -> None:
+        """Whoever finds no shard missing sends the merge; a second one makes the same bytes."""
+        if job.open:
+            return
+        below = self.done_below.get(folder, 0)
+        while below < job.counts.shards and exists(folder.shard(below)):
+            below += 1
+        self.done_below[folder] = below
+        if below < job.counts.shards or is_merged(folder, job) or missing_shards(folder, job):
+            return
+        try:
+            send_merge(self.app, folder.uri)
+        except BrokerDown as exc:
+            log.warning("%s; the reconciler will send the merge of %s", exc, folder.uri)
+
+    def _leave(self, message: ShardMessage, job: Job, reason: str) -> None:
+        """The model cannot be loaded here: leave its queue. Two different workers stop the job."""
+        folder = Folder(message.job, job.run)
+        record = folder.file(f"unfit/{job.run}/{self.worker.replace(':', '-')}.json")
+        put(record, msgspec.json.encode({"reason": reason, "at": time.time()}))
+        unfit = {basename(each.uri) for each in list_entries(join(folder.uri, f"unfit/{job.run}/"))}
+        if len(unfit) >= UNFIT:
+            stop(folder, f"{len(unfit)} workers cannot load the model: {reason}")
+            return
+        self.app.control.cancel_consumer(queue_of(job))
+        self._send_again(message, job)
+
+    def _send_again(self, message: ShardMessage, job: Job) -> None:
+        try:
+            send_shards(self.app, message.job, job, [message.shard])
+        except BrokerDown as exc:
+            log.warning("%s; the reconciler will send shard %s again", exc, message.shard)
+
+    def _pause(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and not self.stopping():
+            time.sleep(0.2)

@@ -1,0 +1,63 @@
+"""What a worker may touch: messages choose inputs, outputs and models, so it has limits."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from storage.uris import parse, shown
+from tasks.cards import ModelError
+from tasks.folder import JobError
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Roots are folders or prefixes. With none, everything but local files is allowed."""
+
+    input_roots: tuple[str, ...] = ()
+    output_roots: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()  # names or SHA-256 sums; none means all
+
+    def refused_input(self, uri: str) -> str:
+        """Why an input may not be read; empty if it may."""
+        if _below_any(uri, self.input_roots):
+            return ""
+        return "the input is not below any of this worker's MASKMILL_INPUT_ROOTS"
+
+    def check_output(self, uri: str) -> None:
+        if not _below_any(uri, self.output_roots):
+            raise JobError(f"{shown(uri)} is not below any of this worker's MASKMILL_OUTPUT_ROOTS")
+
+    def check_model(self, name: str, sha256: str) -> None:
+        if self.models and not {name, sha256} & set(self.models):
+            raise ModelError(f"the model {name} is not among this worker's MASKMILL_ALLOWED_MODELS")
+
+
+def read_limits() -> Limits:
+    return Limits(
+        _words("MASKMILL_INPUT_ROOTS"),
+        _words("MASKMILL_OUTPUT_ROOTS"),
+        _words("MASKMILL_ALLOWED_MODELS"),
+    )
+
+
+def _words(name: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in os.environ.get(name, "").split(",") if word.strip())
+
+
+def _below_any(uri: str, roots: tuple[str, ...]) -> bool:
+    place = parse(uri)
+    if place.scheme == "file":  # by real path: a link may lead anywhere
+        real = os.path.realpath(place.path)
+        kept = (os.path.realpath(parse(root).path) for root in roots if _is_local(root))
+        return any(real == root or real.startswith(root.rstrip("/") + "/") for root in kept)
+    remote = [root for root in roots if not _is_local(root)]
+    return not remote or any(uri == root or uri.startswith(_folder(root)) for root in remote)
+
+
+def _is_local(root: str) -> bool:
+    return parse(root).scheme == "file"
+
+
+def _folder(root: str) -> str:
+    return root.rstrip("/") + "/"

@@ -1,0 +1,164 @@
+"""The process of a fleet worker that computes; `maskmill worker` watches it.
+
+It reads one JSON line on standard input, what to serve, and writes events as JSON lines on
+standard output: which shard it has in hand, so that one that kills it is not forgotten.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import sys
+import threading
+import time
+import warnings
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from celery import signals
+from celery.exceptions import SecurityWarning
+
+from storage.errors import StorageError
+from tasks.broker import queues_for
+from tasks.cards import ModelError
+from tasks.environment import SettingError
+from tasks.shelf import find_model
+from tasks.state import WorkerNow
+from worker import jobs
+from worker.app import app, man_station
+from worker.detections import ModelMismatch
+from worker.fleet import FleetStation
+from worker.model import instruction_set
+
+SAY_S = 5.0
+RATE_OVER_S = 60.0
+EX_REFUSED = 2
+
+log = logging.getLogger("maskmill.worker")
+_events = os.fdopen(os.dup(1), "wb", buffering=0)
+
+
+class Serving(msgspec.Struct, frozen=True):
+    """What `maskmill worker` was asked for."""
+
+    models: tuple[str, ...]
+    engines: tuple[str, ...]
+    target: str
+    grace_s: float
+
+
+class Presence:
+    """Says every few seconds that this worker is there, what it has in hand and how fast it is."""
+
+    def __init__(self, station: FleetStation, serving: Serving) -> None:
+        self._station, self._serving = station, serving
+        self._times: deque[float] = deque()
+        self._lock = threading.Lock()
+        self._now = WorkerNow(
+            id=station.worker.replace(":", "-"),
+            at=time.time(),
+            host=platform.node(),
+            cores=os.cpu_count() or 1,
+            processor=f"{platform.machine()} {instruction_set()}",
+            engines=serving.engines,
+            target=serving.target,
+            models=serving.models,
+        )
+        threading.Thread(target=self._keep_saying, daemon=True).start()
+
+    def hear(self, event: dict[str, Any]) -> None:
+        """The station's events: shards taken in hand and let go, images done."""
+        with self._lock:
+            if event["event"] == "image":
+                self._times.append(time.monotonic())
+                self._change(images=self._now.images + 1)
+            elif event["event"] == "taken":
+                self._change(job=event["job"], shard=event["shard"], state="busy")
+            elif event["event"] == "merging":
+                self._change(job=event["job"], shard=None, state="merging")
+            elif event["event"] in ("let-go", "merged"):
+                self._change(job="", shard=None, state="idle")
+        if event["event"] in ("taken", "let-go"):
+            _events.write(msgspec.json.encode(event) + b"\n")
+
+    def leave(self) -> None:
+        self._station.state.remove_worker(self._now.id)
+
+    def _change(self, **values: Any) -> None:
+        self._now = msgspec.structs.replace(self._now, **values)
+
+    def _keep_saying(self) -> None:
+        while True:
+            self._say()
+            time.sleep(SAY_S)
+
+    def _say(self) -> None:
+        with self._lock:
+            now = time.monotonic()
+            while self._times and now - self._times[0] > RATE_OVER_S:
+                self._times.popleft()
+            span = max(now - self._times[0], SAY_S) if self._times else SAY_S
+            self._change(at=time.time(), images_per_s=round(len(self._times) / span, 3))
+            said = self._now
+        beat = os.environ.get("MASKMILL_HEARTBEAT_FILE")
+        if beat:
+            Path(beat).touch()
+        try:
+            self._station.state.say_worker(said)
+        except StorageError as exc:
+            log.warning("the state folder does not answer: %s", exc)
+
+
+def main() -> None:
+    os.dup2(2, 1)
+    # Celery minds root for pickle's sake; messages here are JSON.
+    warnings.filterwarnings("ignore", category=SecurityWarning)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    for name in ("celery", "kombu", "amqp"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    serving = msgspec.json.decode(sys.stdin.buffer.readline(), type=Serving)
+    man_station()
+    station = jobs.station
+    assert isinstance(station, FleetStation)
+    try:
+        for name in serving.models:
+            station.model(find_model(name))
+            log.info("the model %s is loaded and warm", name)
+    except (ModelError, ModelMismatch, SettingError, StorageError) as exc:
+        print(f"maskmill: {exc}", file=sys.stderr)
+        sys.exit(EX_REFUSED)
+    presence = Presence(station, serving)
+    station.tell = presence.hear
+    stopping = threading.Event()
+    station.stopping = stopping.is_set
+
+    def soon(**_: Any) -> None:
+        """After the grace the shard in hand is handed back instead of finished."""
+        timer = threading.Timer(serving.grace_s, stopping.set)
+        timer.daemon = True
+        timer.start()
+
+    signals.worker_shutting_down.connect(soon, weak=False)
+    # Our own station is manned; Celery's start must not put another in its place.
+    signals.worker_init.disconnect(man_station)
+    queues = queues_for(serving.engines, serving.target)
+    worker = app.Worker(
+        pool="solo",
+        concurrency=1,
+        queues=queues,
+        hostname=station.worker.replace(":", "-") + "@%h",
+        quiet=True,
+        without_gossip=True,
+        without_mingle=True,
+    )
+    log.info("serving %s", ", ".join(queues))
+    worker.start()
+    presence.leave()
+    os._exit(worker.exitcode or 0)  # threads that wait on a store must not hold the process
+
+
+if __name__ == "__main__":
+    main()
