@@ -65,7 +65,7 @@ class Facts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     operations: str = ""
     parameters: str = ""
     boards: tuple[str, ...] = ()
-    accuracy: dict[str, Accuracy] = {}
+    accuracy: dict[str, Accuracy] = {}  # by precision; "fp32/sides" for another protocol
     notes: str = ""
 
 
@@ -160,6 +160,12 @@ def _check(card: Card, path: Path) -> None:
             raise ModelError(
                 f"the model card {path} names {build.file!r}, which is none of {known}"
             )
+    for spec in (card.input, *(build.input for build in card.builds if build.input)):
+        unread = "size" if spec.fit == "native" and spec.size else ""
+        if spec.fit not in ("sides", "native") and spec.multiple > 1:
+            unread = "multiple"
+        if unread:
+            raise ModelError(f'the model card {path}: input.fit = "{spec.fit}" takes no {unread}')
     categories = card.category_list()
     if not categories or len({each.id for each in categories}) < len(categories):
         raise ModelError(f"the model card {path} needs categories with an id each of their own")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Mapping
@@ -18,6 +19,8 @@ from worker.settings import WorkerSettings
 # Importing openvino reports the import to Google Analytics and writes an identity into the home
 # folder. Where its reporter cannot be imported, openvino takes an empty one of its own instead.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+# What it keeps for every picture size that an open graph has seen is meant to be small.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8")
 
 import openvino as ov  # noqa: E402
 from openvino.frontend import FrontEndManager  # noqa: E402
@@ -73,6 +76,7 @@ def _properties(compute: Compute, threads: int) -> dict[str, Any]:
         "NUM_STREAMS": 1,
         "INFERENCE_NUM_THREADS": threads,
         "ENABLE_CPU_PINNING": False,  # several workers of one machine would share the first cores
+        "CPU_RUNTIME_CACHE_CAPACITY": 16,  # of kernels for shapes seen; the default holds 5,000
     }
 
 
