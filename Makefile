@@ -8,10 +8,11 @@ READY = $(VENV)/.ready
 RECIPE = deploy/recipes/yolact
 TORCH = $(CURDIR)/.venv-recipe/bin/python
 RECIPE_READY = .venv-recipe/.ready
+RESNET = deploy/recipes/yolact-resnet50
 RUN ?= runs/new
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo fleet-demo test chaos lint format bench recipe-setup recipe-shapes recipe-test fullsize lock clean
+.PHONY: help setup demo fleet-demo test chaos lint format bench recipe-setup recipe-shapes recipe-test recipe-resnet50 fullsize lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -55,15 +56,19 @@ recipe-shapes: $(RECIPE_READY) ## train the demo model from nothing and judge it
 
 recipe-test: $(RECIPE_READY) ## the tests of the recipe, in its own environment
 	cd $(RECIPE) && $(TORCH) -m pytest -q -c /dev/null --rootdir . test_recipe.py
+	cd $(RESNET) && $(TORCH) -m pytest -q -c /dev/null --rootdir . test_convert.py
+
+recipe-resnet50: $(RECIPE_READY) ## the original YOLACT weights to ONNX and OpenVINO IR (WEIGHTS=file.pth, else random ones; OUT=out)
+	cd $(RESNET) && $(TORCH) convert.py $(or $(WEIGHTS),--random 3) --out $(or $(OUT),out)
 
 fullsize: $(RECIPE_READY) ## full-size graphs with random weights, for benchmarks: build/edge.onnx, build/resnet50.onnx
 	mkdir -p build
 	cd $(RECIPE) && $(TORCH) fullsize.py edge $(CURDIR)/build/edge.onnx
 	cd $(RECIPE) && $(TORCH) fullsize.py resnet50 $(CURDIR)/build/resnet50.onnx
 
-$(RECIPE_READY): $(RECIPE)/requirements.txt
+$(RECIPE_READY): $(RECIPE)/requirements.txt $(RESNET)/requirements.txt
 	$(PYTHON) -m venv .venv-recipe
-	$(TORCH) -m pip install --quiet --disable-pip-version-check -r $(RECIPE)/requirements.txt
+	$(TORCH) -m pip install --quiet --disable-pip-version-check -r $(RESNET)/requirements.txt
 	@touch $@
 
 lock: $(READY) ## constraints.txt anew, for every supported Python

@@ -1,8 +1,9 @@
-"""Backbones: MobileNetV2 of any width and ResNet-50. Both return maps by stride."""
+"""Backbones: MobileNetV2 of any width and ResNet. Both return maps by stride."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -104,16 +105,16 @@ class Bottleneck(nn.Module):
         return F.relu(self.layers(x) + self.shortcut(x))
 
 
-class ResNet50(nn.Module):
+class ResNet(nn.Module):
     """Maps of strides 4, 8, 16 and 32 (256, 512, 1024 and 2048 channels)."""
 
-    def __init__(self, width: float) -> None:
+    def __init__(self, width: float, depths: tuple[int, ...]) -> None:
         super().__init__()
         inputs = _multiple_of_8(64 * width)
         self.stem = nn.Sequential(conv_block(3, inputs, 7, 2), nn.MaxPool2d(3, 2, 1))
         self.stages = nn.ModuleList()
         self.channels: dict[int, int] = {}
-        for index, repeats in enumerate((3, 4, 6, 3)):
+        for index, repeats in enumerate(depths):
             middle = _multiple_of_8(64 * 2**index * width)
             blocks = []
             for repeat in range(repeats):
@@ -139,5 +140,6 @@ def _multiple_of_8(channels: float) -> int:
 
 BACKBONES: dict[str, Callable[[float], nn.Module]] = {
     "mobilenetv2": MobileNetV2,
-    "resnet50": ResNet50,
+    "resnet50": partial(ResNet, depths=(3, 4, 6, 3)),
+    "resnet101": partial(ResNet, depths=(3, 4, 23, 3)),
 }

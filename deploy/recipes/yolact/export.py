@@ -72,8 +72,11 @@ WRAPPERS: dict[str, type[nn.Module]] = {
 }
 
 
-def export(network: Yolact, form: str, path: Path) -> None:
-    """Write `path` in one step; batch 1, fp32, batch normalisation folded by the exporter."""
+def export(network: Yolact, form: str, path: Path, picture: str = "image") -> None:
+    """Write `path` in one step; batch 1, fp32, batch normalisation folded by the exporter.
+
+    `picture` is what the graph calls its input.
+    """
     side = network.config.size
     partial = path.with_name(path.name + ".partial")
     with warnings.catch_warnings():
@@ -83,7 +86,7 @@ def export(network: Yolact, form: str, path: Path) -> None:
             WRAPPERS[form](network).eval(),
             (torch.zeros(1, 3, side, side),),
             str(partial),
-            input_names=["image"],
+            input_names=[picture],
             output_names=list(FORMS[form]),
             opset_version=OPSET,
             dynamo=False,

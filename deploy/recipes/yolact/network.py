@@ -32,6 +32,9 @@ class Config:
     scales: tuple[tuple[float, ...], ...] = tuple(  # square anchors per level, px of the input
         (s, s * sqrt(0.5), s * sqrt(2)) for s in (24, 48, 96, 192, 384)
     )
+    # The authors' layers, for their weights: prototypes without batch normalisation, and no ReLU
+    # after the strided convolutions of the pyramid.
+    published: bool = False
 
     @property
     def levels(self) -> tuple[int, ...]:
@@ -68,8 +71,11 @@ RESNET50 = Config(classes=80, backbone="resnet50")
 class Pyramid(nn.Module):
     """C3..C5 to P3..; coarser levels come from stride-2 convolutions."""
 
-    def __init__(self, channels: tuple[int, ...], features: int, levels: int) -> None:
+    def __init__(
+        self, channels: tuple[int, ...], features: int, levels: int, relu_down: bool
+    ) -> None:
         super().__init__()
+        self.relu_down = relu_down
         self.lateral = nn.ModuleList(nn.Conv2d(c, features, 1) for c in channels)
         self.smooth = nn.ModuleList(nn.Conv2d(features, features, 3, padding=1) for _ in channels)
         self.down = nn.ModuleList(
@@ -87,8 +93,13 @@ class Pyramid(nn.Module):
             found.insert(0, mixed)
         found = [F.relu(s(m)) for s, m in zip(self.smooth, found, strict=True)]
         for down in self.down:
-            found.append(F.relu(down(found[-1])))
+            coarser = down(found[-1])
+            found.append(F.relu(coarser) if self.relu_down else coarser)
         return found
+
+
+def plain_block(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU(inplace=True))
 
 
 class Protonet(nn.Module):
@@ -97,17 +108,16 @@ class Protonet(nn.Module):
     def __init__(self, config: Config, skip_channels: tuple[int, ...]) -> None:
         super().__init__()
         wide = config.proto_features
+        block = plain_block if config.published else conv_block
         self.trunk = nn.Sequential(
-            conv_block(config.features, wide),
-            conv_block(wide, wide),
-            conv_block(wide, wide),
+            block(config.features, wide), block(wide, wide), block(wide, wide)
         )
         widths = [wide // 2**i for i in range(len(skip_channels) + 1)]
         self.skips = nn.ModuleList(
             nn.Conv2d(c, w, 1) for c, w in zip(skip_channels, widths, strict=False)
         )
-        self.steps = nn.ModuleList(conv_block(w, n) for w, n in pairwise(widths))
-        self.last = conv_block(widths[-1], widths[-1])
+        self.steps = nn.ModuleList(block(w, n) for w, n in pairwise(widths))
+        self.last = block(widths[-1], widths[-1])
         self.out = nn.Conv2d(widths[-1], config.prototypes, 1)
 
     def forward(self, finest: Tensor, fine: list[Tensor]) -> Tensor:
@@ -150,7 +160,10 @@ class Yolact(nn.Module):
         self.backbone = BACKBONES[config.backbone](config.width)
         channels: dict[int, int] = self.backbone.channels
         self.pyramid = Pyramid(
-            tuple(channels[s] for s in (8, 16, 32)), config.features, len(config.scales)
+            tuple(channels[s] for s in (8, 16, 32)),
+            config.features,
+            len(config.scales),
+            relu_down=not config.published,
         )
         skips = tuple(channels[s] for s in config.proto_skips)
         self.protonet = Protonet(config, skips)
