@@ -9,11 +9,13 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import signal
 import sys
 import threading
 import time
 import warnings
 from collections import deque
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,8 @@ from storage.errors import StorageError
 from tasks.broker import queues_for
 from tasks.cards import ModelError
 from tasks.environment import SettingError
+from tasks.exits import STOPPED
+from tasks.fleet_worker import LAST_WORDS_S
 from tasks.shelf import find_model
 from tasks.state import WorkerNow
 from worker import jobs
@@ -67,6 +71,7 @@ class Presence:
             target=serving.target,
             models=serving.models,
         )
+        threading.Thread(target=_keep_beating, daemon=True).start()
         threading.Thread(target=self._keep_saying, daemon=True).start()
 
     def hear(self, event: dict[str, Any]) -> None:
@@ -82,7 +87,8 @@ class Presence:
             elif event["event"] in ("let-go", "merged"):
                 self._change(job="", shard=None, state="idle")
         if event["event"] in ("taken", "let-go"):
-            _events.write(msgspec.json.encode(event) + b"\n")
+            with suppress(BrokenPipeError):  # nobody watches any more: see `_outlive`
+                _events.write(msgspec.json.encode(event) + b"\n")
 
     def leave(self) -> None:
         self._station.state.remove_worker(self._now.id)
@@ -103,13 +109,28 @@ class Presence:
             span = max(now - self._times[0], SAY_S) if self._times else SAY_S
             self._change(at=time.time(), images_per_s=round(len(self._times) / span, 3))
             said = self._now
-        beat = os.environ.get("MASKMILL_HEARTBEAT_FILE")
-        if beat:
-            Path(beat).touch()
         try:
             self._station.state.say_worker(said)
         except StorageError as exc:
             log.warning("the state folder does not answer: %s", exc)
+
+
+def _outlive(grace_s: float) -> None:
+    """The end of standard input means that the watching process is gone: end as when told to."""
+    while os.read(0, 4096):
+        pass
+    log.warning("the process that watches this one is gone")
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(grace_s + LAST_WORDS_S)
+    os._exit(STOPPED)
+
+
+def _keep_beating() -> None:
+    """For probes: this process is alive, even while a store does not answer."""
+    beat = os.environ.get("MASKMILL_HEARTBEAT_FILE")
+    while beat:
+        Path(beat).touch()
+        time.sleep(SAY_S)
 
 
 def main() -> None:
@@ -132,6 +153,7 @@ def main() -> None:
         sys.exit(EX_REFUSED)
     presence = Presence(station, serving)
     station.tell = presence.hear
+    threading.Thread(target=_outlive, args=(serving.grace_s,), daemon=True).start()
     stopping = threading.Event()
     station.stopping = stopping.is_set
 
@@ -149,7 +171,7 @@ def main() -> None:
         pool="solo",
         concurrency=1,
         queues=queues,
-        hostname=station.worker.replace(":", "-") + "@%h",
+        hostname=f"{station.worker.replace(':', '-')}@{platform.node()}",
         quiet=True,
         without_gossip=True,
         without_mingle=True,
