@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import threading
+from datetime import datetime
 from typing import Any
 
 import botocore
 import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ProfileNotFound
+from botocore.utils import parse_timestamp
 
 from storage.errors import BadSetting, NoCredentials
 from storage.s3_errors import CREDENTIAL_ERRORS
@@ -44,6 +46,8 @@ def _make(uri: str, settings: S3Settings, account: Account) -> Any:
     unsigned = account.profile == ANONYMOUS
     profile = None if unsigned else account.profile
     session = botocore.session.Session(profile=profile)
+    parsers = session.get_component("response_parser_factory")
+    parsers.set_parser_defaults(timestamp_parser=_timestamp)
     try:
         return session.create_client(
             "s3",
@@ -65,6 +69,15 @@ def _make(uri: str, settings: S3Settings, account: Account) -> Any:
         raise NoCredentials(uri) from error
     except (BotoCoreError, ValueError) as error:
         raise BadSetting("The AWS configuration", "cannot be used for S3") from error
+
+
+def _timestamp(value: Any) -> datetime:
+    """As botocore reads it. Its own way takes most of the time of a long listing."""
+    try:
+        return datetime.fromisoformat(value.replace("Z", "+00:00"))
+    except (AttributeError, ValueError):
+        found: datetime = parse_timestamp(value)
+        return found
 
 
 def _endpoint_of_profile(session: Any, profile: str | None) -> str | None:
