@@ -7,7 +7,8 @@ import re
 import shutil
 import sys
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,44 +20,33 @@ from storage.errors import StorageError
 from storage.uris import shown, storable
 from tasks.cards import Build, Card, InputSpec, ModelError, read_card
 from tasks.categories import Category
-from tasks.check_model import print_report, try_build
+from tasks.check_model import report_lines, try_build
 from tasks.exits import OK, ended
 from tasks.graph_file import GraphFile, read_graph
-from tasks.progress import say_json
-from tasks.recognise import ASKED, Categories, Draft, recognise
+from tasks.recognise import ASKED, Categories, Draft, asked, recognise
 from tasks.shelf import ZOO, digest, files_of, user_folder
+from tasks.zoo_table import Facts, tell
+
+# What was typed of the model, by option: name, family, image and the keys of ASKED. What is empty
+# the graph tells, or the person is asked for.
+Told = dict[str, str]
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Told:
-    """What was typed of the model; what is empty the graph tells, or the person is asked for."""
-
-    name: str = ""
-    family: str = ""
-    categories: str = ""
-    color: str = ""
-    mean: str = ""
-    std: str = ""
-    fit: str = ""
-    image: str = ""
-    replace: bool = False
+def add(file: str, told: Told, replace: bool, as_json: bool) -> int:
+    return ended(lambda: _add(Path(storable(file)), told, replace, as_json), as_json)
 
 
-def add(file: str, told: Told, as_json: bool) -> int:
-    return ended(lambda: _add(Path(storable(file)), told, as_json), as_json)
-
-
-def _add(file: Path, told: Told, as_json: bool) -> int:
-    name = told.name or file.stem
+def _add(file: Path, told: Told, replace: bool, as_json: bool) -> int:
+    name = told["name"] or file.stem
     folder = user_folder() / name
-    _refuse_taken(name, folder, told.replace)
+    _refuse_taken(name, folder, replace)
     graph = read_graph(file)
     if graph.weight_files:
         outside = ", ".join(graph.weight_files)
         raise ModelError(f"{file} keeps weights in {outside}: export it as one file")
-    draft = _draft(graph, told)
+    draft = _draft(graph, told["family"])
     known = _answers(draft, told, not as_json and sys.stdin.isatty())
     build = Build(file.name, sha256=digest(file))
     card = _card(name, draft, known, build, graph.metadata.get("license", ""))
@@ -64,17 +54,20 @@ def _add(file: Path, told: Told, as_json: bool) -> int:
         user_folder().mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=user_folder()) as temporary:
             staged = Path(temporary)
-            report = _stage(staged, file, card, draft, told.image)
+            report = _stage(staged, file, card, draft, told["image"])
             if report["fits"] is False:
                 raise ModelError(f"{file} was not added: {report['problem']}")
             _commit(staged, name)
-    report |= {"drawn": str(folder / "sample.jpg")} if report["fits"] else {}
-    if as_json:
-        say_json({"event": "added", "model": name, "card": f"{folder}.toml", "build": report})
-        return OK
-    print(f"{file.name} is a {draft.form}; its card is {folder}.toml")
-    print_report(report)
-    print(f"use it: maskmill annotate photos/ -m {name} -o out")
+    report["path"] = str(folder / file.name)
+    if report["fits"]:
+        report["drawn"] = str(folder / "sample.jpg")
+    event = {"event": "added", "model": name, "card": f"{folder}.toml", "build": report}
+    lines = [
+        f"{file.name} is a {draft.form}; its card is {folder}.toml",
+        *report_lines(report),
+        f"use it: maskmill annotate photos/ -m {name} -o out",
+    ]
+    tell(event, lines, as_json)
     return OK
 
 
@@ -87,33 +80,31 @@ def _refuse_taken(name: str, folder: Path, replace: bool) -> None:
         raise ModelError(f"there is a model {name} ({taken}): give another --name, or --replace")
 
 
-def _draft(graph: GraphFile, told: Told) -> Draft:
+def _draft(graph: GraphFile, family: str) -> Draft:
     """A family that the person tells stands against the graph's; of it nothing is known then."""
-    found = None
     try:
         found = recognise(graph)
+        if family in ("", found.family):
+            return found
     except ModelError as exc:
-        if not told.family:
+        if not family:
             raise ModelError(f"{exc}; tell it with --family") from exc
-    if found is not None and told.family in ("", found.family):
-        return found
-    return Draft(f"{told.family} network", told.family, unknown=tuple(ASKED))
+    return Draft(f"{family} network", family, unknown=tuple(ASKED))
 
 
-def _answers(draft: Draft, told: Told, terminal: bool) -> dict[str, str]:
+def _answers(draft: Draft, told: Told, terminal: bool) -> Told:
     """What the person says of the model, by option; asked for only on a terminal."""
-    known = {option: getattr(told, option) for option in ASKED if getattr(told, option)}
+    known = {option: told[option] for option in ASKED if told[option]}
     open_ = [option for option in draft.unknown if option not in known]
     if open_ and not terminal:
-        told_by = ", ".join(f"--{option} ({ASKED[option]})" for option in open_)
-        raise ModelError(f"this {draft.form} does not tell all: give {told_by}")
+        raise ModelError(f"this {draft.form} does not tell all: give {asked(open_)}")
     try:
         return known | {option: input(f"{ASKED[option]} (--{option}): ") for option in open_}
     except EOFError:
         raise ModelError("nothing was added: a question was left open") from None
 
 
-def _card(name: str, draft: Draft, known: dict[str, str], build: Build, license: str) -> Card:
+def _card(name: str, draft: Draft, known: Told, build: Build, license: str) -> Card:
     spec = msgspec.to_builtins(draft.input)
     spec |= {key: known[key].strip() for key in ("color", "fit") if key in known}
     spec |= {key: known[key].split(",") for key in ("mean", "std") if key in known}
@@ -140,7 +131,7 @@ def _categories(word: str) -> Categories:
         raise ModelError(f"--categories {shown(word)} cannot be read: {exc}") from exc
 
 
-def _stage(staged: Path, file: Path, card: Card, draft: Draft, image: str) -> dict[str, Any]:
+def _stage(staged: Path, file: Path, card: Card, draft: Draft, image: str) -> Facts:
     """The card and its files in a folder of their own, tried there."""
     weights = staged / card.name
     weights.mkdir()
@@ -150,46 +141,43 @@ def _stage(staged: Path, file: Path, card: Card, draft: Draft, image: str) -> di
     path.write_text(to_toml(card, draft.form), "utf-8")
     card = read_card(path)
     (build,) = card.builds
-    return try_build(
-        card, build, weights / file.name, build.engines[0], image, weights / "sample.jpg"
-    )
+    network, drawing = weights / file.name, weights / "sample.jpg"
+    return try_build(card, build, network, build.engines[0], image, drawing)
 
 
 def _commit(staged: Path, name: str) -> None:
     """The card last: until it stands, the files are nobody's, and go where they came from."""
-    folder, before = user_folder() / name, staged / "before"
-    if folder.exists():
-        folder.rename(before)
-    try:
-        (staged / name).rename(folder)
-        (staged / f"{name}.toml").replace(user_folder() / f"{name}.toml")
-    except OSError:
+    new, folder, before = staged / name, user_folder() / name, staged / "before"
+    with ExitStack() as undo:
         if folder.exists():
-            folder.rename(staged / name)
-        if before.exists():
-            before.rename(folder)
-        raise
+            folder.rename(before)
+            undo.callback(before.rename, folder)
+        new.rename(folder)
+        undo.callback(folder.rename, new)
+        (staged / f"{name}.toml").replace(user_folder() / f"{name}.toml")
+        undo.pop_all()
 
 
 def to_toml(card: Card, form: str) -> str:
     """The card for people to read and change; read_card gives the same card back."""
     said = msgspec.to_builtins(card)
-    lines = [f"# A {form}. Made by maskmill models add from the file below."]
+    (build,) = said["builds"]
     keys = ("name", "family", "description", "license", "categories")
-    lines += [f"{key} = {_toml(said[key])}" for key in keys if said[key]]
-    lines += ["", "# mean and std are on levels 0…255, in the order of color.", "[input]"]
-    spec = {key: value for key, value in said["input"].items() if value is not None}
-    lines += [f"{key} = {_toml(value)}" for key, value in spec.items()]
-    if card.decode:
-        lines += [
-            "",
-            "[decode]",
-            *(f"{key} = {_toml(value)}" for key, value in card.decode.items()),
-        ]
-    for build in said["builds"]:
-        lines += ["", "[[builds]]"]
-        lines += [f"{key} = {_toml(build[key])}" for key in ("file", "precision", "sha256")]
+    lines = [
+        f"# A {form}. Made by maskmill models add from the file below.",
+        *_lines({key: said[key] for key in keys}),
+        "\n# mean and std are on levels 0…255, in the order of color.\n[input]",
+        *_lines(said["input"]),
+        "\n[decode]",
+        *_lines(said["decode"]),
+        "\n[[builds]]",
+        *_lines({key: build[key] for key in ("file", "precision", "sha256")}),
+    ]
     return "\n".join(lines) + "\n"
+
+
+def _lines(table: Facts) -> Iterator[str]:
+    return (f"{key} = {_toml(value)}" for key, value in table.items() if value not in (None, ""))
 
 
 def _toml(value: Any) -> str:

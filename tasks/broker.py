@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Iterable, Sequence
+import ssl
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import msgspec
+from amqp.exceptions import MessageNacked  # type: ignore[import-untyped]
+from botocore.exceptions import ClientError
 from celery import Celery
-from kombu.exceptions import OperationalError
+from kombu.exceptions import BatchPublishError, OperationalError
 
+from storage.uris import shown
 from tasks.environment import SettingError, whole_number
 from tasks.folder import ShardName
 from tasks.messages import MERGE, SHARD, MergeMessage, ShardMessage
@@ -22,6 +29,7 @@ LARGE_JOB = 100  # jobs of more shards than this go to the low queue unless told
 PRIORITIES: tuple[Priority, ...] = ("high", "normal", "low")
 SCHEMES = ("redis", "rediss", "amqp", "amqps", "sqs", "memory")
 BATCH = 500
+FAILURES = (OperationalError, MessageNacked, ClientError, OSError)
 
 
 class BrokerDown(Exception):
@@ -30,8 +38,11 @@ class BrokerDown(Exception):
 
 def broker_url() -> str:
     url = os.environ.get("MASKMILL_BROKER_URL") or DEFAULT_BROKER
-    if urlsplit(url).scheme not in SCHEMES:
+    scheme = urlsplit(url).scheme
+    if scheme not in SCHEMES:
         raise SettingError(f"MASKMILL_BROKER_URL is of none of the kinds {', '.join(SCHEMES)}")
+    if scheme == "sqs" and not (find_spec("boto3") and find_spec("pycurl")):
+        raise SettingError("MASKMILL_BROKER_URL is an SQS: pip install 'maskmill[sqs]'")
     return url
 
 
@@ -56,20 +67,45 @@ def make_app(url: str) -> Celery:
         worker_proc_alive_timeout=600.0,  # a child loads its model before it says that it is up
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
+        broker_use_ssl=_tls(url),
         task_publish_retry_policy={"max_retries": 2, "interval_start": 0.2, "interval_max": 1.0},
-        broker_transport_options=_transport_options(scheme),
+        broker_transport_options=_transport_options(url),
     )
     if scheme.startswith("amqp"):
-        # A worker that computes does not answer heartbeats; TCP's keepalive finds a dead peer.
         app.conf.update(
+            # A worker that computes reads no socket, so it would miss heartbeats and be cut off.
+            # TCP's keepalive, which py-amqp sets, finds a peer that is gone within 150 s; RabbitMQ
+            # does so with tcp_listen_options.keepalive. A message that is not acknowledged after
+            # RabbitMQ's consumer_timeout, 30 min, goes to another: shards have to be shorter.
             broker_heartbeat=0,
             task_default_queue_type="quorum",
-            worker_detect_quorum_queues=True,
+            task_create_missing_queue_type="quorum",
+            # An exclusive queue stays locked while RabbitMQ believes in a connection that is gone.
+            control_queue_exclusive=False,
+            control_queue_durable=True,
         )
+    if scheme == "sqs":
+        # Revoking, pinging and events would take SNS topics; markers in storage cancel jobs.
+        app.conf.update(worker_enable_remote_control=False)
     return app
 
 
-def _transport_options(scheme: str) -> dict[str, Any]:
+def _tls(url: str) -> dict[str, Any] | None:
+    """The broker's certificate and name are checked, by MASKMILL_BROKER_CA or the system's CAs."""
+    parts = urlsplit(url)
+    authorities = os.environ.get("MASKMILL_BROKER_CA") or None
+    if authorities and not os.path.isfile(authorities):
+        raise SettingError(f"MASKMILL_BROKER_CA is {authorities}, which is no file")
+    if parts.scheme == "rediss":
+        return {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_ca_certs": authorities}
+    if parts.scheme == "amqps":
+        checked = {"cert_reqs": ssl.CERT_REQUIRED, "ca_certs": authorities}
+        return {**checked, "server_hostname": parts.hostname}
+    return None
+
+
+def _transport_options(url: str) -> dict[str, Any]:
+    scheme = urlsplit(url).scheme
     if scheme.startswith("redis"):
         return {
             "visibility_timeout": whole_number("MASKMILL_VISIBILITY_TIMEOUT", 3600, 1),
@@ -82,12 +118,13 @@ def _transport_options(scheme: str) -> dict[str, Any]:
     if scheme.startswith("amqp"):
         return {"confirm_publish": True}
     if scheme == "sqs":
-        options: dict[str, Any] = {
-            "region": os.environ.get("AWS_REGION", "us-east-1"),
+        return {
+            "region": os.environ.get("AWS_REGION"),  # boto3 reads AWS_DEFAULT_REGION
+            # sqs:// is AWS, or AWS_ENDPOINT_URL_SQS; sqs://host:port is a server without TLS
+            "is_secure": urlsplit(url).hostname is None,
             "visibility_timeout": whole_number("MASKMILL_VISIBILITY_TIMEOUT", 3600, 1),
             "wait_time_seconds": 10,
         }
-        return options
     return {}
 
 
@@ -109,34 +146,54 @@ def queues_for(engines: Sequence[str], target: str) -> list[str]:
     return [DEFAULT_QUEUE, *names]
 
 
+@contextmanager
+def answering(app: Celery) -> Iterator[None]:
+    """What talking to the broker can fail with becomes one sentence, without its password."""
+    connection = app.connection_for_write()
+    url = str(app.conf.broker_url)
+    try:
+        yield
+    except (*FAILURES, *connection.connection_errors, *connection.channel_errors) as exc:
+        reason = " ".join(str(exc).split()) or type(exc).__name__
+        given = urlsplit(url).password
+        for secret in {given, unquote(given)} if given else ():
+            reason = reason.replace(secret, "…")
+        raise BrokerDown(f"the broker does not answer: {shown(url)}: {reason}") from exc
+
+
 def send_shards(app: Celery, uri: str, job: Job, shards: Iterable[ShardName]) -> int:
     """One message a shard; how many were sent."""
     sent = 0
-    queue = queue_of(job)
-    try:
-        with app.producer_pool.acquire(block=True) as producer:
-            for shard in shards:
-                body = msgspec.to_builtins(ShardMessage(uri, job.run, shard))
-                app.send_task(SHARD, kwargs=body, queue=queue, producer=producer)
-                sent += 1
-    except (OperationalError, OSError) as exc:
-        raise BrokerDown(f"the broker does not answer: {exc}") from exc
+    queue, messages = queue_of(job), (ShardMessage(uri, job.run, shard) for shard in shards)
+    with answering(app), app.producer_pool.acquire(block=True) as producer:
+        while chosen := tuple(itertools.islice(messages, BATCH)):
+            try:
+                with producer.batch(BATCH):
+                    _publish(app, producer, queue, chosen)
+            except BatchPublishError:  # some may be there; a doubled one costs a look at the folder
+                _publish(app, producer, queue, chosen)
+            sent += len(chosen)
     return sent
 
 
+def _publish(app: Celery, producer: Any, queue: str, messages: Iterable[ShardMessage]) -> None:
+    """In a producer's batch Redis gets them in one go, untried again; else each by itself."""
+    for each in messages:
+        app.send_task(SHARD, kwargs=msgspec.to_builtins(each), queue=queue, producer=producer)
+
+
 def send_merge(app: Celery, uri: str) -> None:
-    try:
+    with answering(app):
         body = msgspec.to_builtins(MergeMessage(uri))
         app.send_task(MERGE, kwargs=body, queue=DEFAULT_QUEUE)
-    except (OperationalError, OSError) as exc:
-        raise BrokerDown(f"the broker does not answer: {exc}") from exc
 
 
 def waiting(app: Celery, queue: str) -> int:
     """How many messages are in a queue; none where there is no such queue."""
-    with app.connection_for_read() as connection:
+    with answering(app), app.connection_for_read() as connection:
         try:
-            found = connection.default_channel.queue_declare(queue, passive=True)
-            return int(found.message_count)
-        except connection.channel_errors:
+            return int(connection.channel().queue_declare(queue, passive=True).message_count)
+        except connection.channel_errors as exc:
+            if str(getattr(exc, "reply_code", "")) != "404":
+                raise
             return 0

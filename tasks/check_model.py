@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from storage.uris import shown, storable
 from tasks.annotate import need_worker_parts
@@ -12,9 +12,9 @@ from tasks.cards import Build, Card, Model, ModelError
 from tasks.demo import IMAGES
 from tasks.exits import OK, WRONG, ended
 from tasks.inputs import absolute
-from tasks.progress import say_json
-from tasks.shelf import builds_at, is_here, model_at
+from tasks.shelf import builds_at, model_at
 from tasks.wishes import Wishes, settings_of
+from tasks.zoo_table import Facts, tell
 
 PICTURE = str(IMAGES / "000001.jpg")
 
@@ -24,56 +24,51 @@ def check(name: str, image: str, output: str, as_json: bool) -> int:
 
 
 def _check(name: str, image: str, output: Path, as_json: bool) -> int:
-    _, card, places = builds_at(name)
-    reports = []
-    for build in dict.fromkeys(build.file for build, _ in places):
-        here = next((each for each in places if each[0].file == build and is_here(each[1])), None)
-        if here is None:
-            reports.append({"build": build, "fits": None, "problem": "it is not here"})
-        else:
-            for engine in here[0].engines:
-                drawing = output / f"{build.replace('/', '-')}-{engine}.jpg"
-                reports.append(try_build(card, *here, engine, image, drawing))
+    _, card, builds = builds_at(name)
+    reports: list[Facts] = []
+    for build, place in builds:
+        if place is None:
+            reports.append({"build": build.file, "fits": None, "problem": "it is not here"})
+            continue
+        for engine in build.engines:
+            drawing = output / f"{build.file.replace('/', '-')}-{engine}.jpg"
+            reports.append(try_build(card, build, place, engine, image, drawing))
     usable = [each["fits"] for each in reports if each["fits"] is not None]
     code = OK if usable and all(usable) else WRONG
-    if as_json:
-        say_json({"event": "check", "model": card.name, "builds": reports, "exit": code})
-    else:
-        for report in reports:
-            print_report(report)
+    event = {"event": "check", "model": card.name, "builds": reports, "exit": code}
+    tell(event, (line for each in reports for line in report_lines(each)), as_json)
     return code
 
 
 def try_build(
     card: Card, build: Build, place: Path, engine: str, image: str, drawing: Path
-) -> dict[str, Any]:
+) -> Facts:
     """What came of it; `fits` is None where this machine cannot try it."""
-    about = {"build": build.file, "engine": engine, "path": str(place)}
+    about: Facts = {"build": build.file, "engine": engine, "path": str(place), "fits": None}
     try:
         need_worker_parts(engine)
-    except ModelError as exc:
-        return {**about, "fits": None, "problem": str(exc)}
-    try:
+        about["fits"] = False
         model: Model = model_at(card, build, place, engine)
         settings = settings_of(model, Wishes(model=card.name, output=""))
     except ModelError as exc:
-        return {**about, "fits": False, "problem": str(exc)}
+        return about | {"problem": str(exc)}
     picture = absolute(image) if image else PICTURE
-    found = import_module("worker.check").check_build(model, settings, picture, str(drawing))
-    return {**about, "picture": shown(picture), **found}
+    found: Facts = import_module("worker.check").check_build(model, settings, picture, str(drawing))
+    return about | {"picture": shown(picture)} | found
 
 
-def print_report(report: dict[str, Any]) -> None:
+def report_lines(report: Facts) -> Iterator[str]:
     verdict = {True: "fits", False: "does not fit", None: "not tried"}[report["fits"]]
     engine = " ".join(filter(None, (report.get("engine"), report.get("version"))))
-    print(f"{report['build']}{f' with {engine}' if engine else ''}: {verdict}")
+    yield f"{report['build']}{f' with {engine}' if engine else ''}: {verdict}"
     if not report["fits"]:
-        print(f"  {report['problem']}")
+        yield f"  {report['problem']}"
         return
     found = report["detections"]
     listed = ", ".join(f"{number} {name}" for name, number in found.items()) or "nothing"
-    print(f"  inputs      {', '.join(report['inputs'])}")
-    print(f"  outputs     {', '.join(report['outputs'])}")
-    print(f"  loaded in   {report['load_seconds']} s")
-    print(f"  found       {sum(found.values())} on {report['picture']}: {listed}")
-    print(f"  drawn       {report['drawn']}, from a score of {report['drawn_from_score']}")
+    yield f"  inputs      {', '.join(report['inputs'])}"
+    yield f"  outputs     {', '.join(report['outputs'])}"
+    yield f"  expected    {', '.join(f'{role}: {each}' for role, each in report['roles'].items())}"
+    yield f"  loaded in   {report['load_seconds']} s"
+    yield f"  found       {sum(found.values())} on {report['picture']}: {listed}"
+    yield f"  drawn       {report['drawn']}, from a score of {report['drawn_from_score']}"

@@ -68,6 +68,9 @@ def submit(
     per_image: Annotated[
         bool, typer.Option("--per-image", help="Also write a file for each input once it is done.")
     ] = False,
+    append: Annotated[
+        bool, typer.Option("--append", help="Add the inputs to an open job, made if need be.")
+    ] = False,
     max_failures: Annotated[
         int, typer.Option(min=0, help="With --wait: more failures than this: exit 3.")
     ] = 0,
@@ -84,7 +87,9 @@ def submit(
     if dry_run:
         raise typer.Exit(dry(inputs, asked.selection, sharing, wishes, as_json))
     follow = max_failures if wait else None
-    raise typer.Exit(send(inputs, asked.selection, routing, sharing, wishes, follow, as_json))
+    raise typer.Exit(
+        send(inputs, asked.selection, routing, sharing, wishes, follow, as_json, append)
+    )
 
 
 def worker(

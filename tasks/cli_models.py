@@ -6,16 +6,10 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(
-    name="models",
-    no_args_is_help=True,
-    rich_markup_mode="rich",
-    help="The zoo: what models there are, and what each one needs.",
-)
+_ABOUT = "The zoo: what models there are, and what each one needs."
+app = typer.Typer(name="models", no_args_is_help=True, rich_markup_mode="rich", help=_ABOUT)
 
-Name = Annotated[
-    str, typer.Argument(metavar="NAME", help="A card's name, or a card.", show_default=False)
-]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="A card's name, a card, or a network.")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
 
 
@@ -55,15 +49,8 @@ def pull(
 )
 def reproduce(
     name: Name,
-    coco: Annotated[
-        str,
-        typer.Option(
-            help="COCO's folder (annotations/ and val2017/), or images with an instances.json."
-        ),
-    ],
-    output: Annotated[
-        str, typer.Option("--output", "-o", help="The job folder (default: reproduce-NAME).")
-    ] = "",
+    coco: Annotated[str, typer.Option(help="COCO's folder, or images with an instances.json.")],
+    output: Annotated[str, typer.Option("--output", "-o", help="Default: reproduce-NAME.")] = "",
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N images.")] = None,
     tolerance: Annotated[
         float, typer.Option(min=0, max=1, help="How far from the card's AP is still the same.")
@@ -84,46 +71,28 @@ def add(
     file: Annotated[str, typer.Argument(metavar="FILE", help="An .onnx, or an OpenVINO .xml.")],
     name: Annotated[str, typer.Option(help="What it is called (default: as the file).")] = "",
     family: Annotated[str, typer.Option(help="yolact, mask_rcnn, detr or yolo_seg.")] = "",
-    categories: Annotated[
-        str, typer.Option(help="coco80, names with commas between, or a JSON file of them.")
-    ] = "",
+    categories: Annotated[str, typer.Option(help="coco80, a,b,c or a JSON file of them.")] = "",
     color: Annotated[str, typer.Option(help="rgb or bgr.")] = "",
     mean: Annotated[str, typer.Option(help="Of levels 0…255, in that order: a,b,c.")] = "",
     std: Annotated[str, typer.Option(help="As --mean.")] = "",
     fit: Annotated[str, typer.Option(help="stretch, pad, letterbox, sides or native.")] = "",
     image: Annotated[str, typer.Option(help="A picture to try it on.")] = "",
-    replace: Annotated[
-        bool, typer.Option("--replace", help="In place of a model of that name.")
-    ] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="The model of that name.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Make a card by looking at a network, and show what it finds on a picture."""
-    from tasks.add_model import Told
     from tasks.add_model import add as run
 
-    told = Told(
-        name=name,
-        family=family,
-        categories=categories,
-        color=color,
-        mean=mean,
-        std=std,
-        fit=fit,
-        image=image,
-        replace=replace,
-    )
-    raise typer.Exit(run(file, told, as_json))
+    told = {"categories": categories, "color": color, "mean": mean, "std": std, "fit": fit}
+    told |= {"name": name, "family": family, "image": image}
+    raise typer.Exit(run(file, told, replace, as_json))
 
 
 @app.command(epilog="Exit codes: 0 all that is here fits, 2 it cannot be used.")
 def check(
-    model: Annotated[
-        str, typer.Argument(help="A card's name, a card, or a network.", show_default=False)
-    ],
+    model: Name,
     image: Annotated[str, typer.Argument(help="A picture.", show_default=False)] = "",
-    output: Annotated[
-        str, typer.Option("--output", "-o", help="The folder of the drawings.")
-    ] = "maskmill-check",
+    output: Annotated[str, typer.Option("--output", "-o", help="For drawings.")] = "maskmill-check",
     as_json: JsonFlag = False,
 ) -> None:
     """Load every build with every engine that is here, run a picture and draw what is found."""

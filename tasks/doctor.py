@@ -7,6 +7,7 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -15,19 +16,18 @@ from rich.console import Console
 
 from storage import delete, get, put
 from storage.errors import StorageError
+from storage.uris import join, shown
+from tasks.broker import DEFAULT_QUEUE, BrokerDown, broker_url, make_app, queues_for, waiting
 from tasks.cards import ModelError, read_card
+from tasks.environment import SettingError
 from tasks.exits import OK, STOPPED, ended
-from tasks.folder import Folder, JobError, read_job
+from tasks.folder import Folder, JobError, read_job, read_run
 from tasks.progress import say_json
 from tasks.shelf import find_model, zoo_cards
+from tasks.state import fleet_state
 
-ENGINES = {
-    "onnxruntime": "onnx",
-    "ai-edge-litert": "tflite",
-    "tflite-runtime": "tflite",
-    "openvino": "openvino",
-}
-BUILT_IN = ("onnx", "openvino")  # engines that this version runs models with
+ENGINES = {"onnxruntime": "onnx", "openvino": "openvino"}  # that this version runs models with
+OTHERS = ("ai-edge-litert", "tflite-runtime")
 _SECRET = ("KEY", "SECRET", "TOKEN", "PASSWORD")
 
 
@@ -46,6 +46,7 @@ def _check_machine(as_json: bool) -> int:
         "formats": _formats(),
         "stores": dict(_stores()),
         "models": dict(_models()),
+        "fleet": dict(_fleet()),
         "settings": _settings(),
     }
     if as_json:
@@ -56,14 +57,12 @@ def _check_machine(as_json: bool) -> int:
 
 
 def _engines() -> dict[str, str]:
-    found = {}
-    for package, engine in ENGINES.items():
-        try:
-            text = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-            continue
-        found[package] = text if engine in BUILT_IN else f"{text}, not used by this version"
+    found = dict.fromkeys((*ENGINES, *OTHERS), "not installed")
+    for package in found:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+            if package in OTHERS:
+                found[package] += ", not used by this version"
     if found["onnxruntime"] != "not installed":
         providers = import_module("onnxruntime").get_available_providers()
         found["onnxruntime"] += f" with {', '.join(providers)}"
@@ -84,8 +83,7 @@ def _stores() -> Iterator[tuple[str, str]]:
         yield "file", _try_store(os.path.join(folder, "probe"))
     free = shutil.disk_usage(tempfile.gettempdir()).free
     yield "scratch", f"{free / 2**30:.1f} GiB free in {tempfile.gettempdir()}"
-    target = os.environ.get("MASKMILL_DOCTOR_S3", "")
-    if target:
+    if target := os.environ.get("MASKMILL_DOCTOR_S3", ""):
         yield target, _try_store(f"{target.rstrip('/')}/.maskmill-doctor")
     else:
         yield "s3", "not tried: set MASKMILL_DOCTOR_S3=s3://bucket/prefix to try one"
@@ -99,6 +97,25 @@ def _try_store(uri: str) -> str:
     except StorageError as exc:
         return str(exc)
     return "reads and writes" if same else "gives back other bytes than were written"
+
+
+def _fleet() -> Iterator[tuple[str, str]]:
+    """Whether the broker and the state folder that a fleet shares answer from here."""
+    try:
+        app = make_app(broker_url())
+        # to ask SQS for a queue's length makes the queue
+        is_sqs = broker_url().startswith("sqs:")
+        names = [DEFAULT_QUEUE] if is_sqs else queues_for(list(ENGINES.values()), "any")
+        queued = [f"{depth} in {name}" for name in names if (depth := waiting(app, name))]
+        yield "broker", f"{shown(broker_url())}: answers"
+        yield "messages", ", ".join(queued) or "none waits"
+    except (BrokerDown, SettingError) as exc:
+        yield "broker", str(exc)
+    try:
+        uri = fleet_state().uri
+        yield "state", f"{shown(uri)}: {_try_store(join(uri, '.maskmill-doctor'))}"
+    except SettingError as exc:
+        yield "state", str(exc)
 
 
 def _models() -> Iterator[tuple[str, str]]:
@@ -139,9 +156,11 @@ def _check_folder(output: str, as_json: bool) -> int:
     if job is None:
         raise JobError(f"{output} holds no job: there is no job.json")
     audit = import_module("worker.audit")
-    found = list(audit.problems(Folder(output, job.run), job))
+    folder = Folder(output, job.run)
+    found = list(audit.problems(folder, job))
     if as_json:
         say_json({"event": "doctor", "output": output, "sound": not found, "problems": found})
     else:
-        print("\n".join(found) or f"{output} is sound: {job.counts.items} inputs, each ended once")
+        inputs = (read_run(folder) or {}).get("inputs")
+        print("\n".join(found) or f"{output} is sound: {inputs} inputs, each ended once")
     return STOPPED if found else OK

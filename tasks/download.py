@@ -5,8 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from io import FileIO
 from pathlib import Path
 
@@ -22,23 +21,32 @@ Told = Callable[[int, int | None], None]  # bytes done, and of how many where th
 def download(wanted: Download, target: Path, told: Told) -> None:
     """Bring `wanted` to `target`; what came so far stays in a .part beside it for the next time."""
     part = target.with_name(target.name + ".part")
+    version_at = target.with_name(target.name + ".part-version")  # of the bytes in the .part
     with translating(str(target), writing=True):
         part.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(part) as file:
+        with part.open("ab", buffering=0) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
             if target.exists():  # another process was faster
-                part.unlink()
-                return
-            try:
-                _fill(file, wanted, _version_of(target), told)
-                os.fsync(file.fileno())
-                _require_published(part, wanted)
+                part.unlink(missing_ok=True)
+            elif not os.fstat(file.fileno()).st_nlink:  # another process threw this .part away
+                download(wanted, target, told)
+            else:
+                _complete(file, wanted, part, version_at, told)
                 part.rename(target)
-            except ModelError:
-                part.unlink()
-                raise
-            finally:
-                if not part.exists():
-                    _version_of(target).unlink(missing_ok=True)
+                version_at.unlink(missing_ok=True)
+
+
+def _complete(file: FileIO, wanted: Download, part: Path, version_at: Path, told: Told) -> None:
+    try:
+        _fill(file, wanted, version_at, told)
+        os.fsync(file.fileno())
+        if why := difference(part, wanted):
+            source = f"what came from {wanted.url} is not the file that was published or came first"
+            raise ModelError(f"{source}: {why}; it was not kept")
+    except ModelError:
+        version_at.unlink(missing_ok=True)
+        part.unlink()
+        raise
 
 
 def difference(path: Path, wanted: Download) -> str:
@@ -47,49 +55,19 @@ def difference(path: Path, wanted: Download) -> str:
     if wanted.size not in (None, size):
         return f"expected {wanted.size} bytes, found {size}"
     for kind, expected in (("sha384", wanted.sha384), ("sha256", wanted.sha256)):
-        if expected and (found := checksum(path, kind)) != expected.lower():
+        if expected and (found := checksum(kind, path)) != expected.lower():
             return f"expected {kind.upper()} {expected}, found {found}"
     return ""
 
 
-def checksum(path: Path, kind: str) -> str:
+def checksum(kind: str, *paths: Path) -> str:
+    """Of the bytes of these files, one after the other."""
     found = hashlib.new(kind)
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            found.update(chunk)
+    for path in paths:
+        with path.open("rb") as file:
+            while chunk := file.read(CHUNK):
+                found.update(chunk)
     return found.hexdigest()
-
-
-def _require_published(part: Path, wanted: Download) -> None:
-    why = difference(part, wanted)
-    if why:
-        raise ModelError(
-            f"what came from {wanted.url} is not the file that was published or came first: {why};"
-            " it was not kept"
-        )
-
-
-def _version_of(target: Path) -> Path:
-    """Where the version is kept that the bytes in the .part are of."""
-    return target.with_name(target.name + ".part-version")
-
-
-@contextmanager
-def _alone(part: Path) -> Iterator[FileIO]:
-    """The .part, open for one process at a time; one that was renamed meanwhile is opened anew."""
-    while True:
-        with part.open("ab", buffering=0) as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            if _is_still(part, file):
-                yield file
-                return
-
-
-def _is_still(part: Path, file: FileIO) -> bool:
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), part.stat())
-    except FileNotFoundError:
-        return False
 
 
 def _fill(file: FileIO, wanted: Download, version_at: Path, told: Told) -> None:
@@ -101,7 +79,9 @@ def _fill(file: FileIO, wanted: Download, version_at: Path, told: Told) -> None:
         if not start:
             file.truncate(0)
         with opened.stream:
-            _require_size(opened, wanted)
+            if wanted.size and opened.size not in (None, wanted.size):
+                sizes = f"expected {wanted.size} bytes, found {opened.size}"
+                raise ModelError(f"{wanted.url} is not the file that was published: {sizes}")
             version_at.write_text(opened.version, "utf-8")
             try:
                 _copy(opened, file, start, told)
@@ -121,11 +101,3 @@ def _copy(opened: Opened, file: FileIO, done: int, told: Told) -> None:
             rest = rest[file.write(rest) :]
         done += len(chunk)
         told(done, opened.size)
-
-
-def _require_size(opened: Opened, wanted: Download) -> None:
-    if wanted.size is not None and opened.size not in (None, wanted.size):
-        raise ModelError(
-            f"{wanted.url} is not the file that was published:"
-            f" expected {wanted.size} bytes, found {opened.size}; nothing was downloaded"
-        )

@@ -5,9 +5,6 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from tasks.annotate import need_worker_parts
 from tasks.exits import OK, ended
 from tasks.folder import Folder, JobError, read_job
@@ -49,24 +46,23 @@ def measure(output: str, truth: str) -> dict[str, Any]:
 
 
 def print_report(report: dict[str, Any]) -> None:
-    table = Table(box=None, pad_edge=False)
-    for heading in ("", "box", "mask"):
-        table.add_column(heading, justify="left" if not heading else "right")
-    for key, name in _ROWS.items():
-        table.add_row(name, _figure(report["box"][key]), _figure(report["mask"][key]))
-    for name, value in report["box"]["by_class"].items():
-        table.add_row(f"  {name}", _figure(value), _figure(report["mask"]["by_class"].get(name)))
-    console = Console(highlight=False, markup=False)
-    console.print(table)
-    console.print(
-        f"box AP {report['box']['ap']:.3f}, mask AP {report['mask']['ap']:.3f},"
+    box, mask = report["box"], report["mask"]
+    rows = {name: (box[key], mask[key]) for key, name in _ROWS.items()}
+    for name, value in box["by_class"].items():
+        rows[f"  {name}"] = value, mask["by_class"].get(name)
+    width = max(map(len, rows))
+    print(f"{'':{width}}    box   mask")
+    for name, (of_boxes, of_masks) in rows.items():
+        print(f"{name:{width}}  {_figure(of_boxes)}  {_figure(of_masks)}")
+    print(
+        f"box AP {box['ap']:.3f}, mask AP {mask['ap']:.3f},"
         f" their mean {report['mean_ap']:.3f}, on {report['images']} images"
     )
     if report["truth_images_not_in_job"]:
-        console.print(f"{report['truth_images_not_in_job']} images of the truth are not in the job")
+        print(f"{report['truth_images_not_in_job']} images of the truth are not in the job")
     if report["results_left_out"]:
-        console.print(f"{report['results_left_out']} results are of images or classes not in it")
+        print(f"{report['results_left_out']} results are of images or classes not in it")
 
 
 def _figure(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
+    return "    –" if value is None else f"{value:.3f}"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -21,9 +23,9 @@ from tasks.cards import ModelError
 from tasks.exits import ended
 from tasks.folder import JobError, attempt_uri, read_attempts, read_job, write_attempt
 from tasks.local import Stopped, child_command, child_environment, death
-from tasks.state import fleet_state
+from tasks.state import State, fleet_state
 
-IDLE_DEATHS = 3  # in a row, with no shard in hand: what kills the process is not an input
+IDLE_DEATHS = 3  # in a row, with no shard ever in hand: what kills the process is not an input
 LAST_WORDS_S = 15.0  # beyond the grace, for the process to say good-bye
 
 
@@ -32,7 +34,7 @@ def serve(models: Sequence[str], engine: str, target: str, grace_s: float) -> in
 
 
 def _serve(models: Sequence[str], engine: str, target: str, grace_s: float) -> int:
-    fleet_state()
+    state = fleet_state()
     app = make_app(broker_url())
     engines = (
         [engine] if engine else [e for e, (part, _) in ENGINE_PARTS.items() if find_spec(part)]
@@ -54,14 +56,15 @@ def _serve(models: Sequence[str], engine: str, target: str, grace_s: float) -> i
             start_new_session=True,
         )
         stopper.child = child
-        in_hand = _watch(child, order)
+        in_hand, worked = _watch(child, order)
         code = child.wait()
         if code >= 0:
             return code
         print(f"maskmill: the worker process {death(code)}", file=sys.stderr, flush=True)
         if stopper.asked:
             return 0
-        idle_deaths = 0 if in_hand else idle_deaths + 1
+        _take_leave(state, child.pid)
+        idle_deaths = 0 if worked else idle_deaths + 1
         if idle_deaths == IDLE_DEATHS:
             raise Stopped(f"the worker process {death(code)} {IDLE_DEATHS} times with no shard")
         if in_hand:
@@ -91,23 +94,34 @@ class Stopper:
             self.child.kill()
 
 
-def _watch(child: subprocess.Popen[bytes], order: bytes) -> dict[str, Any]:
-    """Until the process ends; the shard that it had in hand then, empty if none."""
+def _watch(child: subprocess.Popen[bytes], order: bytes) -> tuple[dict[str, Any], bool]:
+    """Until it ends: the shard in hand then, empty if none, and whether it ever had one."""
     assert child.stdin is not None
     assert child.stdout is not None
     with suppress(BrokenPipeError):
         child.stdin.write(order + b"\n")
         child.stdin.flush()
     in_hand: dict[str, Any] = {}
+    worked = False
     for line in child.stdout:
         try:
             event = msgspec.json.decode(line)
         except msgspec.DecodeError:
             continue  # the end of a line that its writer did not live to finish
         in_hand = event if event["event"] == "taken" else {}
+        worked = True
     child.stdin.close()
     child.stdout.close()
-    return in_hand
+    return in_hand, worked
+
+
+def _take_leave(state: State, pid: int) -> None:
+    """What it said last of itself would keep the reconciler from a shard that nobody has."""
+    try:
+        host = socket.gethostname().replace(":", "-")
+        state.remove_worker(f"worker-{host}-{os.getpid()}-{pid}")
+    except StorageError as exc:
+        print(f"maskmill: {exc}", file=sys.stderr, flush=True)
 
 
 def _bury(in_hand: dict[str, Any]) -> None:

@@ -66,7 +66,7 @@ def read_job(uri: str) -> Job | None:
         data = get(join(uri, "job.json"))
     except NotFound:
         return None
-    job = _decoded(data, Job, join(uri, "job.json"))
+    job = decoded(data, Job, join(uri, "job.json"))
     if job.schema != SCHEMA:
         raise JobError(f"{join(uri, 'job.json')} has schema {job.schema}; this program reads 1")
     return job
@@ -74,12 +74,12 @@ def read_job(uri: str) -> Job | None:
 
 def read_plan(folder: Folder, shard: ShardName) -> tuple[Item, ...]:
     uri = folder.plan(shard)
-    return tuple(_decoded(line, Item, uri) for line in get(uri).splitlines())
+    return tuple(decoded(line, Item, uri) for line in get(uri).splitlines())
 
 
 def read_shard(folder: Folder, shard: ShardName, generation: int = 0) -> Shard:
     uri = folder.shard(shard, generation)
-    return _decoded(get(uri), Shard, uri)
+    return decoded(get(uri), Shard, uri)
 
 
 def whole_shard(folder: Folder, shard: ShardName, generations: Iterable[int]) -> Shard:
@@ -112,7 +112,7 @@ def read_run(folder: Folder) -> dict[str, Any] | None:
     """run.json, which seals a merge; None while there is none."""
     uri = folder.file("run.json")
     try:
-        record = _decoded(get(uri), dict[str, Any], uri)
+        record = decoded(get(uri), dict[str, Any], uri)
     except NotFound:
         return None
     if not {"run", "instances_sha256", "files"} <= set(record):
@@ -123,13 +123,17 @@ def read_run(folder: Folder) -> dict[str, Any] | None:
 def missing_shards(folder: Folder, job: Job) -> list[ShardName]:
     """Shards with an object still to come, in order: one listing, and one of the retries."""
     done = written(folder)
-    parts: Iterable[ShardName] = range(job.counts.shards)
-    if job.open:
-        parts = sorted(stem for stem, _ in _names(join(folder.uri, f"plan/{folder.run}/")))
-    missing = {shard for shard in parts if 0 not in done.get(shard, ())}
+    missing = {shard for shard in parts(folder, job) if 0 not in done.get(shard, ())}
     for generation, retry in read_retries(folder).items():
         missing |= {shard for shard in retry.shards if generation not in done.get(shard, ())}
     return sorted(missing)
+
+
+def parts(folder: Folder, job: Job) -> Iterable[ShardName]:
+    """The names of all shards that there are to be, in order."""
+    if not job.open:
+        return range(job.counts.shards)
+    return sorted(stem for stem, _ in _names(join(folder.uri, f"plan/{folder.run}/")))
 
 
 def count_parts(folder: Folder) -> int:
@@ -140,19 +144,25 @@ def count_parts(folder: Folder) -> int:
 def written(folder: Folder) -> dict[ShardName, set[int]]:
     """The generations that are there of each shard."""
     done: dict[ShardName, set[int]] = {}
+    for shard, generation in shard_objects(folder):
+        done.setdefault(shard, set()).add(generation)
+    return done
+
+
+def shard_objects(folder: Folder) -> Iterator[tuple[ShardName, int]]:
+    """The shard objects that are there, with their generations, from one listing."""
     for stem, rest in _names(join(folder.uri, f"shards/{folder.run}/")):
         shard: ShardName = int(stem) if stem.isdigit() and len(stem) < 16 else stem
         if rest == "json":
-            done.setdefault(shard, set()).add(0)
-        elif rest.startswith("r") and rest[1:].partition(".")[0].isdigit():
-            done.setdefault(shard, set()).add(int(rest[1:].partition(".")[0]))
-    return done
+            yield shard, 0
+        elif rest.startswith("r") and rest[1:].removesuffix(".json").isdigit():
+            yield shard, int(rest[1:].removesuffix(".json"))
 
 
 def read_retries(folder: Folder) -> dict[int, Retry]:
     """What was asked to be tried again, by generation."""
     return {
-        number: _decoded(get(folder.retry(number)), Retry, folder.retry(number))
+        number: decoded(get(folder.retry(number)), Retry, folder.retry(number))
         for number in sorted(_numbers(join(folder.uri, f"retries/{folder.run}/")))
     }
 
@@ -203,7 +213,7 @@ def attempt_uri(attempts: str, number: int) -> str:
 def read_attempts(attempts: str) -> dict[int, Attempt]:
     """The attempts in `Folder.attempts(…)`, by number."""
     return {
-        number: _decoded(get(attempt_uri(attempts, number)), Attempt, attempts)
+        number: decoded(get(attempt_uri(attempts, number)), Attempt, attempts)
         for number in _numbers(attempts + "/")
     }
 
@@ -212,7 +222,7 @@ def every_attempt(folder: Folder) -> Iterator[tuple[str, Attempt]]:
     """All attempts of a run with their URIs, from one listing and reads side by side."""
 
     def read(entry: Entry) -> tuple[str, Attempt]:
-        return entry.uri, _decoded(get(entry.uri), Attempt, entry.uri)
+        return entry.uri, decoded(get(entry.uri), Attempt, entry.uri)
 
     with ThreadPoolExecutor(READERS) as pool:
         try:
@@ -228,7 +238,7 @@ def write_attempt(uri: str, attempt: Attempt) -> None:
 
 def delete_run(folder: Folder) -> None:
     """A run that job.json names no longer, or never did. Nothing but its own folders is touched."""
-    for part in ("plan", "shards", "attempts", "retries"):
+    for part in ("plan", "shards", "attempts", "retries", "segments"):
         try:
             for entry in list_entries(join(folder.uri, f"{part}/{folder.run}/")):
                 delete(entry.uri)
@@ -244,7 +254,7 @@ def exists(uri: str) -> bool:
     return True
 
 
-def _decoded(data: bytes, kind: type[T], uri: str) -> T:
+def decoded(data: bytes, kind: type[T], uri: str) -> T:
     try:
         return msgspec.json.decode(data, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:

@@ -23,6 +23,7 @@ from tasks.folder import Folder, JobError, missing_shards, read_job, read_run
 from tasks.inputs import absolute, find
 from tasks.markers import cancel, halt_of, lift
 from tasks.merge import merge_all, merge_part
+from tasks.open_jobs import append_inputs
 from tasks.opening import SHARD_SIZE, sources
 from tasks.progress import choose_face, planning_notice, say_json
 from tasks.reconcile import AWAY_S, look_after
@@ -30,7 +31,7 @@ from tasks.records import Job, Routing, Selection
 from tasks.retry import ask_again
 from tasks.state import KnownJob, State, fleet_state
 from tasks.status import Follower, followers, said
-from tasks.submit import Sharing, send_missing, submit, visible
+from tasks.submit import Sharing, Submitted, send_missing, submit, visible
 from tasks.summary import print_summary, summarise
 
 WATCH_S = 2.0
@@ -46,33 +47,42 @@ def send(
     wishes: dict[str, Any],
     follow: int | None,
     as_json: bool,
+    append: bool = False,
 ) -> int:
-    """Plan and send; `follow` is the failure budget of one who waits for the end."""
+    """Plan and send, or add to an open job; `follow`: the failure budget of one who waits."""
 
     def command() -> int:
         app, state = make_app(broker_url()), fleet_state()
         with standard_input(inputs) as stdin:
-            done = submit(
-                inputs,
-                selection=selection,
-                routing=routing,
-                sharing=sharing,
-                stdin=stdin,
-                app=app,
-                state=state,
-                progress=planning_notice(choose_face(as_json)),
-                **wishes,
-            )
-        counts = done.job.counts
+            if append:
+                added = append_inputs(
+                    inputs, selection, routing, sharing, stdin, app, state, **wishes
+                )
+                done = Submitted(added.job, added.folder, added.parts)
+                said_so = f"{added.items} inputs in {added.parts} shards were added"
+                facts = {"items": added.items, "shards": added.parts, "sent": added.parts}
+            else:
+                done = submit(
+                    inputs,
+                    selection=selection,
+                    routing=routing,
+                    sharing=sharing,
+                    stdin=stdin,
+                    app=app,
+                    state=state,
+                    progress=planning_notice(choose_face(as_json)),
+                    **wishes,
+                )
+                counts = done.job.counts
+                said_so = (
+                    f"{counts.items} inputs in {counts.shards} shards, {done.sent} sent;"
+                    f" {counts.duplicates} given twice, {counts.not_images} not images"
+                )
+                facts = {"items": counts.items, "shards": counts.shards, "sent": done.sent}
         if as_json:
-            facts = {"items": counts.items, "shards": counts.shards, "sent": done.sent}
             say_json({"event": "submitted", "job": done.folder.uri, **facts})
         else:
-            print(
-                f"{counts.items} inputs in {counts.shards} shards, {done.sent} sent;"
-                f" {counts.duplicates} given twice, {counts.not_images} not images\n"
-                f"follow it with: maskmill status {done.folder.uri} --watch"
-            )
+            print(f"{said_so}\nfollow it with: maskmill status {done.folder.uri} --watch")
         if follow is None:
             return OK
         watch([Follower(done.folder, done.job, state)], app, state, as_json)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -20,15 +20,15 @@ _EXTERNAL = 1  # TensorProto.data_location: the weights lie in a file of their o
 _ONNX = {1: "float", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64"}
 _ONNX |= {8: "string", 9: "bool", 10: "float16", 11: "double", 12: "uint32", 13: "uint64"}
 _ONNX |= {16: "bfloat16"}
-_IR = {"F32": "float", "F16": "float16", "F64": "double", "BF16": "bfloat16"}
-_IR |= {"BOOL": "bool", "BOOLEAN": "bool"}
-_IR |= {f"{sign}{bits}": f"{word}{bits}" for sign, word in (("I", "int"), ("U", "uint"))
-        for bits in (8, 16, 32, 64)}  # fmt: skip
+IR_TYPES = {"f32": "float", "f16": "float16", "f64": "double", "bf16": "bfloat16"}
+IR_TYPES |= {f"i{bits}": f"int{bits}" for bits in (8, 16, 32, 64)}
+IR_TYPES |= {f"u{bits}": f"uint{bits}" for bits in (8, 16, 32, 64)}
+IR_TYPES |= {"bool": "bool", "boolean": "bool"}
 _FLOATS = {"float", "float16", "double", "bfloat16"}
 
 
-class GraphTensor(NamedTuple):
-    """An input or output; a size that the graph leaves open is None."""
+class Tensor(NamedTuple):
+    """An input or output of a network; a size that the graph leaves open is None."""
 
     name: str
     shape: tuple[int | None, ...]
@@ -41,8 +41,8 @@ class GraphTensor(NamedTuple):
 
 @dataclass(frozen=True)
 class GraphFile:
-    inputs: tuple[GraphTensor, ...]
-    outputs: tuple[GraphTensor, ...]
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
     metadata: dict[str, str]
     parameters: int | None  # numbers in its float weights; None where it has none
     file_size: int  # bytes, of an .xml with its .bin
@@ -52,11 +52,11 @@ class GraphFile:
 
 def read_graph(path: Path) -> GraphFile:
     """Raises ModelError where the file is no whole .onnx or OpenVINO .xml."""
-    kind = path.suffix.lower()
-    if kind not in (".onnx", ".xml"):
+    read = {".onnx": _read_onnx, ".xml": _read_ir}.get(path.suffix.lower())
+    if read is None:
         raise ModelError(f"{path} is no .onnx and no .xml, which are what can be looked into")
     try:
-        graph = _read_onnx(path) if kind == ".onnx" else _read_ir(path)
+        graph = read(path)
     except FileNotFoundError as exc:
         raise ModelError(f"there is no model file {exc.filename}") from None
     except OSError as exc:
@@ -78,12 +78,11 @@ def _read_onnx(path: Path) -> GraphFile:
             raise WireError("it has no graph")
         graph = wire.message(model[7][0])
         stored, beside = _stored(wire, graph[5])
-        # Before IR 4 the weights were listed among the inputs.
-        inputs = [each for each in _tensors(wire, graph[11]) if each.name not in stored]
         opsets = [wire.message(each) for each in model[8]]
         opset = max((wire.number(each[2]) for each in opsets if not wire.text(each[1])), default=0)
         return GraphFile(
-            inputs=tuple(inputs),
+            # Before IR 4 the weights were listed among the inputs.
+            inputs=tuple(each for each in _tensors(wire, graph[11]) if each.name not in stored),
             outputs=tuple(_tensors(wire, graph[12])),
             metadata=dict(_pairs(wire, model[14])),
             parameters=sum(stored.values()) or None,
@@ -107,7 +106,7 @@ def _stored(wire: Wire, tensors: Sequence[Field]) -> tuple[dict[str, int], set[s
     return counts, files
 
 
-def _tensors(wire: Wire, values: Sequence[Field]) -> Iterator[GraphTensor]:
+def _tensors(wire: Wire, values: Sequence[Field]) -> Iterator[Tensor]:
     """ValueInfoProto: name 1, type 2. Its type, if a tensor's (1): elem_type 1, shape 2, which is
     of dim 1, which is of dim_value 1."""
     for value in map(wire.message, values):
@@ -115,7 +114,7 @@ def _tensors(wire: Wire, values: Sequence[Field]) -> Iterator[GraphTensor]:
         shapes = [wire.message(each) for tensor in types for each in tensor[2]]
         sizes = [wire.number(wire.message(dim)[1]) for shape in shapes for dim in shape[1]]
         dtype = _ONNX.get(wire.number(types[-1][1]) if types else 0, "undefined")
-        yield GraphTensor(wire.text(value[1]), tuple(s if s > 0 else None for s in sizes), dtype)
+        yield Tensor(wire.text(value[1]), _shape(sizes), dtype)
 
 
 def _pairs(wire: Wire, entries: Sequence[Field]) -> Iterator[tuple[str, str]]:
@@ -142,17 +141,18 @@ def _read_ir(path: Path) -> GraphFile:
         raise ValueError("its root is no <net>")
     layers = {layer.get("id"): layer for layer in net.iterfind("layers/layer")}
     edges = {e.get("to-layer"): e for e in net.iterfind("edges/edge")}
-    kinds: dict[str | None, list[GraphTensor]] = {"Parameter": [], "Const": [], "Result": []}
+    found: dict[str, list[Tensor]] = {"Parameter": [], "Const": [], "Result": []}
     for number, layer in layers.items():
-        edge = edges.get(number, layer) if layer.get("type") == "Result" else layer
-        source = layers.get(edge.get("from-layer"), layer)
-        if layer.get("type") in kinds:
-            kinds[layer.get("type")].append(_ir_tensor(layer, source, edge.get("from-port")))
+        kind = layer.get("type", "")
+        if kind in found:
+            edge = edges.get(number, layer) if kind == "Result" else layer
+            source = layers.get(edge.get("from-layer"), layer)
+            found[kind].append(_ir_tensor(layer, source, edge.get("from-port")))
     return GraphFile(
-        inputs=tuple(kinds["Parameter"]),
-        outputs=tuple(kinds["Result"]),
+        inputs=tuple(found["Parameter"]),
+        outputs=tuple(found["Result"]),
         metadata={e.tag: e.get("value", "") for e in net.iterfind("rt_info/model_info/*")},
-        parameters=sum(_count(w.shape) for w in kinds["Const"] if w.dtype in _FLOATS) or None,
+        parameters=sum(_count(w.shape) for w in found["Const"] if w.dtype in _FLOATS) or None,
         file_size=size + path.with_suffix(".bin").stat().st_size,
         format_version=f"OpenVINO IR {net.get('version', '?')}",
     )
@@ -160,23 +160,32 @@ def _read_ir(path: Path) -> GraphFile:
 
 def _ir_tensor(
     layer: ElementTree.Element, source: ElementTree.Element, number: str | None
-) -> GraphTensor:
-    """What comes out of `source`: a layer itself, or what feeds a Result by its port `number`.
-
-    Its name is the one of several that worker/openvino_runtime.py takes.
-    """
-    ports = (each for each in source.iterfind("output/port") if number in (None, each.get("id")))
-    port = next(ports, None)
-    if port is None:
+) -> Tensor:
+    """What comes out of `source`: a layer itself, or what feeds a Result by its port `number`."""
+    ports = [each for each in source.iterfind("output/port") if number in (None, each.get("id"))]
+    if not ports:
         raise ValueError(f"its layer {source.get('name')!r} has no such port")
-    own = layer.get("name", "").partition("/sink_port_")[0]
-    names = (layer.get("output_names") or port.get("names") or own).split(",")
-    name = min(names, key=lambda each: (each != own, each[:1].isdigit(), len(each), each))
+    port = ports[0]
+    names = (layer.get("output_names") or port.get("names") or "").split(",")
+    name = ir_name(layer.get("name", ""), filter(None, names))
     sizes = [int(dim.text or "-1") for dim in port.iterfind("dim")]
-    data = source.find("data")
-    kind = port.get("precision") or (data.get("element_type") if data is not None else None)
-    dtype = _IR.get((kind or "").upper().replace("FP", "F"), "undefined")
-    return GraphTensor(name, tuple(s if s > 0 else None for s in sizes), dtype)
+    said = [port.get("precision"), *(each.get("element_type") for each in source.iterfind("data"))]
+    kind = next(filter(None, said), "").lower().replace("fp", "f")
+    return Tensor(name, _shape(sizes), IR_TYPES.get(kind, "undefined"))
+
+
+def ir_name(layer: str, names: Iterable[str]) -> str:
+    """The one name of a tensor, of which OpenVINO may know several.
+
+    It is the graph's own name for this input or output; else one that does not begin with a digit,
+    as the numbers of exporters do, the shortest of them and then the first.
+    """
+    own = layer.partition("/sink_port_")[0]
+    return min(names, key=lambda e: (e != own, e[:1].isdigit(), len(e), e), default=own)
+
+
+def _shape(sizes: Sequence[int]) -> tuple[int | None, ...]:
+    return tuple(size if size > 0 else None for size in sizes)
 
 
 def _count(sizes: Sequence[int | None]) -> int:

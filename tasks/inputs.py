@@ -54,12 +54,21 @@ def find(
 ) -> Iterator[Found]:
     """All that the inputs name, in order: as given, each folder by its keys' UTF-8 bytes."""
     for word in inputs:
-        any_found = False
-        for found in _find_one(word, images_root, stdin):
-            any_found = True
-            yield found
-        if not any_found:
-            raise InputError(f"no inputs match {shown(word)}")
+        with _named(word):
+            found = _find_one(word, images_root, stdin)
+            first = next(found, None)
+            if first is None:
+                raise NotFound(word)
+            yield first
+            yield from found
+
+
+@contextmanager
+def _named(word: str) -> Iterator[None]:
+    try:
+        yield
+    except NotFound:
+        raise InputError(f"no inputs match {shown(word)}") from None
 
 
 def _find_one(word: str, images_root: str, stdin: BinaryIO | None) -> Iterator[Found]:
@@ -75,13 +84,13 @@ def _find_one(word: str, images_root: str, stdin: BinaryIO | None) -> Iterator[F
     if is_file or place.scheme in ("http", "https"):
         return _from_file(word, suffix, images_root)
     if is_glob(word) and not (place.scheme == "file" and os.path.isdir(place.path)):
-        return _from_glob(word)
-    return _from_folder(as_folder(word))
+        return _listed(parse_glob(word).root, expand(word))
+    return _listed(as_folder(word), list_entries(as_folder(word)))
 
 
 def _from_file(word: str, suffix: str, images_root: str) -> Iterator[Found]:
     if suffix in LIST_SUFFIXES[:2]:
-        with _opened(word) as file:
+        with open_read(word) as file:
             yield from _from_list(file, parent(word), shown(word))
     elif suffix == ".json":
         yield from from_coco(word, images_root)
@@ -89,37 +98,12 @@ def _from_file(word: str, suffix: str, images_root: str) -> Iterator[Found]:
         yield Found(storable(word), _name(basename(word)))
 
 
-@contextmanager
-def _opened(word: str) -> Iterator[BinaryIO]:
-    try:
-        with open_read(word) as file:
-            yield file
-    except NotFound:
-        raise InputError(f"no inputs match {shown(word)}") from None
-
-
-def _from_folder(prefix: str) -> Iterator[Found]:
-    return _listed(prefix, list_entries(prefix))
-
-
-def _from_glob(word: str) -> Iterator[Found]:
-    return _listed(parse_glob(word).root, expand(word))
-
-
 def _listed(root: str, entries: Iterator[Entry]) -> Iterator[Found]:
-    try:
-        for entry in entries:
-            name = _name(relative(entry.uri, root))
-            is_image = _may_be_image(entry.uri) and not _is_sheet(entry.uri)
-            yield Found(
-                storable(entry.uri),
-                name,
-                entry.version,
-                is_image=is_image,
-                size=entry.size,
-            )
-    except NotFound:
-        raise InputError(f"no inputs match {shown(root)}") from None
+    for entry in entries:
+        name = _name(relative(entry.uri, root))
+        is_image = _may_be_image(entry.uri) and not _is_sheet(entry.uri)
+        uri = storable(entry.uri)
+        yield Found(uri, name, entry.version, is_image=is_image, size=entry.size)
 
 
 def _is_sheet(uri: str) -> bool:
@@ -135,11 +119,11 @@ def _name(path: str) -> str:
 def _may_be_image(uri: str) -> bool:
     """By its name where that says something; else by its first bytes where a look costs nothing."""
     place = parse(uri)
-    suffix = PurePosixPath(place.path).suffix.lower()
+    suffix = os.path.splitext(place.path)[1].lower()  # a PurePath would intern every name
     if suffix in IMAGE_SUFFIXES:
         return True
     if place.scheme != "file":
-        return suffix == ""
+        return suffix in ("", ".")
     try:
         with open(place.path, "rb") as file:
             start = file.read(12)
@@ -155,16 +139,13 @@ def _from_list(file: BinaryIO, base: str, where: str) -> Iterator[Found]:
         if not line or line.startswith(b"#"):
             continue
         try:
-            entry = _list_line(line)
+            if line.startswith(b"{"):
+                entry = msgspec.json.decode(line, type=ListLine)
+            else:
+                entry = ListLine(line.decode())
         except (msgspec.DecodeError, UnicodeDecodeError) as exc:
             raise InputError(f"line {number} of {where} cannot be read: {exc}") from exc
-        yield Found(_below(base, entry.uri), entry.file_name or _name_in_list(entry.uri))
-
-
-def _list_line(line: bytes) -> ListLine:
-    if line.startswith(b"{"):
-        return msgspec.json.decode(line, type=ListLine)
-    return ListLine(line.decode("utf-8"))
+        yield Found(_below(base, entry.uri), entry.file_name or name_in_list(entry.uri))
 
 
 def _below(base: str, word: str) -> str:
@@ -177,7 +158,7 @@ def _below(base: str, word: str) -> str:
     return join(base, word)
 
 
-def _name_in_list(word: str) -> str:
+def name_in_list(word: str) -> str:
     """Lists mix roots, so a name is the whole path: without scheme, host or bucket, and query."""
     try:
         path = parse(word).path
@@ -191,7 +172,7 @@ def from_coco(word: str, images_root: str = "") -> Iterator[Found]:
     base = images_root or parent(word)
     for record in coco_images(word):
         uri = _below(base, record.file_name)
-        yield Found(uri, _name_in_list(record.file_name), id=record.id)
+        yield Found(uri, name_in_list(record.file_name), id=record.id)
 
 
 class CocoImage(msgspec.Struct):
@@ -201,23 +182,17 @@ class CocoImage(msgspec.Struct):
 
 def coco_images(word: str) -> Iterator[CocoImage]:
     """The `images` of a COCO file, streamed, each with a positive id."""
+    number = 0
     try:
-        with _opened(word) as file:
-            yield from _checked_images(file, word)
+        with _named(word), open_read(word) as file:
+            for raw in ijson.items(file, "images.item"):
+                number += 1
+                yield msgspec.convert(raw, CocoImage)
     except ijson.JSONError as exc:
         raise InputError(f"{shown(word)} is not JSON") from exc
-
-
-def _checked_images(file: BinaryIO, word: str) -> Iterator[CocoImage]:
-    none = True
-    for number, raw in enumerate(ijson.items(file, "images.item"), 1):
-        none = False
-        try:
-            record = msgspec.convert(raw, CocoImage)
-        except msgspec.ValidationError as exc:
-            raise InputError(f"image {number} of {shown(word)} is no COCO image: {exc}") from exc
-        yield record
-    if none:
+    except msgspec.ValidationError as exc:
+        raise InputError(f"image {number} of {shown(word)} is no COCO image: {exc}") from exc
+    if not number:
         raise InputError(f"{shown(word)} lists no images: is it a COCO dataset?")
 
 

@@ -22,15 +22,18 @@ from tasks.folder import (
     JobError,
     every_attempt,
     exists,
+    missing_shards,
     read_job,
     read_retries,
     read_run,
+    shard_objects,
     whole_shard,
     written,
 )
 from tasks.ordered import ordered_map
 from tasks.provenance import producer_versions
 from tasks.records import Annotation, Job, Shard, encode
+from tasks.segments import segments
 
 FILES = ("instances.json", "results.json", "failures.jsonl")
 READERS = 4
@@ -42,9 +45,14 @@ class Edited(JobError):
     """instances.json is not what was written: somebody worked on it."""
 
 
+class Overtaken(JobError):
+    """Another merger of an open job is further on."""
+
+
 class Picked(msgspec.Struct, frozen=True):
     image: int
     shard: int | str
+    file_name: str  # in an open job the shard has other ids than the dataset
 
 
 Draw = Callable[[Folder, Job, list[Picked]], bool]
@@ -64,12 +72,21 @@ class Merged:
     picks: list[Picked] = field(default_factory=list)
     sha256: str = ""
     generation: int = 0  # of the latest retry that it takes in
+    inputs: int = 0
+    objects: int | None = None  # of an open job: how many shard objects it takes in
 
 
 def merge_all(folder: Folder, job: Job, draw: Draw, *, replace_edited: bool = False) -> None:
     """The dataset of a finished job, its contact sheet, and last the seal."""
-    merged = merge(folder, job, replace_edited=replace_edited)
-    seal(folder, job, merged, drawn=draw(folder, job, merged.picks))
+    while True:
+        try:
+            merged = merge(folder, job, replace_edited=replace_edited)
+        except Overtaken:
+            continue
+        seal(folder, job, merged, drawn=draw(folder, job, merged.picks))
+        # One that was held up may have put an older dataset over that of a retry.
+        if merged.generation == _latest_retry(folder):
+            return
 
 
 def merge_part(folder: Folder, job: Job) -> str:
@@ -81,19 +98,35 @@ def merge_part(folder: Folder, job: Job) -> str:
 
 def merge(folder: Folder, job: Job, *, replace_edited: bool = False, into: str = "") -> Merged:
     """Write instances.json, results.json and failures.jsonl; `seal` comes when all else is done."""
-    merged = Merged(generation=max(read_retries(folder), default=0))
+    merged = Merged(generation=_latest_retry(folder), inputs=job.counts.items)
+    if not into and not job.open and missing_shards(folder, job):
+        raise JobError(f"{folder.uri} is not done yet")  # a message that came late, into a retry
     before = _sealed_hash(folder) if not into else None
     with ExitStack() as stack:
         spool = stack.enter_context(tempfile.TemporaryFile(prefix="maskmill-merge-"))
         instances = _Hashing(stack.enter_context(open_write(folder.file(into + "instances.json"))))
         results = stack.enter_context(open_write(folder.file(into + "results.json")))
         failures = stack.enter_context(open_write(folder.file(into + "failures.jsonl")))
-        _write_all(folder, job, merged, instances, results, failures, spool, bool(into))
+        taken = stack.enter_context(segments(folder)) if job.open else None
+        if taken is not None:
+            taken.grow()
+            merged.inputs, merged.objects = taken.items, taken.objects
+        shards = _shards(folder, job, bool(into)) if taken is None else taken.shards()
+        _write_all(job, merged, shards, instances, results, failures, spool)
         merged.sha256 = instances.digest.hexdigest()
+        if not into and merged.images + merged.failures != merged.inputs:
+            raise JobError(
+                f"{folder.uri} does not add up: {merged.images} images and {merged.failures}"
+                f" failures for {merged.inputs} inputs"
+            )
         # With no seal it is a merge that was cut off: a new job refuses a folder with such a file.
         if before is not None and not replace_edited:
-            _refuse_edited(folder, {before, merged.sha256})
+            _refuse_edited(folder, job, {before, merged.sha256})
         _refuse_replaced(folder)
+        if taken is not None:
+            put(_ours(folder, merged.sha256), b"")
+            if taken.is_overtaken():
+                raise Overtaken(f"another command merges {folder.uri}")
     return merged
 
 
@@ -111,7 +144,10 @@ def is_merged(folder: Folder, job: Job) -> bool:
     record = read_run(folder)
     if record is None or record["run"] != job.run:
         return False
-    if record.get("generation", 0) != max(read_retries(folder), default=0):
+    if job.open:
+        if record.get("shard_objects") != sum(1 for _ in shard_objects(folder)):
+            return False
+    elif record.get("generation", 0) != _latest_retry(folder):
         return False
     return all(exists(folder.file(name)) for name in record["files"])
 
@@ -127,14 +163,13 @@ class _Hashing:
 
 
 def _write_all(
-    folder: Folder,
     job: Job,
     merged: Merged,
+    shards: Iterator[Shard],
     instances: _Hashing,
     results: BinaryIO,
     failures: BinaryIO,
     spool: BinaryIO,
-    partial: bool,
 ) -> None:
     """One pass over the shards; annotations wait in a spool file until all images are written."""
     polygons = job.asked.settings.mask_format == "polygon"
@@ -142,7 +177,7 @@ def _write_all(
     instances.write(b'"images":[')
     results.write(b"[")
     draws: list[tuple[bool, bytes, Picked]] = []
-    for shard in _shards(folder, job, partial):
+    for shard in shards:
         for image in shard.images:
             instances.write((b",\n" if merged.images else b"\n") + encode(image))
             merged.images += 1
@@ -150,7 +185,7 @@ def _write_all(
             comma = b",\n" if merged.annotations else b"\n"
             merged.annotations += 1
             merged.by_class[each.category_id] += 1
-            spool.write(comma + encode(_dataset_record(each, merged.annotations, polygons)))
+            spool.write(comma + encode(dataset_record(each, merged.annotations, polygons)))
             results.write(comma + encode(_result_record(each)))
         for failure in shard.failures:
             merged.failures += 1
@@ -159,11 +194,6 @@ def _write_all(
         merged.empty_masks += shard.empty_masks
         merged.kinds[encode(shard.produced_by)] = shard.produced_by
         _draw(draws, shard)
-    if not partial and merged.images + merged.failures != job.counts.items:
-        raise JobError(
-            f"{folder.uri} does not add up: {merged.images} images and {merged.failures} failures"
-            f" for {job.counts.items} inputs"
-        )
     instances.write(b'\n],"annotations":[')
     spool.seek(0)
     while chunk := spool.read(1 << 20):
@@ -185,7 +215,7 @@ def _shards(folder: Folder, job: Job, partial: bool) -> Iterator[Shard]:
         yield from ordered_map(pool, read, wanted, window=READERS)
 
 
-def _dataset_record(each: Annotation, number: int, polygons: bool) -> dict[str, Any]:
+def dataset_record(each: Annotation, number: int, polygons: bool) -> dict[str, Any]:
     """An annotation of the dataset. `polygon_iou` is what the polygons keep of the mask."""
     record: dict[str, Any] = {
         "id": number,
@@ -217,7 +247,9 @@ def _draw(draws: list[tuple[bool, bytes, Picked]], shard: Shard) -> None:
     annotated = {each.image_id for each in shard.annotations}
     for image in shard.images:
         lot = hashlib.blake2b(image.file_name.encode(), digest_size=8).digest()
-        draws.append((image.id not in annotated, lot, Picked(image.id, shard.shard)))
+        draws.append(
+            (image.id not in annotated, lot, Picked(image.id, shard.shard, image.file_name))
+        )
     draws[:] = heapq.nsmallest(PICKS, draws, key=lambda draw: draw[:2])
 
 
@@ -226,13 +258,24 @@ def _sealed_hash(folder: Folder) -> str | None:
     return None if record is None else str(record["instances_sha256"])
 
 
-def _refuse_edited(folder: Folder, ours: set[str]) -> None:
+def _ours(folder: Folder, digest: str) -> str:
+    """Says that a merge made this dataset: of an open job one may replace another's, any time."""
+    return folder.file(f"segments/{folder.run}/made/{digest}")
+
+
+def _refuse_edited(folder: Folder, job: Job, ours: set[str]) -> None:
     digest = hash_of(folder.file("instances.json"))
+    if job.open and digest is not None and exists(_ours(folder, digest)):
+        return
     if digest is not None and digest not in ours:
         raise Edited(
             f"{folder.file('instances.json')} was changed since it was written and is not replaced;"
             " --replace-edited replaces it"
         )
+
+
+def _latest_retry(folder: Folder) -> int:
+    return max(read_retries(folder), default=0)
 
 
 def _refuse_replaced(folder: Folder) -> None:
@@ -258,7 +301,8 @@ def _run_record(folder: Folder, job: Job, merged: Merged) -> dict[str, Any]:
     seconds: Counter[str] = Counter()
     ends: Counter[str] = Counter()
     workers = set()
-    for _, attempt in every_attempt(folder):
+    # Those of an open job are too many to be read at each merge.
+    for _, attempt in () if job.open else every_attempt(folder):
         seconds.update(attempt.seconds)
         ends[attempt.ended or "unended"] += 1
         workers.add(attempt.worker)
@@ -266,7 +310,8 @@ def _run_record(folder: Folder, job: Job, merged: Merged) -> dict[str, Any]:
         "run": job.run,
         "generation": merged.generation,
         "instances_sha256": merged.sha256,
-        "inputs": job.counts.items,
+        "inputs": merged.inputs,
+        **({} if merged.objects is None else {"shard_objects": merged.objects}),
         "images": merged.images,
         "annotations": merged.annotations,
         "failures": merged.failures,

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
+from tasks.inputs import ListLine
 from tasks.records import SCHEMA
 
 SHARD = "maskmill.shard"
 MERGE = "maskmill.merge"
 SUBMIT = "maskmill.submit"
+ANNOTATE = "maskmill.annotate"
 RECONCILE = "maskmill.reconcile"
 
 
@@ -33,6 +35,23 @@ class SubmitMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     inputs: tuple[str, ...]
+    model: str
+    output: str
+    options: dict[str, Any] = {}
+    schema: int = SCHEMA
+
+
+class AnnotateMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Inputs for an open job, from any client: stored by the worker that takes it, then sent on.
+
+    items: URIs, or {"uri": …, "file_name": …}, taken as they are. output: the job's folder; the
+    first message opens the job, and later ones ask for the same model and options.
+    options: those of `maskmill submit` by name, with underscores, save those that choose, number
+    or overwrite: threshold, classes, priority, target, per_image (a file for each input as soon as
+    it is done), shard_size (inputs a shard where a message has many) and so on.
+    """
+
+    items: Annotated[tuple[str | ListLine, ...], msgspec.Meta(min_length=1)]
     model: str
     output: str
     options: dict[str, Any] = {}

@@ -113,7 +113,7 @@ def open_job(
         return there
     replaced = read_job(output)
     if replaced is None:
-        _refuse_foreign(output)
+        refuse_foreign(output)
     folder = _begin(output, asked, replaced)
     while True:
         found = checked(find(given.inputs, given.selection.images_root, given.stdin))
@@ -148,7 +148,7 @@ def _begin(output: str, asked: Asked, replaced: Job | None) -> Folder:
     return Folder(output, begun.run)
 
 
-def _refuse_foreign(output: str) -> None:
+def refuse_foreign(output: str) -> None:
     """A folder with such files and no job is somebody else's: nothing in it is replaced."""
     for name in DERIVED:
         if exists(join(output, name)):
@@ -169,6 +169,20 @@ def continue_job(output: str, asked: Asked) -> Opened | None:
             " give --overwrite to start anew, or another --output"
         )
     return Opened(there, Folder(output, there.run))
+
+
+def model_of(job: Job) -> Model:
+    """The model that a job is pinned to."""
+    reference = job.asked.model
+    build = next(each for each in reference.card.builds if each.file == reference.file)
+    return Model(
+        reference.card,
+        build,
+        job.model_path,
+        reference.sha256,
+        reference.engine,
+        reference.compute,
+    )
 
 
 def differing(before: Asked, now: Asked) -> list[str]:

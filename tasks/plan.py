@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
 
 from storage import get, put
 from storage.errors import Exists
@@ -40,15 +41,16 @@ class PlanDiffers(Exception):
 
 
 @contextmanager
-def _scratch() -> Iterator[sqlite3.Connection]:
+def scratch(tables: str) -> Iterator[sqlite3.Connection]:
+    """A database on disk that is gone afterwards."""
     with (
         tempfile.TemporaryDirectory(prefix="maskmill-plan-") as folder,
         closing(sqlite3.connect(os.path.join(folder, "plan.sqlite"))) as db,
     ):
         db.execute("PRAGMA journal_mode=OFF")
         db.execute("PRAGMA synchronous=OFF")
-        db.execute("PRAGMA cache_size=-32000")
-        db.executescript(_TABLES)
+        db.execute("PRAGMA cache_size=-8000")  # kB: 32 MB were no faster for a million inputs
+        db.executescript(tables)
         yield db
 
 
@@ -61,9 +63,10 @@ def write_plan(
 ) -> Counts:
     """Write the plan parts of a run and say what is in them. job.json is not written here."""
     try:
-        with _scratch() as db:
+        with scratch(_TABLES) as db:
             tally = _gather(db, found, selection, progress)
-            items = _write_parts(folder, _items(db), shard_size)
+            rows = db.execute("SELECT id, uri, name, version FROM item ORDER BY id")
+            items = _write_parts(folder, itertools.starmap(Item, rows), shard_size)
     except sqlite3.OperationalError as exc:
         raise JobError(f"planning needs scratch space in {tempfile.gettempdir()}: {exc}") from exc
     if not items:
@@ -87,6 +90,14 @@ def commit_job(folder: Folder, job: Job, *, replace: bool = False) -> bool:
     return True
 
 
+@dataclass
+class _Tally:
+    kept: int = 0
+    duplicates: int = 0
+    not_images: int = 0
+    named: list[str] = field(default_factory=list)
+
+
 def _gather(
     db: sqlite3.Connection,
     found: Iterable[Found],
@@ -96,42 +107,27 @@ def _gather(
     """All items in the scratch file, chosen and numbered."""
     if selection.images_from:
         _remember_ids(db, selection.images_from)
-    tally = _collect(db, found, selection, progress)
+    tally = _Tally()
+    for each in found:
+        _collect(db, each, selection, tally)
+        if tally.kept == selection.limit:
+            break
+        progress(tally.kept)
     if selection.sample is not None:
         _draw_sample(db, selection.sample)
     _give_ids(db, selection)
     return tally
 
 
-class _Tally:
-    def __init__(self) -> None:
-        self.duplicates = 0
-        self.not_images = 0
-        self.named: list[str] = []
-
-
-def _collect(
-    db: sqlite3.Connection,
-    found: Iterable[Found],
-    selection: Selection,
-    progress: Callable[[int], None],
-) -> _Tally:
-    tally = _Tally()
-    kept = 0
-    for each in found:
-        if not each.is_image:
-            tally.not_images += 1
-            if len(tally.named) < NAMED:
-                tally.named.append(shown(each.uri))
-        elif _insert(db, each, kept, selection):
-            kept += 1
-            if kept % 1000 == 0:
-                progress(kept)
-            if kept == selection.limit:
-                break
-        else:
-            tally.duplicates += 1
-    return tally
+def _collect(db: sqlite3.Connection, each: Found, selection: Selection, tally: _Tally) -> None:
+    if not each.is_image:
+        tally.not_images += 1
+        if len(tally.named) < NAMED:
+            tally.named.append(shown(each.uri))
+    elif _insert(db, each, tally.kept, selection):
+        tally.kept += 1
+    else:
+        tally.duplicates += 1
 
 
 def _insert(db: sqlite3.Connection, each: Found, place: int, selection: Selection) -> bool:
@@ -203,14 +199,8 @@ def _give_ids(db: sqlite3.Connection, selection: Selection) -> None:
     )
 
 
-def _items(db: sqlite3.Connection) -> Iterator[Item]:
-    for row in db.execute("SELECT id, uri, name, version FROM item ORDER BY id"):
-        yield Item(*row)
-
-
 def _write_parts(folder: Folder, items: Iterator[Item], shard_size: int) -> int:
     """Each part is one shard's items; the uploads run side by side."""
-    written = 0
     parts = enumerate(iter(lambda: list(itertools.islice(items, shard_size)), []))
 
     def write(part: tuple[int, list[Item]]) -> int:
@@ -224,6 +214,4 @@ def _write_parts(folder: Folder, items: Iterator[Item], shard_size: int) -> int:
         return len(chosen)
 
     with ThreadPoolExecutor(WRITERS) as pool:
-        for count in ordered_map(pool, write, parts, window=2 * WRITERS):
-            written += count
-    return written
+        return sum(ordered_map(pool, write, parts, window=2 * WRITERS))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any, Literal
 
 import msgspec
@@ -51,36 +53,29 @@ class Tally:
 
     def __init__(self, total: int, done: int) -> None:
         self.total, self.resumed = total, done
-        self.images, self.failures, self.detections = done, 0, 0
-        self._live: dict[int, list[int]] = {}
         self.started = time.monotonic()
+        self._committed = Counter(done=done)
+        self._live: dict[int, Counter[str]] = {}
 
     def hear(self, event: Event) -> None:
         if event["event"] == "image":
-            live = self._live.setdefault(event["shard"], [0, 0, 0])
-            live[0] += 1
-            live[1] += "failed" in event
-            live[2] += event["detections"]
+            live = self._live.setdefault(event["shard"], Counter())
+            live.update(done=1, failures="failed" in event, detections=event["detections"])
         elif event["event"] == "committed":
-            images, failures, detections = self._live.pop(event["shard"], [0, 0, 0])
-            self.images += images
-            self.failures += failures
-            self.detections += detections
+            self._committed.update(self._live.pop(event["shard"], Counter()))
         elif event["event"] == "restart":
             self._live.clear()
 
     def numbers(self) -> Event:
-        images, failures, detections = map(sum, zip([0, 0, 0], *self._live.values(), strict=True))
-        done = self.images + images
-        elapsed = max(time.monotonic() - self.started, 1e-6)
-        rate = (done - self.resumed) / elapsed
+        now = sum(self._live.values(), self._committed)
+        rate = (now["done"] - self.resumed) / max(time.monotonic() - self.started, 1e-6)
         return {
-            "done": done,
+            "done": now["done"],
             "total": self.total,
             "images_per_s": round(rate, 2),
-            "eta_s": round((self.total - done) / rate) if rate else None,
-            "failures": self.failures + failures,
-            "detections": self.detections + detections,
+            "eta_s": round((self.total - now["done"]) / rate) if rate else None,
+            "failures": now["failures"],
+            "detections": now["detections"],
         }
 
 
@@ -89,56 +84,45 @@ class Watcher:
 
     def __init__(self, face: Face, total: int, done: int) -> None:
         self.tally = Tally(total, done)
-        self._face = face
         self._last = 0.0
-        self._bar = _bar(total, done) if face == "bar" else None
-        self._show: Callable[[Event], None] = {
-            "bar": self._move_bar,
-            "lines": self._line,
-            "json": self._json,
-        }[face]
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[pace]}"),
+            console=Console(stderr=True),
+            disable=face != "bar",
+        )
+        self._task = self._bar.add_task("loading", total=total, completed=done, pace="")
+        self._show = {"bar": self._move_bar, "lines": self._line, "json": self._json}[face]
 
     def __enter__(self) -> Watcher:
-        if self._bar is not None:
-            self._bar.start()
+        self._bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        self._bar.stop()
 
     def hear(self, event: Event) -> None:
         self.tally.hear(event)
         self._show(event)
 
     def _move_bar(self, event: Event) -> None:
-        assert self._bar is not None
         numbers = self.tally.numbers()
+        doing = _DOING.get(event["event"], "annotating")
         self._bar.update(
-            self._bar.task_ids[0],
-            completed=numbers["done"],
-            rate=numbers["images_per_s"],
-            eta=_duration(numbers["eta_s"]),
-            failures=numbers["failures"],
-            detections=numbers["detections"],
-            description=_DOING.get(event["event"], "annotating"),
+            self._task, completed=numbers["done"], description=doing, pace=_pace(numbers)
         )
         if event["event"] in _REMARKS:
-            self._bar.console.print(_REMARKS[event["event"]](event), markup=False)
+            self._bar.console.print(_REMARKS[event["event"]].format(**event), markup=False)
 
     def _line(self, event: Event) -> None:
         if event["event"] in _REMARKS:
-            print(_REMARKS[event["event"]](event), file=sys.stderr)
-        if not self._due(LINES_EVERY_S, event):
-            return
-        n = self.tally.numbers()
-        print(
-            f"{n['done']}/{n['total']} images, {n['images_per_s']} images/s,"
-            f" {_duration(n['eta_s'])} left, {n['failures']} failures,"
-            f" {n['detections']} detections",
-            file=sys.stderr,
-            flush=True,
-        )
+            print(_REMARKS[event["event"]].format(**event), file=sys.stderr)
+        if self._due(LINES_EVERY_S, event):
+            n = self.tally.numbers()
+            print(f"{n['done']}/{n['total']} images, {_pace(n)}", file=sys.stderr, flush=True)
 
     def _json(self, event: Event) -> None:
         if event["event"] != "image" or "failed" in event:
@@ -156,34 +140,15 @@ class Watcher:
 
 
 _DOING = {"merging": "merging", "merged": "done", "stopping": "stopping"}
-
-
-_REMARKS: dict[str, Callable[[Event], str]] = {
-    "restart": lambda event: f"the worker process {event['reason']}; it is started again",
-    "warning": lambda event: str(event["message"]),
+_REMARKS = {
+    "restart": "the worker process {reason}; it is started again",
+    "warning": "{message}",
 }
 
 
-def _bar(total: int, done: int) -> Progress:
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]} images/s"),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[eta]} left"),
-        TextColumn("{task.fields[failures]} failed, {task.fields[detections]} found"),
-        console=Console(stderr=True),
+def _pace(numbers: Event) -> str:
+    left = "?" if numbers["eta_s"] is None else str(timedelta(seconds=numbers["eta_s"]))
+    return (
+        f"{numbers['images_per_s']} images/s, {left.removeprefix('0:')} left,"
+        f" {numbers['failures']} failed, {numbers['detections']} found"
     )
-    bar.add_task(
-        "loading", total=total, completed=done, rate=0.0, eta="?", failures=0, detections=0
-    )
-    return bar
-
-
-def _duration(seconds: int | None) -> str:
-    if seconds is None:
-        return "?"
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import platform
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 
 _PARTS = (
-    "maskmill",
-    "celery",
-    "numpy",
-    "opencv-python-headless",
-    "pillow",
-    "pycocotools",
-    "onnxruntime",
+    *("maskmill", "celery", "numpy", "opencv-python-headless"),
+    *("pillow", "pycocotools", "onnxruntime"),
 )
 
 
 def producer_versions() -> dict[str, str]:
     found = {"python": platform.python_version(), "platform": platform.platform()}
     for part in _PARTS:
-        try:
+        with suppress(PackageNotFoundError):
             found[part] = version(part)
-        except PackageNotFoundError:
-            continue
     return found

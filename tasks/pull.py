@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import msgspec
 from rich.console import Console
@@ -16,10 +12,11 @@ from storage import put
 from storage.errors import Full, NotFound, StorageError
 from storage.uris import below
 from tasks.cards import Build, Card, Download, ModelError, read_card
-from tasks.download import Told, checksum, difference, download
+from tasks.download import checksum, difference, download
 from tasks.exits import OK, ended
-from tasks.progress import JSON_EVERY_S, choose_face, say_json
-from tasks.shelf import card_path, fetch_shared, is_here, is_shared, places_of, user_folder
+from tasks.progress import choose_face
+from tasks.shelf import card_path, fetch_shared, is_shared, place_of, user_folder
+from tasks.zoo_table import Facts, tell
 
 
 def pull(name: str, precision: str, as_json: bool) -> int:
@@ -32,27 +29,25 @@ def _pull(name: str, precision: str, as_json: bool) -> int:
     build = _chosen(card, precision)
     if is_shared(path) and not _published(build):
         at = str(fetch_shared(card, build))
-        report = {"file": build.file, "path": at, "state": "in the cache"}
-        files = [report | {"checked": "it is what the shared card names"}]
+        files = [{"path": at, "state": "in the cache", "checked": "it is what the card names"}]
     elif not _published(build):
         raise ModelError(
             f"the card of {card.name} has no address of {build.file}. {card.facts.notes}"
             f" Put the file into {user_folder() / card.name}"
         )
     else:
-        with _telling(as_json) as told:
-            files = [_bring(card, build, each, told(each.file)) for each in _published(build)]
-    ready = next((str(at) for at in places_of(path, card, build) if is_here(at)), None)
-    if as_json:
-        said = {"event": "pulled", "model": card.name, "build": build.file}
-        say_json(said | {"files": files, "ready": ready})
-        return OK
-    for each in files:
-        print(f"{each['path']}: {each['state']}, {each['checked']}")
+        columns = ("{task.description}", BarColumn(), DownloadColumn(), TimeRemainingColumn())
+        hidden = choose_face(as_json) != "bar"
+        with Progress(*columns, console=Console(stderr=True), disable=hidden) as bar:
+            files = [_bring(card, build, each, bar) for each in _published(build)]
+    ready = place_of(path, card, build)
+    lines = ["{path}: {state}, {checked}".format_map(each) for each in files]
     if ready is None:
-        print(f"{build.file} itself is not published. {card.facts.notes}")
+        lines.append(f"{build.file} itself is not published. {card.facts.notes}")
     else:
-        print(f"ready: maskmill annotate photos/ -m {card.name} -o out")
+        lines.append(f"ready: maskmill annotate photos/ -m {card.name} -o out")
+    event = {"event": "pulled", "model": card.name, "build": build.file, "files": files}
+    tell(event | {"ready": None if ready is None else str(ready)}, lines, as_json)
     return OK
 
 
@@ -68,7 +63,7 @@ def _chosen(card: Card, precision: str) -> Build:
     return next(filter(_published, fitting), fitting[0])
 
 
-def _bring(card: Card, build: Build, wanted: Download, told: Told) -> dict[str, Any]:
+def _bring(card: Card, build: Build, wanted: Download, bar: Progress) -> Facts:
     """One file of a build. Where no source says a checksum, a .sha256 beside it keeps the first."""
     target = Path(below(str(user_folder()), f"{card.name}/{wanted.file}"))
     pin = target.with_name(target.name + ".sha256")
@@ -78,15 +73,11 @@ def _bring(card: Card, build: Build, wanted: Download, told: Told) -> dict[str, 
         first = pin.read_text("utf-8").split(" ")[0] if pin.is_file() else whole
         wanted = msgspec.structs.replace(wanted, sha256=first)
     state = "here already" if target.is_file() else "downloaded"
-    if target.is_file():
-        if why := difference(target, wanted):
-            raise ModelError(f"{target} is another file: {why}; remove it and run this again")
-    else:
-        try:
-            download(wanted, target, told)
-        except StorageError as exc:
-            raise type(exc)(exc.uri, f"{exc.why}; {_way_out(exc, card, target)}") from exc
-    found = checksum(target, "sha256")
+    if state == "downloaded":
+        _download(card, wanted, target, bar)
+    elif why := difference(target, wanted):
+        raise ModelError(f"{target} is another file: {why}; remove it and run this again")
+    found = checksum("sha256", target)
     checked = "its published checksum is right"
     if not published:
         put(str(pin), f"{found}  {target.name}\n".encode(), create_only=True)
@@ -94,39 +85,17 @@ def _bring(card: Card, build: Build, wanted: Download, told: Told) -> dict[str, 
             f"no checksum of it is published: SHA-256 {found} is kept in {pin.name},"
             " and what comes later must equal it"
         )
-    size = target.stat().st_size
-    report = {"file": wanted.file, "path": str(target), "state": state, "checked": checked}
-    return report | {"bytes": size, "sha256": found, "checksum_published": published}
+    return {"path": str(target), "state": state, "checked": checked, "sha256": found}
 
 
-def _way_out(exc: StorageError, card: Card, target: Path) -> str:
-    if isinstance(exc, NotFound):
-        return f"look for it at {card.source}, and put it into {target.parent}"
-    if isinstance(exc, Full):
-        return "make room and run this again: it goes on from what is there"
-    return "run this again: it goes on from what is there"
-
-
-@contextmanager
-def _telling(as_json: bool) -> Iterator[Callable[[str], Told]]:
-    """What hears of each file's bytes: a bar, JSON lines, or nobody."""
-    last = 0.0
-
-    def say(file: str, done: int, size: int | None) -> None:
-        nonlocal last
-        if time.monotonic() - last >= JSON_EVERY_S:
-            last = time.monotonic()
-            say_json({"event": "progress", "file": file, "bytes": done, "of": size})
-
-    if as_json:
-        yield lambda file: lambda done, size: say(file, done, size)
-        return
-    columns = ("{task.description}", BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    hidden = choose_face(as_json) != "bar"
-    with Progress(*columns, console=Console(stderr=True), disable=hidden) as bar:
-
-        def begin(file: str) -> Told:
-            task = bar.add_task(file, total=None)
-            return lambda done, size: bar.update(task, completed=done, total=size)
-
-        yield begin
+def _download(card: Card, wanted: Download, target: Path, bar: Progress) -> None:
+    task = bar.add_task(wanted.file, total=None)
+    try:
+        download(wanted, target, lambda done, size: bar.update(task, completed=done, total=size))
+    except StorageError as exc:
+        way_out = "run this again: it goes on from what is there"
+        if isinstance(exc, NotFound):
+            way_out = f"look for it at {card.source}, and put it into {target.parent}"
+        elif isinstance(exc, Full):
+            way_out = f"make room and {way_out}"
+        raise type(exc)(exc.uri, f"{exc.why}; {way_out}") from exc

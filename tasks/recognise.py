@@ -7,13 +7,14 @@ guessed: the draft names the options that tell it.
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 from msgspec.structs import replace
 
-from tasks.cards import Build, Card, InputSpec, ModelError
+from tasks.cards import Build, Card, Fit, InputSpec, ModelError
 from tasks.categories import Category, coco80
 from tasks.graph_file import GraphFile, read_graph
 
@@ -36,12 +37,8 @@ _UNIT = InputSpec(std=(255.0, 255.0, 255.0))
 _IMAGENET = InputSpec(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
 _CAFFE = InputSpec(color="bgr", mean=(102.9801, 115.9465, 122.7717))
 # Open Model Zoo's since 2020, by size: which of them were measured on stretched pictures.
-_OMZ_FITS: dict[tuple[Size, ...], str] = {
-    (608, 608): "stretch",
-    (480, 480): "stretch",
-    (768, 1024): "pad",
-    (800, 1344): "pad",
-}
+_OMZ_FITS: dict[tuple[Size, ...], Fit] = {(608, 608): "stretch", (480, 480): "stretch"}
+_OMZ_FITS |= {(768, 1024): "pad", (800, 1344): "pad"}
 
 
 class Draft(msgspec.Struct, frozen=True):
@@ -61,11 +58,14 @@ def derived_card(path: Path) -> Card:
     except ModelError as exc:
         raise ModelError(f"{missing} none can be made from it: {exc}") from exc
     if draft.unknown:
-        told = ", ".join(f"--{option} ({ASKED[option]})" for option in draft.unknown)
-        command = f"give {told} to maskmill models add {path}"
+        command = f"give {asked(draft.unknown)} to maskmill models add {path}"
         raise ModelError(f"{missing} as a {draft.form} it does not tell all of one: {command}")
     build = Build(path.name)
     return Card(path.stem, draft.family, (build,), draft.categories, draft.input, draft.decode)
+
+
+def asked(options: Iterable[str]) -> str:
+    return ", ".join(f"--{option} ({ASKED[option]})" for option in options)
 
 
 def recognise(graph: GraphFile) -> Draft:

@@ -18,11 +18,12 @@ from tasks.state import KnownJob, State, WorkerNow
 
 QUIET_S = 30.0  # after sending, before the same is sent again
 AWAY_S = 30.0  # without a word, a worker is taken to be gone
+GONE_S = 3600.0
 
 
 def reconcile(app: Celery, state: State) -> Iterator[str]:
     """Look after every job of the fleet; yields a sentence for each that something was done for."""
-    workers = [each for each in state.workers() if time.time() - each.at < AWAY_S]
+    workers = _present(state)
     for known in state.jobs():
         try:
             done = look_after(app, state, known, workers)
@@ -30,6 +31,18 @@ def reconcile(app: Celery, state: State) -> Iterator[str]:
             done = f"{known.uri} cannot be looked after: {exc}"
         if done:
             yield done
+
+
+def _present(state: State) -> list[WorkerNow]:
+    """The workers that are there. What is left of those that are long gone is cleared away."""
+    present = []
+    for each in state.workers():
+        silent_s = abs(time.time() - each.at)  # of a clock ahead of ours too
+        if silent_s < AWAY_S:
+            present.append(each)
+        elif silent_s > GONE_S:
+            state.remove_worker(each.id)
+    return present
 
 
 def look_after(
@@ -41,30 +54,34 @@ def look_after(
         state.forget(known.uri)
         return ""
     folder = Folder(known.uri, job.run)
-    if is_merged(folder, job) or halt_of(folder) is not None:
+    if halt_of(folder) is not None or (not job.open and is_merged(folder, job)):
         state.forget(known.uri)
         return ""
     now = time.time()
-    if now - known.sent < quiet_s:
+    # A look at an open job takes two listings: half as often will do, for it goes on for ever.
+    # A clock that is ahead of ours must not keep us from it.
+    if abs(now - known.sent) < (2 * quiet_s if job.open else quiet_s):
         return ""
     busy = [each for each in workers if each.job == known.uri]
     done = _send(app, folder, job, busy)
-    if done:
+    if done or job.open:
         state.register(msgspec.structs.replace(known, sent=now))
     return done
 
 
 def _send(app: Celery, folder: Folder, job: Job, busy: list[WorkerNow]) -> str:
     missing = missing_shards(folder, job)
-    if not missing:
-        if any(each.state == "merging" for each in busy):
-            return ""
-        send_merge(app, folder.uri)
-        return f"{folder.uri} is done; its merge was sent"
     # Messages that wait in the queue will come; a duplicate costs a look at the folder.
-    if waiting(app, queue_of(job)):
+    if (missing or job.open) and waiting(app, queue_of(job)):
         return ""
     in_hand = {each.shard for each in busy}
     lost = [shard for shard in missing if shard not in in_hand]
-    send_shards(app, folder.uri, job, lost)
-    return f"{len(lost)} shards of {folder.uri} were sent again" if lost else ""
+    if lost:
+        send_shards(app, folder.uri, job, lost)
+        return f"{len(lost)} shards of {folder.uri} were sent again"
+    if is_merged(folder, job) if job.open else missing:
+        return ""
+    if any(each.state == "merging" for each in busy):
+        return ""
+    send_merge(app, folder.uri)
+    return f"{folder.uri} is done; its merge was sent"

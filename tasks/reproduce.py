@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from tasks.annotate import annotate
 from tasks.cards import Model
 from tasks.evaluate import measure
 from tasks.exits import OK, ended
 from tasks.inputs import InputError
-from tasks.progress import say_json
 from tasks.records import Selection
 from tasks.shelf import find_model
 from tasks.wishes import Wishes
+from tasks.zoo_table import Facts, tell
 
 GATE_FAILED = 5
 
@@ -50,30 +49,30 @@ def _truth(coco: Path) -> tuple[Path, Path]:
 def _judge(model: Model, output: str, truth: str, tolerance: float, as_json: bool) -> int:
     report = measure(output, truth)
     measured = {f"{kind}_ap": report[kind]["ap"] for kind in ("box", "mask")}
-    rows = list(_rows(model, measured | {"mean_ap": report["mean_ap"]}))
+    measured["mean_ap"] = report["mean_ap"]
+    rows = list(_rows(model, measured))
     # Only the figure of the card's own input is a gate; the others are of other protocols.
-    own = [row for row in rows if row["key"] == model.build.precision]
-    code = OK if all(abs(row["difference"]) <= tolerance for row in own) else GATE_FAILED
+    own = [abs(row["difference"]) for row in rows if row["key"] == model.build.precision]
+    code = OK if max(own, default=0) <= tolerance else GATE_FAILED
     said = {
+        "event": "reproduced",
         "model": model.card.name,
         "build": model.build.file,
         "engine": model.engine,
         "images": report["images"],
         "left_out": report["truth_images_not_in_job"],
-        "measured": measured | {"mean_ap": report["mean_ap"]},
+        "measured": measured,
         "comparison": rows,
         "tolerance": tolerance,
-        "same": None if not own else code == OK,
+        "same": code == OK if own else None,
         "output": output,
+        "exit": code,
     }
-    if as_json:
-        say_json({"event": "reproduced", **said, "exit": code})
-    else:
-        _print(said)
+    tell(said, _lines(said), as_json)
     return code
 
 
-def _rows(model: Model, measured: dict[str, float]) -> Iterator[dict[str, Any]]:
+def _rows(model: Model, measured: Facts) -> Iterator[Facts]:
     for key, accuracy in model.card.facts.accuracy.items():
         if key.partition("/")[0] == model.build.precision:
             for figure, here in measured.items():
@@ -83,17 +82,12 @@ def _rows(model: Model, measured: dict[str, float]) -> Iterator[dict[str, Any]]:
                     yield {**fact, "source": accuracy.source, "on": accuracy.on}
 
 
-def _print(said: dict[str, Any]) -> None:
+def _lines(said: Facts) -> Iterator[str]:
     left = f"; {said['left_out']} more are left out" if said["left_out"] else ""
-    print(
-        f"\n{said['model']}, {said['build']} with {said['engine']}, {said['images']} images{left}"
-    )
+    yield f"\n{said['model']}, {said['build']} with {said['engine']}, {said['images']} images{left}"
     for figure, here in said["measured"].items():
-        print(f"{figure:<10}{here:.4f} measured here")
-        for row in said["comparison"]:
-            if row["figure"] == figure:
-                print(
-                    f"{row['card']:16.4f} {row['source']}, {row['difference']:+.4f} ({row['on']})"
-                )
+        yield f"{figure:<10}{here:.4f} measured here"
+        for row in (each for each in said["comparison"] if each["figure"] == figure):
+            yield "{card:16.4f} {source}, {difference:+.4f} ({on})".format_map(row)
     verdict = {None: "the card has no figure of this build", True: "as its card says"}
-    print(f"{verdict.get(said['same'], 'not what its card says')}, within {said['tolerance']}")
+    yield f"{verdict.get(said['same'], 'not what its card says')}, within {said['tolerance']}"

@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from storage import get, list_entries, open_read, put
@@ -14,6 +15,7 @@ from storage.disk_errors import translating
 from storage.errors import NotFound
 from storage.uris import basename, below, relative, shown, storable
 from tasks.cards import ENGINES_BY_SUFFIX, Build, Card, Compute, Model, ModelError, read_card
+from tasks.download import checksum
 from tasks.recognise import derived_card
 
 ZOO = Path(__file__).parent / "zoo"
@@ -68,48 +70,49 @@ def find_model(name: str, runtime: str = "", compute: Compute = "f32") -> Model:
 
     Of the builds that are here (and that `runtime` can run) the card's first is taken.
     """
-    path, card, places = builds_at(name)
-    fitting = [(build, at) for build, at in places if not runtime or runtime in build.engines]
+    path, card, builds = builds_at(name)
+    fitting = [(build, at) for build, at in builds if not runtime or runtime in build.engines]
     if not fitting:
         raise ModelError(f"no build of {card.name} runs with {runtime}")
-    for build, place in fitting:
-        if is_here(place):
-            return model_at(card, build, place, runtime, compute)
-    first = fitting[0][0]
-    if is_shared(path) and Path(name).suffix.lower() != ".toml":  # one asked for by its name
-        fetch_shared(card, first)
-        return find_model(name, runtime, compute)
-    bring = any(each.url for each in first.downloads)
-    raise ModelError(
-        f"the weights of {card.name} are not here: "
-        f"{f'maskmill models pull {card.name} brings them, or ' if bring else ''}"
-        f"put {first.file} into {user_folder() / card.name}"
-    )
+    build, place = next((each for each in fitting if each[1]), fitting[0])
+    if place is None and is_shared(path) and Path(name).suffix.lower() != ".toml":
+        place = fetch_shared(card, build)  # of a card that was asked for by its name
+    if place is None:
+        raise _absent(path, card, build)
+    return model_at(card, build, place, runtime, compute)
 
 
-def builds_at(name: str) -> tuple[Path, Card, list[tuple[Build, Path]]]:
-    """A card, where it lies, and where each of its builds may; a network itself is one of them.
-
-    A network that tells all that a card says needs none.
+def builds_at(name: str) -> tuple[Path, Card, list[tuple[Build, Path | None]]]:
+    """A card, where it lies, and its builds with their files that are here; a network itself is one
+    of them. A network that tells all that a card says needs none.
     """
-    place = Path(name)
-    if place.suffix.lower() not in ENGINES_BY_SUFFIX:
-        path = card_path(name)
-        card = read_card(path)
-        return (
-            path,
-            card,
-            [(each, at) for each in card.builds for at in places_of(path, card, each)],
-        )
-    if place.is_file() and not place.with_suffix(".toml").is_file():
-        card = derived_card(place)
-        return place, card, [(card.builds[0], place)]
+    network = Path(name)
+    is_network = network.suffix.lower() in ENGINES_BY_SUFFIX
+    missing = [each for each in files_of(network) if is_network and not each.is_file()]
+    if missing:
+        raise ModelError(f"there is no model file {missing[0]}")
+    if is_network and not network.with_suffix(".toml").is_file():
+        card = derived_card(network)
+        return network, card, [(card.builds[0], network)]
     path = card_path(name)
     card = read_card(path)
-    build = next((each for each in card.builds if each.file == place.name), None)
-    if build is None:
-        raise ModelError(f"the model card {path} has no build {place.name!r}")
-    return path, card, [(build, place)]
+    builds = [each for each in card.builds if not is_network or each.file == network.name]
+    if not builds:
+        raise ModelError(f"the model card {path} has no build {network.name!r}")
+    return path, card, [(each, place_of(path, card, each)) for each in builds]
+
+
+def _absent(path: Path, card: Card, build: Build) -> ModelError:
+    file, folder = build.file, user_folder() / card.name
+    for place in _places(path, card, build):
+        if place.is_file():  # an .xml without its .bin
+            file, folder = place.with_suffix(".bin").name, place.parent
+    bring = any(each.url for each in build.downloads)
+    return ModelError(
+        f"the weights of {card.name} are not here: "
+        f"{f'maskmill models pull {card.name} brings them, or ' if bring else ''}"
+        f"put {file} into {folder}"
+    )
 
 
 def model_at(
@@ -119,18 +122,25 @@ def model_at(
     engine = engine or build.engines[0]
     if compute != "f32" and engine != "openvino":
         raise ModelError(f"{compute} is a precision of openvino, not of {engine}")
-    return Model(card, build, *_hashed(build, place), engine, compute)
+    if storable(str(place)) != str(place):
+        raise ModelError(f"the path of the model file {shown(str(place))} is not UTF-8; rename it")
+    sha256 = _require_digest(build.sha256, place, f"the model file {place}")
+    return Model(card, build, str(place.resolve()), sha256, engine, compute)
 
 
-def is_here(place: Path) -> bool:
-    return all(part.is_file() for part in files_of(place))
+def place_of(path: Path, card: Card, build: Build) -> Path | None:
+    """Where the file of a build lies, if it is here and whole."""
+    return next(filter(_is_whole, _places(path, card, build)), None)
 
 
-def places_of(path: Path, card: Card, build: Build) -> list[Path]:
-    """Where the file of a build may lie."""
+def _places(path: Path, card: Card, build: Build) -> list[Path]:
     places = [f / build.file for f in (path.parent, user_folder() / card.name, user_folder())]
     cached = cache_folder() / build.sha256 / Path(build.file).name
     return [*places, cached] if build.sha256 and is_shared(path) else places
+
+
+def _is_whole(place: Path) -> bool:
+    return all(part.is_file() for part in files_of(place))
 
 
 def fetch_shared(card: Card, build: Build) -> Path:
@@ -157,7 +167,7 @@ def cached_build(uri: str, sha256: str) -> Path:
     Processes that fetch it at once each bring all of it; the first one's folder stays.
     """
     place = cache_folder() / sha256 / basename(uri)
-    if is_here(place):
+    if _is_whole(place):
         return place
     with translating(str(place), writing=True):
         cache_folder().mkdir(parents=True, exist_ok=True)
@@ -172,41 +182,28 @@ def cached_build(uri: str, sha256: str) -> Path:
             try:
                 incoming.parent.rename(place.parent)
             except OSError:
-                if not is_here(place):
+                if not _is_whole(place):
                     raise
     return place
 
 
 def card_path(name: str) -> Path:
-    suffix = Path(name).suffix.lower()
-    if suffix == ".toml":
-        return Path(name)
-    if suffix in ENGINES_BY_SUFFIX:
-        if not Path(name).is_file():
-            raise ModelError(f"there is no model file {name}")
-        beside = Path(name).with_suffix(".toml")
-        if not beside.is_file():
-            raise ModelError(f"{name} has no card: write {beside.name} beside it (see the README)")
-        return beside
+    """The card of that name, or at that path, or beside the network at that path."""
+    place = Path(name)
+    if place.suffix.lower() == ".toml":
+        return place
+    if place.suffix.lower() in ENGINES_BY_SUFFIX:
+        return place.with_suffix(".toml")
     own, bundled = (folder / f"{name}.toml" for folder in (user_folder(), ZOO))
     if own.is_file():
         return own
-    try:
-        if shared_folder() and "/" not in name:
+    if shared_folder() and "/" not in name:
+        with suppress(NotFound):
             return _shared_card(f"{name}.toml")
-    except NotFound:
-        pass  # the bundled ones are left
     if bundled.is_file():
         return bundled
     known = ", ".join(sorted({path.stem for path in zoo_cards()})) or "none"
     raise ModelError(f"there is no model {name!r}; the cards at hand: {known}")
-
-
-def _hashed(build: Build, path: Path) -> tuple[str, str]:
-    """The path in full, and the SHA-256 of the bytes: the card's, where it names one."""
-    if storable(str(path)) != str(path):
-        raise ModelError(f"the path of the model file {shown(str(path))} is not UTF-8; rename it")
-    return str(path.resolve()), _require_digest(build.sha256, path, f"the model file {path}")
 
 
 def _require_digest(expected: str, path: Path, said: str) -> str:
@@ -225,12 +222,8 @@ def files_of(path: Path) -> list[Path]:
 
 
 def digest(path: Path) -> str:
-    sum_ = hashlib.sha256()
-    for part in files_of(path):
-        try:
-            with part.open("rb") as file:
-                while chunk := file.read(1 << 20):
-                    sum_.update(chunk)
-        except OSError as exc:
-            raise ModelError(f"the model file {part} cannot be read: {exc.strerror}") from exc
-    return sum_.hexdigest()
+    """SHA-256 of all bytes of a build."""
+    try:
+        return checksum("sha256", *files_of(path))
+    except OSError as exc:
+        raise ModelError(f"the model file {exc.filename} cannot be read: {exc.strerror}") from exc

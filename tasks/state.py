@@ -85,7 +85,11 @@ class State:
         """Keep a message that nobody can read; the URI of what is kept."""
         uri = join(self.uri, f"dead/{time.time():.3f}-{token_hex(4)}.json")
         try:
-            put(uri, encode({"reason": reason, "at": time.time(), **letter}), create_only=True)
+            data = encode({"reason": reason, "at": time.time(), **letter})
+        except UnicodeEncodeError:  # JSON can escape what no UTF-8 can hold
+            data = encode({"reason": reason, "at": time.time(), "letter": ascii(letter)})
+        try:
+            put(uri, data, create_only=True)
         except Exists:
             return self.bury_message(reason, letter)
         return uri

@@ -53,7 +53,7 @@ class Follower:
         workers = self._workers()
         rate = sum(each.images_per_s for each in workers)
         left = max(items - done, 0)
-        phase = self._phase()
+        phase = self._phase(shards)
         return {
             "job": self.folder.uri,
             "state": phase["state"],
@@ -70,13 +70,13 @@ class Follower:
             "workers": [msgspec.to_builtins(each) for each in workers],
         }
 
-    def _phase(self) -> dict[str, str]:
+    def _phase(self, shards: int) -> dict[str, str]:
         halt = halt_of(self.folder)
         if halt is not None:
             return {"state": halt.kind, "reason": halt.reason}
-        if is_merged(self.folder, self.job):
+        finished = len(self._seen) == shards
+        if is_merged(self.folder, self.job) and (finished or not self.job.open):
             return {"state": "merged", "reason": ""}
-        finished = not self.job.open and len(self._seen) == self.job.counts.shards
         return {"state": "merging" if finished else "running", "reason": ""}
 
     def _workers(self) -> list[WorkerNow]:

@@ -19,9 +19,9 @@ from storage import open_read, open_write
 from storage.uris import join, parse, shown
 from tasks.broker import broker_url, make_app, send_shards
 from tasks.folder import Folder, missing_shards
-from tasks.inputs import Found, InputError, absolute
+from tasks.inputs import LIST_SUFFIXES, Found, InputError, absolute
 from tasks.markers import look_for_halt
-from tasks.messages import SubmitMessage
+from tasks.messages import AnnotateMessage, SubmitMessage
 from tasks.opening import SHARD_SIZE, ask, open_job, sources
 from tasks.ordered import ordered_map
 from tasks.records import Job, Routing, Selection
@@ -69,9 +69,12 @@ def submit(
     wished = Wishes(model=model, output=absolute(output), **wishes)
     state = state or fleet_state()
     sharing = sharing or Sharing()
-    _check_output(wished.output, sharing)
+    check_output(wished.output, sharing)
     chosen = find_model(model, wished.runtime, wished.precision)
     given = sources(inputs, selection or Selection(), stdin)
+    for word in given.inputs:
+        if word != "-" and not word.endswith(LIST_SUFFIXES):  # a list may name what lies elsewhere
+            check_input(word, sharing)
     asked = ask(given, chosen, settings_of(chosen, wished), wished.shard_size or SHARD_SIZE)
     job, folder = open_job(
         wished.output,
@@ -89,24 +92,29 @@ def submit(
 
 def submit_message(message: SubmitMessage, app: Celery, state: State) -> Submitted:
     """What a bare client asks for. Local paths are those of the machine that plans."""
-    parts: list[dict[str, Any]] = [{}, {}, {"model": message.model, "output": message.output}]
-    kinds = (Selection, Routing, Wishes)
-    names = [set(kind.__annotations__) for kind in kinds]
-    for name, value in message.options.items():
-        at = next((place for place, known in enumerate(names) if name in known), None)
-        if at is None:
-            raise msgspec.ValidationError(f"options has no {name!r}")
-        parts[at][name] = value
-    chosen, routed, wished = parts
+    selection, routing, wished = options_as(message, Selection, Routing, Wishes)
     return submit(
         message.inputs,
-        selection=msgspec.convert(chosen, Selection),
-        routing=msgspec.convert(routed, Routing),
+        selection=selection,
+        routing=routing,
         sharing=Sharing(shared_paths=True),
         app=app,
         state=state,
-        **asdict(msgspec.convert(wished, Wishes)),
+        **asdict(wished),
     )
+
+
+def options_as(message: SubmitMessage | AnnotateMessage, *kinds: type[Any]) -> list[Any]:
+    """A message's options as values of these kinds. Its model and output are no options."""
+    known = [set(kind.__annotations__) - {"model", "output"} for kind in kinds]
+    for name in message.options:
+        if not any(name in names for names in known):
+            raise msgspec.ValidationError(f"options has no {name!r}")
+    values = {**message.options, "model": message.model, "output": message.output}
+    return [
+        msgspec.convert({n: v for n, v in values.items() if n in kind.__annotations__}, kind)
+        for kind in kinds
+    ]
 
 
 def send_missing(app: Celery, state: State, job: Job, folder: Folder) -> int:
@@ -119,11 +127,19 @@ def is_local(uri: str) -> bool:
     return parse(uri).scheme == "file"
 
 
-def _check_output(output: str, sharing: Sharing) -> None:
+def check_output(output: str, sharing: Sharing) -> None:
     if is_local(output) and not sharing.shared_paths:
         raise InputError(
             f"workers on other machines cannot see {shown(output)};"
             " give an s3:// --output, or --shared-paths if they mount the same folder there"
+        )
+
+
+def check_input(uri: str, sharing: Sharing) -> None:
+    if is_local(uri) and not sharing.shared_paths and not sharing.upload:
+        raise InputError(
+            f"workers on other machines cannot see {shown(uri)}; --upload copies the inputs to the"
+            " output's store, --shared-paths says that they mount them alike"
         )
 
 
@@ -135,11 +151,7 @@ def visible(
     def seen(each: Found) -> Found:
         if not each.is_image or sharing.shared_paths or not is_local(each.uri):
             return each
-        if not sharing.upload:
-            raise InputError(
-                f"workers on other machines cannot see {shown(each.uri)}; --upload copies the"
-                " inputs to the output's store, --shared-paths says that they mount them alike"
-            )
+        check_input(each.uri, sharing)
         return replace(each, uri=_uploaded(each, output)) if upload else each
 
     with ThreadPoolExecutor(UPLOADS) as pool:

@@ -8,27 +8,21 @@ from typing import Any
 from tasks.folder import Folder
 from tasks.records import Job
 
+_OF_RUN = (
+    *("images", "annotations", "annotations_by_class", "failures", "failures_by_kind"),
+    *("empty_masks_dropped", "seconds_by_stage"),
+)
+
 
 def summarise(folder: Folder, job: Job, run: dict[str, Any]) -> dict[str, Any]:
     counts = job.counts
     return {
         "output": folder.uri,
-        "inputs": counts.items,
+        "inputs": run["inputs"],
         "duplicates": counts.duplicates,
         "not_images": counts.not_images,
         "not_images_named": list(counts.not_images_named),
-        **{
-            key: run[key]
-            for key in (
-                "images",
-                "annotations",
-                "annotations_by_class",
-                "failures",
-                "failures_by_kind",
-                "empty_masks_dropped",
-                "seconds_by_stage",
-            )
-        },
+        **{key: run[key] for key in _OF_RUN},
         "files": {name: folder.file(name) for name in [*run["files"], "run.json"]},
     }
 
@@ -44,7 +38,9 @@ def _rows(summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if summary["duplicates"]:
         yield "given twice", f"{summary['duplicates']}, run once"
     if summary["not_images"]:
-        yield "not images", _some(summary["not_images"], summary["not_images_named"])
+        named = summary["not_images_named"]
+        rest = ", …" if summary["not_images"] > len(named) else ""
+        yield "not images", f"{summary['not_images']}: {', '.join(named)}{rest}"
     yield "annotations", str(summary["annotations"])
     for name, number in summary["annotations_by_class"].items():
         yield "", f"{number} {name}"
@@ -55,8 +51,3 @@ def _rows(summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "time by stage", ", ".join(f"{name} {value:.1f} s" for name, value in stages)
     for number, uri in enumerate(summary["files"].values()):
         yield "" if number else "files", uri
-
-
-def _some(number: int, named: list[str]) -> str:
-    rest = "" if number == len(named) else ", …"
-    return f"{number}: {', '.join(named)}{rest}"

@@ -10,7 +10,8 @@ from typing import BinaryIO, NamedTuple
 # More than any network has, at the levels that are walked: what has more means to keep us busy.
 _MOST_FIELDS = 300_000
 _MOST_TEXT = 64 << 20  # bytes of all names, metadata and lists of sizes together
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_VARINT, _BYTES = 0, 2
+_FIXED = {1: 8, 5: 4}  # bytes
 
 
 class WireError(ValueError):
@@ -20,7 +21,7 @@ class WireError(ValueError):
 class Field(NamedTuple):
     start: int  # where its bytes are in the file
     end: int
-    value: int | None  # of a varint, signed
+    value: int | None = None  # of a varint, signed
 
 
 Message = defaultdict[int, list[Field]]  # by field number
@@ -30,22 +31,20 @@ class Wire:
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self.size = file.seek(0, os.SEEK_END)
-        self._fields_left, self._text_left = _MOST_FIELDS, _MOST_TEXT
+        self._fields, self._text = 0, 0
 
     def message(self, field: Field | None = None) -> Message:
         """A message's fields; without one, those of the whole file."""
-        at, end, _ = field or (0, self.size, None)
+        at, end, _ = field or Field(0, self.size)
         found: Message = defaultdict(list)
         while at < end:
-            self._fields_left -= 1
-            if self._fields_left < 0:
-                raise WireError("it has more parts than any network")
-            (key, after), begun = self._varint(at, end), at
-            field = self._field(key & 7, after, end)
-            if key < 8 or field.end > end:
-                raise WireError(f"it ends early or is damaged near byte {begun}")
-            found[key >> 3].append(field)
-            at = field.end
+            key, after = self._varint(at, end)
+            part = self._field(key & 7, after, end)
+            if key < 8 or part.end > end:
+                raise WireError(f"it ends early or is damaged near byte {at}")
+            found[key >> 3].append(part)
+            self._count(fields=1)
+            at = part.end
         return found
 
     def number(self, fields: Sequence[Field]) -> int:
@@ -53,40 +52,38 @@ class Wire:
         return (fields[-1].value or 0) if fields else 0
 
     def text(self, fields: Sequence[Field]) -> str:
-        return self._bytes(fields[-1]).decode("utf-8") if fields else ""
+        start, end, _ = fields[-1] if fields else Field(0, 0)
+        self._count(text=end - start)
+        self._file.seek(start)
+        return self._file.read(end - start).decode("utf-8")
 
     def numbers(self, fields: Sequence[Field]) -> list[int]:
         """A repeated number's values, of which a field holds one or a packed list."""
         found = []
-        for field in fields:
-            at = field.start if field.value is None else field.end
-            self._count_text(field.end - at)
-            found += [] if field.value is None else [field.value]
-            while at < field.end:
-                value, at = self._varint(at, field.end)
+        for at, end, value in fields:
+            self._count(text=end - at)
+            found += [] if value is None else [value]
+            while at < end:
+                value, at = self._varint(at, end)
                 found.append(value)
         return found
 
     def _field(self, kind: int, at: int, end: int) -> Field:
         if kind == _VARINT:
-            value, after = self._varint(at, end)
-            return Field(after, after, value)
+            value, at = self._varint(at, end)
+            return Field(at, at, value)
         if kind == _BYTES:
-            length, after = self._varint(at, end)
-            return Field(after, after + length if length >= 0 else end + 1, None)
-        if kind in (_FIXED64, _FIXED32):
-            return Field(at, at + (8 if kind == _FIXED64 else 4), None)
+            length, at = self._varint(at, end)
+            return Field(at, at + length if length >= 0 else end + 1)
+        if kind in _FIXED:
+            return Field(at, at + _FIXED[kind])
         raise WireError(f"it is damaged near byte {at}")
 
-    def _bytes(self, field: Field) -> bytes:
-        self._count_text(field.end - field.start)
-        self._file.seek(field.start)
-        return self._file.read(field.end - field.start)
-
-    def _count_text(self, length: int) -> None:
-        self._text_left -= length
-        if self._text_left < 0:
-            raise WireError("it has more text than any network")
+    def _count(self, fields: int = 0, text: int = 0) -> None:
+        self._fields += fields
+        self._text += text
+        if self._fields > _MOST_FIELDS or self._text > _MOST_TEXT:
+            raise WireError("it has more parts or text than any network")
 
     def _varint(self, at: int, end: int) -> tuple[int, int]:
         """A signed 64-bit number and where it ends."""

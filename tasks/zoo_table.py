@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from textwrap import wrap
 from typing import Any
@@ -15,21 +15,24 @@ from tasks.cards import Build, Card, ModelError, read_card
 from tasks.exits import OK, ended
 from tasks.graph_file import read_graph
 from tasks.progress import say_json
-from tasks.shelf import card_path, files_of, is_here, is_shared, places_of, zoo_cards
+from tasks.shelf import card_path, files_of, is_shared, place_of, zoo_cards
 
 Facts = dict[str, Any]
 
 _COLUMNS = ("model", "network, input", "box/mask AP", "cost", "runs on", "weights")
 _UNKNOWN = "–"
+_LEGEND = f"AP is in percent and as published, or with * measured by us; {_UNKNOWN} is not known"
 # What an empty field means, where it is not that no source publishes it.
-_EMPTY = {
-    "path": "not here",
-    "graph": "not here",
-    "takes": "what its graph says",
-    "input": "the card's",
-    "decode": "as usual",
-    "notes": "none",
-}
+_EMPTY = {"path": "not here", "graph": "not here", "takes": "what its graph says"}
+_EMPTY |= {"input": "the card's", "decode": "as usual", "notes": "none"}
+
+
+def tell(event: Facts, lines: Iterable[str], as_json: bool) -> None:
+    """What came of a command: the event for a program, else the lines for a person."""
+    if as_json:
+        say_json(event)
+    else:
+        print("\n".join(lines))
 
 
 def list_models(as_json: bool) -> int:
@@ -53,10 +56,7 @@ def _list(as_json: bool) -> int:
         table.add_row(*([model["name"], model["problem"]] if "problem" in model else _cells(model)))
     console = Console(highlight=False, markup=False)
     console.width = max(console.width, 100)
-    console.print(table)
-    console.print(
-        f"AP is in percent and as published, or with * measured by us; {_UNKNOWN} is not known"
-    )
+    console.print(table, _LEGEND, sep="\n")
     return OK
 
 
@@ -70,10 +70,7 @@ def _listed(path: Path) -> Facts:
 
 def _show(path: Path, as_json: bool) -> int:
     model = _known(path, read_card(path))
-    if as_json:
-        say_json({"event": "model", **model})
-    else:
-        print("\n".join(_lines(model, "")))
+    tell({"event": "model", **model}, _lines(model, ""), as_json)
     return OK
 
 
@@ -82,9 +79,9 @@ def _known(path: Path, card: Card) -> Facts:
     model: Facts = msgspec.to_builtins(card)
     builds = [_build(path, card, each) for each in card.builds]
     graphs = [each["graph"] for each in builds if each["graph"]]
-    for count in (each["parameters"] for each in graphs if each["parameters"]):
-        model["facts"]["parameters"] = f"{count / 1e6:.2f}M"
-        break
+    counts = [each["parameters"] for each in graphs if each["parameters"]]
+    if counts:
+        model["facts"]["parameters"] = f"{counts[0] / 1e6:.2f}M"
     del model["input"]["size"]
     shape = card.input.size or (graphs[0]["shape"] if graphs else ())
     return model | {
@@ -97,17 +94,17 @@ def _known(path: Path, card: Card) -> Facts:
 
 
 def _build(path: Path, card: Card, build: Build) -> Facts:
-    here = next((place for place in places_of(path, card, build) if is_here(place)), None)
-    graph = _graph(here) if here else None
+    here = place_of(path, card, build)
     own = [str(each) for each in files_of(Path(build.file))]
     sizes = [each.size or 0 for each in build.downloads if each.file in own]
-    published = sum(sizes) if sizes and all(sizes) else None
+    if here:
+        sizes = [part.stat().st_size for part in files_of(here)]
     said: Facts = msgspec.to_builtins(build)
     return said | {
         "engines": list(build.engines),
         "path": str(here) if here else None,
-        "bytes": sum(part.stat().st_size for part in files_of(here)) if here else published,
-        "graph": graph,
+        "bytes": sum(sizes) if sizes and all(sizes) else None,
+        "graph": _graph(here) if here else None,
     }
 
 
@@ -119,8 +116,7 @@ def _graph(place: Path) -> Facts | None:
         return None
     return {
         "format": graph.format_version,
-        # An int8 build keeps few of its weights as floats.
-        "parameters": graph.parameters,
+        "parameters": graph.parameters,  # an int8 build keeps few of its weights as floats
         "shape": list(graph.inputs[0].shape),
         "inputs": [str(each) for each in graph.inputs],
         "outputs": [str(each) for each in graph.outputs],
@@ -128,31 +124,31 @@ def _graph(place: Path) -> Facts | None:
 
 
 def _cells(model: Facts) -> Iterator[str]:
+    """A model's row of the table."""
     facts, builds = model["facts"], model["builds"]
-    yield "\n".join(wrap(model["name"], 22))
-    picture = f"{model['takes'] or _UNKNOWN} {model['input']['fit']}"
-    yield "\n".join(filter(None, (facts["backbone"], facts["dataset"], picture)))
-    yield "\n".join(
-        f"{precision} {figures}"
-        for precision in ("fp32", "int8")
-        for figures in list(_figures(facts["accuracy"], precision)) or [_UNKNOWN]
-    )
-    sizes = [
-        f"{each['precision']} {each['bytes'] / 1e6:.1f} MB" for each in builds if each["bytes"]
-    ]
-    yield "\n".join(filter(None, (facts["operations"], facts["parameters"], *sizes))) or _UNKNOWN
-    yield "\n".join((*facts["boards"], *model["engines"]))
     here = dict.fromkeys(f"{each['precision']} here" for each in builds if each["path"])
-    yield "\n".join(here) or ("shared" if model["shared"] else "not here")
+    kept = [each for each in builds if each["bytes"]]
+    sizes = [f"{each['precision']} {each['bytes'] / 1e6:.1f} MB" for each in kept]
+    picture = f"{model['takes'] or _UNKNOWN} {model['input']['fit']}"
+    for cell in (
+        wrap(model["name"], 22),
+        (facts["backbone"], facts["dataset"], picture),
+        (*_figures(facts["accuracy"], "fp32"), *_figures(facts["accuracy"], "int8")),
+        (facts["operations"], facts["parameters"], *sizes),
+        (*facts["boards"], *model["engines"]),
+        here or ["shared" if model["shared"] else "not here"],
+    ):
+        yield "\n".join(filter(None, cell)) or _UNKNOWN
 
 
-def _figures(accuracy: Facts, precision: str) -> Iterator[str]:
+def _figures(accuracy: Facts, precision: str) -> list[str]:
     """The figures of a precision: "fp32", or "fp32/…" for another protocol."""
-    for key, said in accuracy.items():
-        if key.partition("/")[0] == precision:
-            box, mask, mean = (_percent(said[f"{name}_ap"]) for name in ("box", "mask", "mean"))
-            both = f"{mean} mean" if box == mask == _UNKNOWN else f"{box}/{mask}"
-            yield both + ("*" if said["source"] == "measured" else "")
+    found = []
+    for said in (each for key, each in accuracy.items() if key.partition("/")[0] == precision):
+        box, mask, mean = (_percent(said[f"{name}_ap"]) for name in ("box", "mask", "mean"))
+        both = f"{mean} mean" if box == mask == _UNKNOWN else f"{box}/{mask}"
+        found.append(f"{precision} {both}{'*' if said['source'] == 'measured' else ''}")
+    return found or [f"{precision} {_UNKNOWN}"]
 
 
 def _percent(value: float | None) -> str:
@@ -162,15 +158,11 @@ def _percent(value: float | None) -> str:
 def _lines(record: Facts, indent: str) -> Iterator[str]:
     """A record as indented lines, where what is empty says why."""
     for name, value in record.items():
-        many = isinstance(value, (list, tuple))
-        if isinstance(value, dict) and value:
-            yield f"{indent}{name}"
-            yield from _lines(value, indent + "  ")
-        elif many and value and isinstance(value[0], dict):
-            for each in value:
-                yield f"{indent}{name.removesuffix('s')}"
+        records = value if isinstance(value, list | tuple) else [value]
+        if records and all(each and isinstance(each, dict) for each in records):
+            for each in records:
+                yield f"{indent}{name if value is each else name.removesuffix('s')}"
                 yield from _lines(each, indent + "  ")
         else:
-            text = ", ".join(map(str, value)) if many else value
-            empty = text in (None, "", {})
-            yield f"{indent}{name:<12}{_EMPTY.get(name, 'not published') if empty else text}"
+            text = "" if value in (None, {}) else ", ".join(map(str, records))
+            yield f"{indent}{name:<12}{text or _EMPTY.get(name, 'not published')}"

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,16 @@ from tests.running import MASKMILL, Ran, environment, maskmill
 from tests.services import redis_server
 
 
-def until(done: Callable[[], Any], seconds: float = 60.0, what: str = "") -> Any:
-    """Poll; what is not so after a while fails the test."""
+def until(
+    done: Callable[[], Any],
+    seconds: float = 60.0,
+    what: str = "",
+    logs: Callable[[], str] = lambda: "",
+) -> Any:
+    """Poll; what is not so after a while fails the test, with what `logs` says then."""
     end = time.monotonic() + seconds
     while not (found := done()):
-        assert time.monotonic() < end, f"not so after {seconds:g} s: {what or done}"
+        assert time.monotonic() < end, f"not so after {seconds:g} s: {what or done}\n{logs()}"
         time.sleep(0.05)
     return found
 
@@ -38,13 +43,16 @@ class Worker:
     def child(self) -> int:
         """The process that computes."""
         path = f"/proc/{self.process.pid}/task/{self.process.pid}/children"
-        return int(until(lambda: Path(path).read_text().split(), what=self.said())[0])
+        return int(until(lambda: Path(path).read_text().split(), 60, "a child", self.said)[0])
 
     def said(self) -> str:
         return self.log.read_text(errors="replace")
 
+    def signal_child(self, number: int) -> None:
+        os.kill(self.child(), number)
+
     def kill_child(self) -> None:
-        os.kill(self.child(), signal.SIGKILL)
+        self.signal_child(signal.SIGKILL)
 
     def kill(self) -> None:
         """Both processes at once, as when a machine goes down."""
@@ -62,8 +70,8 @@ class Worker:
 class Fleet:
     def __init__(self, folder: Path, broker: str, **variables: str) -> None:
         self.folder, self.broker = folder, broker
-        self.state = State(str(folder / "state"))
-        self.variables = {
+        self.state = State(variables.pop("MASKMILL_STATE", str(folder / "state")))
+        self.variables: dict[str, str] = {
             "MASKMILL_BROKER_URL": broker,
             "MASKMILL_STATE": self.state.uri,
             "MASKMILL_INPUT_ROOTS": "/",
@@ -71,6 +79,7 @@ class Fleet:
             "MASKMILL_THREADS": "1",
             **variables,
         }
+        self.worker_variables: dict[str, str] = {}  # that commands do not get
         self.app = make_app(broker)
         self.workers: list[Worker] = []
 
@@ -78,29 +87,51 @@ class Fleet:
         """A command of maskmill, as a person types it."""
         return maskmill(*arguments, **{**self.variables, **options})
 
-    def worker(self, *arguments: str, fault: dict[str, Any] | None = None) -> Worker:
+    def worker(self, *arguments: str, fault: Any = None) -> Worker:
         log = self.folder / f"worker-{len(self.workers)}.log"
         command = [MASKMILL, "worker", "--grace", "1", *arguments]
-        self.workers.append(Worker(command, log, environment(fault, **self.variables)))
+        variables = environment(fault, **{**self.variables, **self.worker_variables})
+        self.workers.append(Worker(command, log, variables))
         return self.workers[-1]
 
-    def plain_celery(self, *arguments: str) -> Worker:
+    def plain_celery(self, *arguments: str, part: str = "worker") -> Worker:
         """A worker as Celery's own command starts it."""
-        command = [sys.executable, "-m", "celery", "-A", "worker.app", "worker", *arguments]
+        command = [sys.executable, "-m", "celery", "-A", "worker.app", part, *arguments]
         log = self.folder / f"worker-{len(self.workers)}.log"
         self.workers.append(Worker(command, log, environment(None, **self.variables)))
         return self.workers[-1]
 
+    def beat(self) -> Worker:
+        """Celery's beat, which has the reconciler look every half minute."""
+        made = self.folder / f"beat-{len(self.workers)}"
+        return self.plain_celery(
+            *("-l", "WARNING", "-s", str(made), "--pidfile", f"{made}.pid"), part="beat"
+        )
+
+    def logs(self) -> str:
+        return "\n".join(f"--- {each.log.name}\n{each.said()[-2500:]}" for each in self.workers)
+
     def await_merged(self, output: Path, seconds: float = 60.0) -> bytes:
         """The dataset of a job, once it is sealed."""
-        logs = "\n".join(each.said()[-2000:] for each in self.workers)
-        until((output / "run.json").exists, seconds, f"{output} is not merged\n{logs}")
+        until((output / "run.json").exists, seconds, f"{output} is not merged", self.logs)
         return (output / "instances.json").read_bytes()
 
+    def processes(self) -> list[int]:
+        """All that works for this fleet, be its supervisor alive or not."""
+        mark = f"MASKMILL_STATE={self.state.uri}".encode()
+        found = []
+        for path in Path("/proc").glob("[0-9]*/environ"):
+            with suppress(OSError):  # gone, or not ours
+                if mark in path.read_bytes().split(b"\0"):
+                    found.append(int(path.parent.name))
+        return found
+
     def close(self) -> None:
+        for pid in self.processes():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         for each in self.workers:
-            if each.process.poll() is None:
-                each.kill()
+            each.process.wait()
         self.app.close()
 
 

@@ -20,7 +20,7 @@ def write_model(folder: Path, form: Form = "raw", name: str = "canned", decode: 
     folder.mkdir(parents=True, exist_ok=True)
     onnx.save(graph(form), folder / f"{name}.onnx")
     card = folder / f"{name}.toml"
-    boxes = 'boxes = "normalised"\n' if form == "raw_nhwc" else ""
+    boxes = 'boxes = "normalised"\n' if form.endswith("nhwc") else ""
     card.write_text(
         f'name = "{name}"\nfamily = "yolo_seg"\nlicense = "MIT"\n'
         f"categories = {list(NAMES)!r}\n".replace("'", '"')
@@ -121,13 +121,13 @@ def metadata(form: Form) -> dict[str, str]:
 
 
 def _boxes(random: np.random.Generator, form: Form) -> np.ndarray:
-    """(1, 4, cells) boxes around the cells of the grid, in pixels but for `raw_nhwc`."""
+    """(1, 4, cells) boxes around the cells of the grid, in pixels, or as parts for NHWC."""
     steps = (np.arange(GRID) + 0.5) * SIZE / GRID
     cx, cy = (axis.ravel() for axis in np.meshgrid(steps, steps))
     w, h = random.uniform(0.1, 0.6, (2, GRID * GRID)) * SIZE
     boxes = np.stack([cx, cy, w, h])
     if form.startswith("end_to_end"):
         boxes = np.stack([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2])
-    if form == "raw_nhwc":
+    if form.endswith("nhwc"):
         boxes = boxes / SIZE
     return boxes.astype(np.float32)[np.newaxis]

@@ -9,7 +9,16 @@ import ijson
 
 from storage import get, list_entries, open_read
 from storage.errors import NotFound
-from tasks.folder import Folder, JobError, missing_shards, read_plan, read_run, read_shard
+from tasks.folder import (
+    Folder,
+    JobError,
+    ShardName,
+    missing_shards,
+    parts,
+    read_plan,
+    read_run,
+    read_shard,
+)
 from tasks.merge import hash_of, is_merged
 from tasks.records import Job
 from worker.rle import Rle, is_canonical, runs_of
@@ -19,19 +28,21 @@ SLACK = 0.011  # boxes are rounded to a hundredth
 
 def problems(folder: Folder, job: Job) -> Iterator[str]:
     """Everything wrong with a job, a sentence each. Nothing yielded means that it is sound."""
-    missing = missing_shards(folder, job)
+    missing = set(missing_shards(folder, job))
+    names: list[ShardName] = list(parts(folder, job))
     if missing:
-        yield f"{len(missing)} of {job.counts.shards} shards are not done, first {missing[0]}"
+        yield f"{len(missing)} of {len(names)} shards are not done, first {min(missing)}"
     yield from _conflicts(folder)
     planned: list[int] = []
-    for number in range(job.counts.shards):
+    for number in names:
         items = [item.id for item in read_plan(folder, number)]
         planned += items
         if number not in missing:
             yield from _shard_problems(folder, number, items)
-    if len(planned) != job.counts.items or sorted(set(planned)) != planned:
+    in_order = len(planned) == job.counts.items and sorted(set(planned)) == planned
+    if not job.open and not in_order:  # parts of an open job are numbered each for itself
         yield f"the plan has {len(planned)} ids for {job.counts.items} items, or not in order"
-    if not missing:
+    if not missing or job.open:
         yield from _dataset_problems(folder, job)
 
 
@@ -44,7 +55,7 @@ def _conflicts(folder: Folder) -> Iterator[str]:
         return
 
 
-def _shard_problems(folder: Folder, number: int, items: list[int]) -> Iterator[str]:
+def _shard_problems(folder: Folder, number: ShardName, items: list[int]) -> Iterator[str]:
     try:
         shard = read_shard(folder, number)
     except JobError as exc:
@@ -72,8 +83,9 @@ def _dataset_problems(folder: Folder, job: Job) -> Iterator[str]:
     except (ijson.JSONError, KeyError, TypeError, ValueError) as exc:
         yield f"{uri} or results.json is no COCO file: {exc}"
     failures = len(get(folder.file("failures.jsonl")).splitlines())
-    if run["images"] + failures != job.counts.items:
-        yield f"{run['images']} images and {failures} failures for {job.counts.items} inputs"
+    inputs = run["inputs"] if job.open else job.counts.items
+    if run["images"] + failures != inputs:
+        yield f"{run['images']} images and {failures} failures for {inputs} inputs"
 
 
 def _annotation_problems(folder: Folder, job: Job, run: dict[str, Any]) -> Iterator[str]:
@@ -119,19 +131,12 @@ def _shape_problems(
         yield f"{where} has the area {each['area']}, its mask {rle.area} pixels"
     if not is_canonical(rle):
         yield f"{where} has a mask that is not canonical RLE"
-    if isinstance(each["segmentation"], list):
-        yield from _polygon_problems(where, each["segmentation"], size)
-    elif each["segmentation"] != mask:
-        yield f"{where} has another mask in results.json"
-
-
-def _polygon_problems(
-    where: str, polygons: list[list[float]], size: tuple[int, int]
-) -> Iterator[str]:
-    height, width = size
-    for points in polygons:
-        xs, ys = points[0::2], points[1::2]
-        inside = min(points) >= 0 and max(xs) <= width and max(ys) <= height
+    if not isinstance(each["segmentation"], list):
+        if each["segmentation"] != mask:
+            yield f"{where} has another mask in results.json"
+        return
+    for points in each["segmentation"]:
+        inside = min(points) >= 0 and max(points[0::2]) <= width and max(points[1::2]) <= height
         if len(points) < 6 or len(points) % 2 or not inside:
             yield f"{where} has a polygon with too few points or outside its image"
 

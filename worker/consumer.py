@@ -1,9 +1,10 @@
-"""Celery's consumer, which keeps what it cannot read instead of only logging it."""
+"""Celery's consumer, which keeps what it cannot read, and minds an ack that is not heard."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from celery.concurrency.solo import TaskPool as SoloPool
 from celery.worker.consumer import Consumer
 
 from worker import jobs
@@ -13,6 +14,23 @@ MOST = 64 << 10  # of a body: what is larger is no message of ours
 
 
 class KeepingConsumer(Consumer):  # type: ignore[misc]
+    connection_errors: tuple[type[Exception], ...]
+
+    def update_strategies(self) -> None:
+        """Celery only logs an ack that cannot be sent, and counts its message as in hand for ever:
+        with one message at a time it takes no other. An error that is raised makes it connect anew.
+        """
+        errors, self.connection_errors = self.connection_errors, ()
+        try:
+            super().update_strategies()
+        finally:
+            self.connection_errors = errors
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        if isinstance(self.pool, SoloPool) and isinstance(jobs.station, FleetStation):
+            jobs.station.consumer = self
+
     def on_unknown_message(self, body: Any, message: Any) -> None:
         _keep("it is not in Celery's form", "", body, message)
         super().on_unknown_message(body, message)

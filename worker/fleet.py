@@ -6,9 +6,10 @@ import logging
 import os
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
-from celery import Celery
+from celery import Celery, current_task
 
 from storage import list_entries, put
 from storage.errors import StorageError
@@ -20,6 +21,7 @@ from tasks.folder import Folder, JobError, ShardName, exists, missing_shards
 from tasks.markers import Halted, stop
 from tasks.merge import is_merged
 from tasks.messages import SHARD, ShardMessage
+from tasks.open_jobs import Remembered
 from tasks.records import Item, Job
 from tasks.shelf import cached_build
 from tasks.state import State
@@ -40,8 +42,10 @@ class FleetStation(Station):
     app: Celery
     state: State
     limits: Limits
+    consumer: Any = None  # Celery's, where the tasks run in its process
     # How far each job is known to be done, by folder and run: every shard below is written.
     done_below: dict[Folder, int] = field(default_factory=dict)
+    open_jobs: Remembered = field(default_factory=dict)
 
     def fetched(self, model: Model) -> Model:
         if os.path.isfile(model.path):
@@ -62,6 +66,14 @@ class FleetStation(Station):
     def refused(self, item: Item) -> str:
         return self.limits.refused_input(item.uri)
 
+    def announce(self, event: str, each: list[dict[str, str]]) -> None:
+        try:
+            with self.app.events.default_dispatcher() as dispatcher:
+                for fields in each:
+                    dispatcher.send(event, **fields)
+        except Exception as exc:  # noqa: BLE001  a hint, whatever the broker's library raises
+            log.warning("the results are written, but no event could be sent: %s", exc)
+
     def handed_back(self, message: ShardMessage, job: Job) -> None:
         self._send_again(message, job)
 
@@ -76,7 +88,7 @@ class FleetStation(Station):
         elif isinstance(reason, StorageError) and reason.kind in LASTING:
             stop(Folder(message.job, job.run), str(reason))
         else:
-            self._pause(WAIT_S)
+            self.pause()
             self._send_again(message, job)
 
     def bury(self, reason: str, task: str, body: object) -> None:
@@ -108,7 +120,11 @@ class FleetStation(Station):
         if len(unfit) >= UNFIT:
             stop(folder, f"{len(unfit)} workers cannot load the model: {reason}")
             return
-        self.app.control.cancel_consumer(queue_of(job))
+        if self.consumer is not None:
+            self.consumer.cancel_task_queue(queue_of(job))
+        else:  # in a pool's child the consumer is another process's
+            here = [current_task.request.hostname]
+            self.app.control.cancel_consumer(queue_of(job), destination=here)
         self._send_again(message, job)
 
     def _send_again(self, message: ShardMessage, job: Job) -> None:
@@ -117,7 +133,8 @@ class FleetStation(Station):
         except BrokerDown as exc:
             log.warning("%s; the reconciler will send shard %s again", exc, message.shard)
 
-    def _pause(self, seconds: float) -> None:
-        end = time.monotonic() + seconds
+    def pause(self) -> None:
+        """While a store may come back."""
+        end = time.monotonic() + WAIT_S
         while time.monotonic() < end and not self.stopping():
             time.sleep(0.2)

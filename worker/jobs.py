@@ -8,11 +8,12 @@ from typing import Any
 
 import msgspec
 from celery import shared_task
+from celery.exceptions import Reject
 
 from storage import put
 from storage.errors import Exists, StorageError
 from tasks.broker import BrokerDown
-from tasks.cards import Model, ModelError
+from tasks.cards import ModelError
 from tasks.categories import UnknownClass
 from tasks.environment import SettingError
 from tasks.folder import (
@@ -28,16 +29,20 @@ from tasks.inputs import InputError
 from tasks.markers import Halted, look_for_halt
 from tasks.merge import merge_all
 from tasks.messages import (
+    ANNOTATE,
     MERGE,
     RECONCILE,
     SHARD,
     SUBMIT,
+    AnnotateMessage,
     MergeMessage,
     ReconcileMessage,
     ShardMessage,
     SubmitMessage,
     parse,
 )
+from tasks.open_jobs import append_message
+from tasks.opening import model_of
 from tasks.reconcile import reconcile
 from tasks.records import Failure, Item, Job, ProducedBy, Shard, encode
 from tasks.submit import submit_message
@@ -45,6 +50,7 @@ from worker.attempts import History, Trying, read_history
 from worker.detections import ModelMismatch
 from worker.fleet import FleetStation
 from worker.model import LoadedModel, instruction_set
+from worker.per_image import EVENT, write_per_image
 from worker.shard import Outcome, Stopwatch, annotate, annotate_one, failure_of
 from worker.sheet import write_sheet
 from worker.station import Event, Station
@@ -62,6 +68,7 @@ REFUSALS = (
     UnknownClass,
     msgspec.ValidationError,
 )
+PASSING = ("unavailable", "full")  # a store that mends
 LOOK_S = 2.0  # how often a shard looks for a marker that ends its job
 
 station = Station()
@@ -76,10 +83,22 @@ def read(kind: type[Any], task: str, args: tuple[Any, ...], body: dict[str, Any]
     try:
         if args:
             raise msgspec.ValidationError("it has positional arguments; all go by name")
-        return parse(kind, body)
+        message = parse(kind, body)
+        encode(body)
+        return message
+    except UnicodeEncodeError:
+        station.bury("it holds text that is not UTF-8", task, body)
     except msgspec.ValidationError as exc:
         station.bury(str(exc), task, {"args": args, **body})
-        return None
+    return None
+
+
+def back_to_the_queue(exc: Exception, station: Station) -> None:
+    """A message that only a store kept from being acted on, if that is what `exc` says."""
+    passing = isinstance(exc, StorageError) and exc.kind in PASSING
+    if passing and isinstance(station, FleetStation):
+        station.pause()
+        raise Reject(str(exc), requeue=True) from exc
 
 
 @shared_task(name=SHARD)  # type: ignore[untyped-decorator]
@@ -97,6 +116,13 @@ def shard(*args: Any, **body: Any) -> None:
         if job is not None:
             station.handed_back(message, job)
     except (Halted, JobError, ModelError, ModelMismatch, SettingError, StorageError) as exc:
+        if job is None:
+            back_to_the_queue(exc, station)
+        station.broke_off(message, job, exc)
+    except Exception as exc:
+        if not isinstance(station, FleetStation):
+            raise
+        log.exception("shard %s of %s ended in an error", message.shard, message.job)
         station.broke_off(message, job, exc)
 
 
@@ -121,9 +147,31 @@ def submit_job(*args: Any, **body: Any) -> None:
         return
     try:
         fleet.limits.check_output(message.output)
+        fleet.limits.check_files(message)
         submit_message(message, fleet.app, fleet.state)
+    except BrokerDown as exc:
+        log.warning("%s; the job is planned, and the reconciler will send its shards", exc)
     except REFUSALS as exc:
+        back_to_the_queue(exc, fleet)
         fleet.bury(str(exc), SUBMIT, body)
+
+
+@shared_task(name=ANNOTATE)  # type: ignore[untyped-decorator]
+def annotate_items(*args: Any, **body: Any) -> None:
+    """Store what is to be added to an open job, then send its shard."""
+    message: AnnotateMessage | None = read(AnnotateMessage, ANNOTATE, args, body)
+    fleet = station
+    if message is None or not isinstance(fleet, FleetStation):
+        return
+    try:
+        fleet.limits.check_output(message.output)
+        fleet.limits.check_files(message)
+        append_message(message, fleet.app, fleet.state, fleet.admit, fleet.open_jobs)
+    except BrokerDown as exc:
+        log.warning("%s; the inputs are stored, and the reconciler will send them", exc)
+    except REFUSALS as exc:
+        back_to_the_queue(exc, fleet)
+        fleet.bury(str(exc), ANNOTATE, body)
 
 
 @shared_task(name=RECONCILE)  # type: ignore[untyped-decorator]
@@ -141,7 +189,7 @@ def run_shard(message: ShardMessage, job: Job, station: Station) -> None:
     generation = generation_due(folder, message.shard)
     if generation is not None:
         look_for_halt(folder)
-        model = station.model(_model_of(job))
+        model = station.model(model_of(job))
         try:
             _try(folder, job, message.shard, generation, model, station)
         finally:
@@ -166,9 +214,14 @@ def _try(
         try:
             outcomes = _outcomes(items, model, job, history, attempt, station, watch)
             record = _record(folder, shard, outcomes, _produced_by(job, model), station)
+            if job.routing.per_image:
+                station.announce(EVENT, write_per_image(folder, job, record, items))
             watch.timed("write", _commit, folder, record, generation)
         except (Halted, Released, StorageError):
             attempt.end("released", 0, watch.seconds)
+            raise
+        except Exception:  # such as out of memory: careful mode finds an input that does it
+            attempt.end("died", 0, watch.seconds)
             raise
         attempt.end("committed", len(items), watch.seconds)
     station.tell({"event": "committed", "shard": shard})
@@ -240,19 +293,6 @@ def _commit(folder: Folder, record: Shard, generation: int) -> None:
             put(uri.removesuffix(".json") + ".conflict.json", data)
 
 
-def _model_of(job: Job) -> Model:
-    reference = job.asked.model
-    build = next(each for each in reference.card.builds if each.file == reference.file)
-    return Model(
-        reference.card,
-        build,
-        job.model_path,
-        reference.sha256,
-        reference.engine,
-        reference.compute,
-    )
-
-
 def _produced_by(job: Job, model: LoadedModel) -> ProducedBy:
     reference = job.asked.model
     delegate = "" if model.runtime.device == "CPU" else model.runtime.device
@@ -273,5 +313,8 @@ def run_merge(uri: str, station: Station) -> None:
         return
     folder = Folder(uri, job.run)
     station.tell({"event": "merging", "job": uri})
-    merge_all(folder, job, write_sheet, replace_edited=station.replace_edited)
-    station.tell({"event": "merged"})
+    try:
+        merge_all(folder, job, write_sheet, replace_edited=station.replace_edited)
+        station.tell({"event": "merged"})
+    finally:
+        station.let_go()

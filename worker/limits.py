@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from storage.uris import parse, shown
 from tasks.cards import ModelError
 from tasks.folder import JobError
+from tasks.messages import AnnotateMessage, SubmitMessage
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,14 @@ class Limits:
     def check_output(self, uri: str) -> None:
         if not _below_any(uri, self.output_roots):
             raise JobError(f"{shown(uri)} is not below any of this worker's MASKMILL_OUTPUT_ROOTS")
+
+    def check_files(self, message: SubmitMessage | AnnotateMessage) -> None:
+        """Files that a message would have this worker read on the way to a plan."""
+        options = {**message.options, "model": message.model}
+        for name in ("model", "category_ids", "category_map", "images_from", "images_root"):
+            word = options.get(name)
+            if isinstance(word, str) and "/" in word and self.refused_input(word):
+                raise JobError(f"{name}: {shown(word)} is not below MASKMILL_INPUT_ROOTS")
 
     def check_model(self, name: str, sha256: str) -> None:
         if self.models and not {name, sha256} & set(self.models):

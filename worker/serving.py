@@ -173,6 +173,7 @@ def main() -> None:
         queues=queues,
         hostname=f"{station.worker.replace(':', '-')}@{platform.node()}",
         quiet=True,
+        loglevel="INFO",  # Celery sets the root logger's
         without_gossip=True,
         without_mingle=True,
     )

@@ -8,7 +8,7 @@ import msgspec
 
 from storage import get, put
 from storage.errors import StorageError
-from tasks.folder import SHEET, Folder, read_plan, read_shard
+from tasks.folder import SHEET, Folder, exists, read_plan, read_retries, whole_shard
 from tasks.merge import Picked
 from tasks.records import Job
 from worker.drawing import contact_sheet, draw
@@ -28,10 +28,11 @@ def write_sheet(folder: Folder, job: Job, picks: Sequence[Picked]) -> bool:
 
 
 def _tile(folder: Folder, job: Job, pick: Picked) -> tuple[str, Pixels | None]:
-    shard = read_shard(folder, pick.shard)
-    found = [each for each in shard.annotations if each.image_id == pick.image]
+    generations = [n for n in read_retries(folder) if exists(folder.shard(pick.shard, n))]
+    shard = whole_shard(folder, pick.shard, generations)
+    item = next(each for each in read_plan(folder, pick.shard) if each.file_name == pick.file_name)
+    found = [each for each in shard.annotations if each.image_id == item.id]
     records = [msgspec.to_builtins(each) for each in found if each.score >= SHOWN]
-    item = next(each for each in read_plan(folder, pick.shard) if each.id == pick.image)
     caption = f"{item.file_name}: {len(records)} from {SHOWN}, {len(found)} in all"
     settings = job.asked.settings
     try:

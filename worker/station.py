@@ -63,6 +63,9 @@ class Station:
         """Why this worker may not read an input; empty if it may."""
         return ""
 
+    def announce(self, event: str, each: list[dict[str, str]]) -> None:
+        """Tell whoever listens on the broker that objects are there."""
+
     def handed_back(self, message: ShardMessage, job: Job) -> None:
         """The shard was not finished, through no fault of its own."""
 

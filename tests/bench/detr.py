@@ -12,10 +12,10 @@ from pycocotools import mask as coco
 
 from tasks.cards import InputSpec
 from tasks.categories import coco80
+from tasks.graph_file import Tensor
 from tests.bench.case import Case
 from worker.detr import bind
 from worker.intake import Intake
-from worker.runtimes import Tensor
 
 Floats = NDArray[np.float32]
 

@@ -11,11 +11,11 @@ import numpy as np
 from pycocotools import mask as coco
 
 from tasks.cards import Fit, InputSpec
+from tasks.graph_file import Tensor
 from tests.bench.case import Case
 from worker.intake import Intake
 from worker.mask_rcnn import bind
 from worker.preprocess import Frame
-from worker.runtimes import Tensor
 
 SIZES = ((640, 480), (1920, 1080))
 OBJECTS = (24, 83)

@@ -10,10 +10,10 @@ import numpy as np
 from pycocotools import mask as coco
 
 from tasks.cards import InputSpec
+from tasks.graph_file import Tensor
 from tests.bench.case import Case
 from tests.oracles.yolact_heads import Heads, make_heads
 from worker.intake import Intake
-from worker.runtimes import Tensor
 from worker.yolact import bind
 
 SIZES = ((640, 480), (1920, 1080))

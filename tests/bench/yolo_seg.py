@@ -10,20 +10,19 @@ import numpy as np
 from pycocotools import mask as coco
 
 from tasks.cards import InputSpec
+from tasks.graph_file import Tensor
 from tests.bench.case import Case
 from tests.oracles.yolo_heads import make_heads
 from worker.intake import Intake
 from worker.preprocess import Frame
-from worker.runtimes import Tensor
 from worker.yolo_seg import bind
 
 SIZES = ((640, 480), (1920, 1080))
 OBJECTS = (24, 83)
 SIDE = 640
-WAYS = ("upsampled", "native")
 
 
-def plain(rows: np.ndarray, prototypes: np.ndarray, frame: Frame, way: str) -> list[dict]:
+def plain(rows: np.ndarray, prototypes: np.ndarray, frame: Frame) -> list[dict]:
     """The authors' steps on whole arrays: boxes shifted by class, dense IoU, full-size planes."""
     kinds, scores = rows[4:84].argmax(axis=0), rows[4:84].max(axis=0)
     chosen = np.flatnonzero(scores > 0.25)
@@ -40,14 +39,9 @@ def plain(rows: np.ndarray, prototypes: np.ndarray, frame: Frame, way: str) -> l
     whole = frame.image_width, frame.image_height
     masks = []
     for plane, box in zip(planes, boxes, strict=True):
-        if way == "native":
-            cells = tuple(slice(round(s.start / 4), round(s.stop / 4)) for s in inside)
-            full = cv2.resize(plane[cells], whole, interpolation=cv2.INTER_LINEAR) > 0
-            full &= _inside((box - [left, top, left, top]) / frame.scale_x, *full.shape)
-        else:
-            full = cv2.resize(plane, (SIDE, SIDE), interpolation=cv2.INTER_LINEAR) > 0
-            full &= _inside(box, SIDE, SIDE)
-            full = cv2.resize(full[inside].astype(np.uint8), whole)
+        full = cv2.resize(plane, (SIDE, SIDE), interpolation=cv2.INTER_LINEAR) > 0
+        full &= _inside(box, SIDE, SIDE)
+        full = cv2.resize(full[inside].astype(np.uint8), whole)
         masks.append(coco.encode(np.asfortranarray(full, dtype=np.uint8)))
     return masks
 
@@ -80,12 +74,11 @@ def cases() -> Iterator[Case]:
             rows, prototypes = make_heads(objects, objects, frame)
             raw = {"output0": rows[None], "output1": prototypes[None]}
             tensors = [Tensor(name, array.shape, "float") for name, array in raw.items()]
-            for way in WAYS:
-                yield Case(
-                    f"yolo_seg, {way}",
-                    width,
-                    height,
-                    objects,
-                    partial(bind(tensors, {"masks": way}, 80, intake), raw, frame),
-                    partial(plain, rows, prototypes, frame, way),
-                )
+            yield Case(
+                "yolo_seg",
+                width,
+                height,
+                objects,
+                partial(bind(tensors, {}, 80, intake), raw, frame),
+                partial(plain, rows, prototypes, frame),
+            )

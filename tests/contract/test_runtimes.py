@@ -16,10 +16,11 @@ import pytest
 from onnx import TensorProto, helper
 
 from tasks.cards import ModelError
+from tasks.graph_file import Tensor
 from tests.graphs import write_model
 from worker import onnx_runtime, openvino_runtime
 from worker.openvino_runtime import ov
-from worker.runtimes import RunFailed, Runtime, Tensor
+from worker.runtimes import RunFailed, Runtime
 from worker.settings import WorkerSettings
 
 HEIGHT, WIDTH = 4, 6

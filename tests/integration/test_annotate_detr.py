@@ -13,13 +13,13 @@ from pycocotools import mask as coco
 
 from tasks.cards import read_card
 from tasks.categories import coco80
+from tasks.graph_file import Tensor
 from tests.graphs_detr import OUTPUTS, write_model
 from tests.oracles import detr as oracle
 from tests.pictures import write_folder
 from tests.running import maskmill
 from worker.images import decode, read_header
 from worker.intake import bind_input
-from worker.runtimes import Tensor
 
 COCO_IDS = [each.id for each in coco80()]
 STEPS = {"mask2former": oracle.mask2former, "rf_detr": oracle.rf_detr}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from storage import get, list_entries
 from tasks.folder import Folder, missing_shards, read_job
 from tasks.markers import halt_of
 from tests.fleet import Fleet, fleet, until
@@ -197,3 +198,78 @@ def test_without_a_state_folder_or_a_broker(tmp_path: Path, photos: Path, card: 
     ran = maskmill(*command, **there, MASKMILL_BROKER_URL="kafka://x")
     assert ran.code == 2
     assert "MASKMILL_BROKER_URL" in ran.err
+
+
+def test_local_inputs_are_uploaded_and_a_model_travels(
+    tmp_path: Path, photos: Path, card: Path, undisturbed: bytes, s3: str
+) -> None:
+    """Nothing of this machine's disks is seen by the worker: not the inputs, not the model."""
+    roots = {
+        "MASKMILL_INPUT_ROOTS": "",
+        "MASKMILL_OUTPUT_ROOTS": "",
+        "MASKMILL_STATE": f"{s3}/state",
+    }
+    cache = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    with fleet(tmp_path / "fleet", **roots, **cache) as made:
+        command = ("submit", photos, "-m", card, "-o", f"{s3}/out", "--shard-size", 4)
+        dry = made.run(*command, "--upload", "--dry-run", "--json").events[0]
+        assert (dry["items"], dry["shards"]) == (12, 3)
+        assert dry["bytes"] == sum(path.stat().st_size for path in photos.rglob("*.*"))
+        assert not list(list_entries(f"{s3}/out/"))
+        made.worker()
+        assert made.run(*command, "--upload", "--wait").code == 0
+        assert get(f"{s3}/out/instances.json") == undisturbed
+        look = made.run("status", s3, "--json").events
+        assert [each["job"] for each in look] == [f"{s3}/out"]
+    assert len(list((tmp_path / "cache" / "maskmill" / "models").iterdir())) == 1
+
+
+def test_an_output_outside_the_roots_and_a_model_not_allowed(
+    tmp_path: Path, photos: Path, card: Path
+) -> None:
+    """Messages choose what a worker touches, within its own limits."""
+    out = tmp_path / "out"
+    with fleet(tmp_path / "fleet", MASKMILL_OUTPUT_ROOTS=str(tmp_path / "elsewhere")) as made:
+        command = ("submit", photos, "-m", card, "-o", out, SHARED)
+        assert made.run(*command).code == 0
+        made.worker()
+        letters = made.folder / "state" / "dead"
+        until(lambda: letters.is_dir() and list(letters.iterdir()))
+        letter = json.loads(next(letters.iterdir()).read_bytes())
+        assert "MASKMILL_OUTPUT_ROOTS" in letter["reason"]
+        assert not (out / "shards").exists()
+    with fleet(tmp_path / "other", MASKMILL_INPUT_ROOTS=str(tmp_path / "elsewhere")) as made:
+        made.worker()
+        assert made.run(*command[:-1], "--overwrite", SHARED, "--wait").code == 3
+        kinds = made.run("status", out, "--json").events[0]["failures_by_kind"]
+        assert kinds == {"fetch/refused": 12}
+
+
+def test_the_heartbeat_file_of_a_worker(fleet_here: Fleet, tmp_path: Path) -> None:
+    fleet_here.variables["MASKMILL_HEARTBEAT_FILE"] = str(tmp_path / "beat")
+    fleet_here.worker("-m", "shapes")
+    until((tmp_path / "beat").exists)
+    workers = until(lambda: list(fleet_here.state.workers()))
+    assert workers[0].models == ("shapes",)
+    refused = fleet_here.run("worker", "-m", "no-such-model")
+    assert refused.code == 2
+    assert "no-such-model" in refused.err
+
+
+def test_a_model_that_no_worker_can_load_stops_the_job(
+    tmp_path: Path, photos: Path, card: Path
+) -> None:
+    """One worker leaves the model's queue; the second that cannot load it stops the job."""
+    out = tmp_path / "out"
+    with fleet(tmp_path / "fleet") as made:
+        assert made.run("submit", photos, "-m", card, "-o", out, SHARED).code == 0
+        (weights,) = (made.folder / "state" / "models").rglob("*.onnx")
+        weights.write_bytes(b"damaged on the way")
+        made.worker()
+        until(lambda: list(out.glob("unfit/*/*")))
+        assert halt_of(folder_of(out)) is None
+        made.worker()
+        until(lambda: halt_of(folder_of(out)), what="two workers could not load it")
+    look = maskmill("status", out, "--json").events[0]
+    assert look["state"] == "stopped"
+    assert "2 workers cannot load the model" in look["reason"]

@@ -225,6 +225,7 @@ def test_check_tries_every_build_with_every_engine(tmp_path: Path) -> None:
     assert [each["engine"] for each in here] == ["onnx", "openvino"]
     assert here[0]["fits"]
     assert "boxes (1×64×4 float)" in here[0]["outputs"]
+    assert here[0]["roles"]["boxes"] == "boxes (1×64×4 float)"
     assert sum(here[0]["detections"].values()) > 10
     if here[1]["fits"]:
         assert here[1]["detections"] == here[0]["detections"]

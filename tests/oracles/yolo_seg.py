@@ -91,12 +91,10 @@ def decode(found, prototypes, height, width, size, masks="upsampled", resize="ro
     rows.sort(key=lambda row: row[:7])
     boxes = np.array([row[1:5] for row in rows]).reshape(-1, 4)
     least, most = [], []
-    for row, image_box in zip(rows, boxes, strict=True):
+    for row in rows:
         plane, spread = _logits(prototypes, row[8])
         if not np.isfinite(row[8]).all():
             pair = [np.zeros((height, width), bool)] * 2
-        elif masks == "native":
-            pair = _native(plane, spread, image_box, height, width)
         else:
             pair = [
                 resized(mask[place.rows, place.columns], height, width, resize, hair)
@@ -171,11 +169,3 @@ def resized(mask, height, width, resize, hair):
     if resize == "truncated":
         return value == whole if hair < 0 else value > whole * (1 - hair)
     return (2 * value == whole) | (value > whole * (0.5 - hair))
-
-
-def _native(plane, spread, box, height, width):
-    place = letterbox(height, width, *plane.shape)
-    surface = bilinear(plane[place.rows, place.columns], height, width)
-    near = bilinear(spread[place.rows, place.columns], height, width)
-    inside = _inside(box, height, width)
-    return (surface > near) & inside, (surface > -near) & inside

@@ -65,6 +65,18 @@ def test_a_model_is_found_by_name_by_card_and_by_network(
         find_model("mine")
 
 
+def test_an_xml_without_its_bin_names_the_bin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MASKMILL_MODELS", str(tmp_path))
+    (tmp_path / "mine.toml").write_text(MINIMAL.replace("m.onnx", "mine.xml"))
+    (tmp_path / "mine.xml").write_text("<net></net>")
+    with pytest.raises(ModelError, match=rf"not here: put mine\.bin into {tmp_path}"):
+        find_model("mine")
+    with pytest.raises(ModelError, match=rf"there is no model file {tmp_path}/mine\.bin"):
+        find_model(str(tmp_path / "mine.xml"))
+
+
 def test_categories_are_chosen_and_renumbered() -> None:
     own = (Category(4, "person"), Category(9, "dog"))
     assert ids_of(own, ["dog", " 4", "PERSON"]) == (4, 9)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from tasks.cards import ModelError
-from tasks.graph_file import GraphFile, GraphTensor, read_graph
+from tasks.graph_file import GraphFile, Tensor, read_graph
 from tests.graphs import write_model
 
 DTYPES = {TensorProto.FLOAT: "float", TensorProto.INT64: "int64", TensorProto.BOOL: "bool"}
@@ -47,10 +47,10 @@ def plain(path: Path) -> GraphFile:
     )
 
 
-def _tensor(value: onnx.ValueInfoProto) -> GraphTensor:
+def _tensor(value: onnx.ValueInfoProto) -> Tensor:
     kind = value.type.tensor_type
     sizes = [dim.dim_value if dim.dim_value > 0 else None for dim in kind.shape.dim]
-    return GraphTensor(value.name, tuple(sizes), DTYPES[kind.elem_type])
+    return Tensor(value.name, tuple(sizes), DTYPES[kind.elem_type])
 
 
 def write_onnx(path: Path, **changes: Any) -> Path:
@@ -286,10 +286,10 @@ def test_an_ir_without_names_of_tensors(tmp_path: Path) -> None:
     path.write_text(OLD)
     path.with_suffix(".bin").write_bytes(b"")
     found = read_graph(path)
-    assert found.inputs == (GraphTensor("im_data", (1, 3, 480, None), "float"),)
+    assert found.inputs == (Tensor("im_data", (1, 3, 480, None), "float"),)
     assert found.outputs == (
-        GraphTensor("boxes", (1,), "float"),
-        GraphTensor("classes", (7,), "int64"),
+        Tensor("boxes", (1,), "float"),
+        Tensor("classes", (7,), "int64"),
     )
     assert found.parameters == 6
 

@@ -1,0 +1,216 @@
+"""Open jobs: inputs are added while the job runs, as a camera or an upload hook does.
+
+from tasks.open_jobs import append
+append(["s3://bucket/cam/0001.jpg"], "shapes", "s3://bucket/out", threshold=0.5)
+
+When `append` returns, the inputs are stored and cannot be lost. The message `maskmill.annotate`
+does the same on the worker that takes it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import secrets
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, BinaryIO, NamedTuple
+
+import msgspec
+from celery import Celery
+
+from storage import get, put
+from storage.errors import NotFound
+from storage.uris import below, join, parse, shown
+from tasks.broker import broker_url, make_app, send_shards
+from tasks.folder import Folder, JobDiffers, read_job
+from tasks.inputs import Found, InputError, ListLine, absolute, find, name_in_list
+from tasks.messages import AnnotateMessage
+from tasks.opening import (
+    SHARD_SIZE,
+    Opened,
+    ask,
+    differing,
+    model_of,
+    refuse_foreign,
+    sources,
+)
+from tasks.ordered import ordered_map
+from tasks.plan import commit_job
+from tasks.records import Counts, Item, Job, Routing, Selection, encode
+from tasks.shelf import find_model
+from tasks.state import KnownJob, State, fleet_state
+from tasks.submit import Sharing, check_output, options_as, visible
+from tasks.wishes import Wishes, settings_of
+
+WRITERS = 8
+
+Admit = Callable[[Job, Folder], None]
+Remembered = dict[bytes, tuple[bytes, Opened]]  # by what was asked: job.json, and what it came to
+
+
+class Appended(NamedTuple):
+    job: Job
+    folder: Folder
+    items: int
+    parts: int
+
+
+def append(
+    items: Iterable[str | dict[str, str]],
+    model: str,
+    output: str,
+    *,
+    routing: Routing | None = None,
+    sharing: Sharing | None = None,
+    app: Celery | None = None,
+    state: State | None = None,
+    **wishes: Any,
+) -> Appended:
+    """Add inputs to an open job, made if there is none: URIs, or {"uri": …, "file_name": …}.
+
+    What is named is taken as it is; nothing is listed or expanded.
+    """
+    lines = (msgspec.convert(each, str | ListLine) for each in items)
+    found = _named(ListLine(absolute(x)) if isinstance(x, str) else x for x in lines)
+    wished = Wishes(model=model, output=absolute(output), **wishes)
+    return _append(found, wished, routing, sharing, app, state)
+
+
+def append_inputs(
+    inputs: Sequence[str],
+    selection: Selection,
+    routing: Routing,
+    sharing: Sharing,
+    stdin: BinaryIO | None,
+    app: Celery,
+    state: State,
+    **wishes: Any,
+) -> Appended:
+    """`maskmill submit --append`: all that the inputs name."""
+    if selection != Selection():
+        raise InputError("--append takes its inputs as they come, none chosen and none numbered")
+    found = (each for each in find(sources(inputs, selection).inputs, stdin=stdin) if each.is_image)
+    wished = Wishes(**{**wishes, "output": absolute(wishes["output"])})
+    return _append(found, wished, routing, sharing, app, state)
+
+
+def append_message(
+    message: AnnotateMessage, app: Celery, state: State, admit: Admit, remembered: Remembered
+) -> Appended:
+    """What a message asks for. A job that was looked at before costs one small read."""
+    found = _once([*_named(ListLine(x) if isinstance(x, str) else x for x in message.items)])
+    key = encode((message.model, message.output, message.options))
+    routing, wished = options_as(message, Routing, Wishes)
+    before, opened = remembered.get(key, (b"", None))
+    if opened is None or _job_json(message.output) != before:
+        opened = open_job(wished, routing, state, admit)
+        remembered[key] = encode(opened.job), opened
+    return _store(opened, iter(found), wished.shard_size, app)
+
+
+def _append(
+    found: Iterator[Found],
+    wished: Wishes,
+    routing: Routing | None,
+    sharing: Sharing | None,
+    app: Celery | None,
+    state: State | None,
+) -> Appended:
+    sharing, state = sharing or Sharing(), state or fleet_state()
+    check_output(wished.output, sharing)
+    opened = open_job(wished, routing or Routing(), state)
+    seen = visible(found, wished.output, sharing)
+    return _store(opened, seen, wished.shard_size, app or make_app(broker_url()))
+
+
+def open_job(
+    wished: Wishes, routing: Routing, state: State, admit: Admit = lambda job, folder: None
+) -> Opened:
+    """The open job at an output, made if there is none; one asked for otherwise is refused."""
+    if wished.overwrite:
+        raise InputError("an open job is never overwritten; give another --output")
+    while (job := read_job(wished.output)) is None:
+        refuse_foreign(wished.output)
+        made = _new_job(wished, routing, state)
+        admit(made, Folder(wished.output, made.run))
+        commit_job(Folder(wished.output, made.run), made)
+    folder = Folder(wished.output, job.run)
+    admit(job, folder)
+    _require_same(job, wished, routing)
+    state.register(KnownJob(folder.uri, job.run, time.time()))
+    return Opened(job, folder)
+
+
+def _new_job(wished: Wishes, routing: Routing, state: State) -> Job:
+    model = find_model(wished.model, wished.runtime, wished.precision)
+    asked = ask(sources((), Selection()), model, settings_of(model, wished), SHARD_SIZE)
+    kept = state.keep_model(model.path, model.sha256)
+    return Job(secrets.token_hex(6), asked, Counts(items=0, shards=0), kept, routing, open=True)
+
+
+def _require_same(job: Job, wished: Wishes, routing: Routing) -> None:
+    """The job's own model stands for its name, and its limits for those of whoever adds to it."""
+    if not job.open:
+        raise JobDiffers(f"{wished.output} holds a job with a plan, to which nothing can be added")
+    there = job.asked
+    if wished.model == there.model.card.name:
+        engine = wished.runtime or there.model.engine
+        model = msgspec.structs.replace(model_of(job), engine=engine, compute=wished.precision)
+    else:
+        model = find_model(wished.model, wished.runtime, wished.precision)
+    limits = {name: getattr(there.settings, name) for name in ("max_bytes", "max_pixels")}
+    settings = msgspec.structs.replace(settings_of(model, wished), **limits)
+    asked = ask(sources((), Selection()), model, settings, there.shard_size)
+    differences = differing(there, asked) + [
+        name.replace("_", " ")
+        for name in Routing.__struct_fields__
+        if getattr(routing, name) not in (getattr(Routing(), name), getattr(job.routing, name))
+    ]
+    if differences:
+        raise JobDiffers(f"{wished.output} holds an open job with other {', '.join(differences)}")
+
+
+def _job_json(output: str) -> bytes:
+    try:
+        return get(join(output, "job.json"))
+    except NotFound:
+        return b""
+
+
+def _named(lines: Iterable[ListLine]) -> Iterator[Found]:
+    for each in lines:
+        if "://" not in each.uri and not each.uri.startswith("/"):
+            raise InputError(f"{shown(each.uri)} is neither a URI nor a path from the root")
+        if each.file_name:
+            below("file:///", each.file_name)
+        name = each.file_name or name_in_list(each.uri) or parse(each.uri).host
+        yield Found(each.uri, name)
+
+
+def _store(opened: Opened, found: Iterator[Found], size: int | None, app: Celery) -> Appended:
+    """Write the inputs as parts named by the hash of their content, then send these."""
+    job, folder = opened
+    chunks = iter(lambda: list(itertools.islice(found, size or SHARD_SIZE)), [])
+
+    def write(chunk: list[Found]) -> tuple[str, int]:
+        found = enumerate(_once(chunk), 1)
+        items = [Item(n, each.uri, each.file_name, each.version) for n, each in found]
+        data = b"".join(encode(item) + b"\n" for item in items)
+        name = hashlib.sha256(data).hexdigest()[:32]
+        put(folder.plan(name), data, create_only=True)
+        return name, len(items)
+
+    with ThreadPoolExecutor(WRITERS) as pool:
+        written = dict(ordered_map(pool, write, chunks, window=2 * WRITERS))
+    send_shards(app, folder.uri, job, written)
+    return Appended(job, folder, sum(written.values()), len(written))
+
+
+def _once(chunk: list[Found]) -> list[Found]:
+    """Each URI once, and no name for two: ids in the dataset are given when it is merged."""
+    once = {each.uri: each for each in reversed(chunk)}
+    if len({each.file_name for each in once.values()}) < len(once):
+        raise InputError("two inputs have the same file name; give a file_name for each")
+    return [each for each in chunk if once.pop(each.uri, None)]

@@ -1,0 +1,313 @@
+"""Merging an open job: what is new since the last merge becomes one more segment of its dataset.
+
+segments/<run>/00000.json is one JSON line that says which shard objects it takes in, then a line
+for each item, sorted by URI, with the id that it has in the dataset for ever. Annotations are
+numbered in the order of the segments, so their ids never change either.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sqlite3
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import groupby
+from typing import Any
+
+import msgspec
+
+from storage import open_read, put
+from storage.errors import Exists, NotFound
+from storage.uris import shown, without_query
+from tasks.folder import (
+    Folder,
+    JobError,
+    ShardName,
+    decoded,
+    read_plan,
+    read_shard,
+    shard_objects,
+)
+from tasks.ordered import ordered_map
+from tasks.plan import scratch
+from tasks.records import (
+    SCHEMA,
+    Annotation,
+    Failure,
+    Image,
+    Item,
+    ProducedBy,
+    Shard,
+    encode,
+)
+
+READERS = 8
+MOST_BYTES = 8 << 20  # of a segment's items; what is over goes into the next
+MOST_OBJECTS = 100_000
+NAME_TAKEN = "another input of this open job has this file name; append it with a file_name"
+
+_SIGNED = re.compile(r"https?://[^?#]*\?(|[^#]*&)(X-(Amz|Goog)-Signature|Signature|sig)=", re.I)
+
+_TABLES = """
+CREATE TABLE item (key TEXT PRIMARY KEY, id INTEGER, failed INTEGER) WITHOUT ROWID;
+CREATE TABLE name (name TEXT PRIMARY KEY, key TEXT) WITHOUT ROWID;
+CREATE TABLE taken (object TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE fresh (object TEXT PRIMARY KEY, empty_masks INTEGER) WITHOUT ROWID;
+CREATE TABLE outcome (
+    identity TEXT, failed INTEGER, generation INTEGER, part TEXT, made BLOB, body BLOB
+);
+CREATE INDEX place ON outcome (identity, failed, generation DESC, part);
+"""
+
+
+class Header(msgspec.Struct, frozen=True):
+    objects: tuple[str, ...]  # the shard objects taken in: a part's name, or <name>.r<generation>
+    produced_by: tuple[ProducedBy, ...]
+    empty_masks: int
+    schema: int = SCHEMA
+
+
+class Ended(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How an item ended. In a segment all ids are the dataset's."""
+
+    key: str  # of the URI, which may carry a signature that is not to be kept
+    part: str
+    uri: str  # as it may be shown
+    made_by: int = 0  # which of the header's `produced_by`
+    image: Image | None = None
+    failure: Failure | None = None
+    annotations: tuple[Annotation, ...] = ()
+
+
+def identity(uri: str) -> str:
+    """What makes an input the same one again: a URL that was signed anew is."""
+    return without_query(uri) if _SIGNED.match(uri) else uri
+
+
+class Segments:
+    """An open job's segments, with what they hold in a scratch database, so memory stays flat."""
+
+    def __init__(self, folder: Folder, db: sqlite3.Connection) -> None:
+        self._folder, self._db = folder, db
+        self.count = 0
+        self._read_on()
+
+    @property
+    def items(self) -> int:
+        return int(self._one("SELECT count(*) FROM item"))
+
+    @property
+    def objects(self) -> int:
+        """How many shard objects are taken in."""
+        return int(self._one("SELECT count(*) FROM taken"))
+
+    def grow(self) -> None:
+        """Write what is new. Whoever is second at a number reads the first one's and goes on."""
+        self._gather()
+        while (new := self._next()) is not None:
+            body, last = new
+            try:
+                put(segment_uri(self._folder, self.count), body, create_only=True)
+            except Exists:
+                self._read_on()
+                continue
+            self._read_on()
+            if last is not None:
+                self._db.execute("DELETE FROM outcome WHERE identity <= ?", (last,))
+
+    def is_overtaken(self) -> bool:
+        """Whether another merger wrote a segment since."""
+        before = self.count
+        self._read_on()
+        return self.count > before
+
+    def shards(self) -> Iterator[Shard]:
+        """What the dataset holds, in order, an item at a time. Mended failures are left out."""
+        for number in range(self.count):
+            uri = segment_uri(self._folder, number)
+            with open_read(uri) as file:
+                header = decoded(next(iter(file)), Header, uri)
+                empty = header.empty_masks
+                for line in file:
+                    each = decoded(line, Ended, uri)
+                    if each.failure and not self._state(each.key)[1]:
+                        continue
+                    yield Shard(
+                        each.part,
+                        header.produced_by[each.made_by],
+                        (each.image,) if each.image else (),
+                        each.annotations,
+                        (each.failure,) if each.failure else (),
+                        empty,
+                    )
+                    empty = 0
+
+    def _read_on(self) -> None:
+        """Take in the segments from `count` on."""
+        while True:
+            uri = segment_uri(self._folder, self.count)
+            try:
+                with open_read(uri) as file:
+                    header = decoded(next(iter(file)), Header, uri)
+                    self._many("taken", ((name,) for name in header.objects))
+                    for line in file:
+                        self._remember(decoded(line, Ended, uri))
+            except NotFound:
+                return
+            self.count += 1
+
+    def _remember(self, each: Ended) -> None:
+        if each.image:
+            self._many("item", [(each.key, each.image.id, 0)])
+            self._many("name", [(each.image.file_name, each.key)])
+        elif each.failure:
+            self._many("item", [(each.key, each.failure.image_id, 1)])
+
+    def _gather(self) -> None:
+        """Read the shard objects that no segment has, each with its part of the plan."""
+        with ThreadPoolExecutor(READERS) as pool:
+            for shard, generation, items in ordered_map(pool, self._read, self._new(), 2 * READERS):
+                if generation == 0 and _ended(shard) != [each.id for each in items]:
+                    raise JobError(f"shard {shard.shard} does not end each of its inputs once")
+                row = (_object(shard.shard, generation), shard.empty_masks)
+                self._many("fresh", [row])
+                self._many("outcome", _outcomes(shard, generation, items))
+
+    def _new(self) -> Iterator[tuple[ShardName, int]]:
+        for part, generation in shard_objects(self._folder):
+            found = (_object(part, generation),)
+            if not self._db.execute("SELECT 1 FROM taken WHERE object = ?", found).fetchone():
+                yield part, generation
+
+    def _read(self, which: tuple[ShardName, int]) -> tuple[Shard, int, tuple[Item, ...]]:
+        return read_shard(self._folder, *which), which[1], read_plan(self._folder, which[0])
+
+    def _left(self) -> list[tuple[str, int]]:
+        rows = self._db.execute(
+            "SELECT object, empty_masks FROM fresh"
+            f" WHERE object NOT IN (SELECT object FROM taken) ORDER BY object LIMIT {MOST_OBJECTS}"
+        )
+        return rows.fetchall()
+
+    def _next(self) -> tuple[bytes, str | None] | None:
+        """The next segment, with the last URI that it goes to if it was full before the end.
+
+        Such a one names no shard object as taken in; the last of a row names all.
+        """
+        made: dict[bytes, int] = {}
+        names: dict[str, str] = {}
+        lines: list[bytes] = []
+        number, size, last = self._one("SELECT coalesce(max(id), 0) FROM item"), 0, ""
+        for at, by, body in self._best():
+            if size > MOST_BYTES:
+                break
+            last = at
+            each = msgspec.json.decode(body, type=Ended)
+            known, failed = self._state(each.key)
+            if not known or (failed and each.image):  # an end is final, but a failure can be mended
+                each = self._free_of_clashes(each, names)
+            if known and not (failed and each.image):
+                continue
+            number += not known
+            each = _numbered(each, known or number, made.setdefault(by, len(made)))
+            lines.append(encode(each) + b"\n")
+            size += len(lines[-1])
+        full = size > MOST_BYTES
+        left = [] if full else self._left()
+        if not lines and not left:
+            return None
+        header = Header(
+            tuple(name for name, _ in left),
+            tuple(msgspec.json.decode(by, type=ProducedBy) for by in made),
+            sum(empty for _, empty in left),
+        )
+        return encode(header) + b"\n" + b"".join(lines), last if full else None
+
+    def _best(self) -> Iterator[tuple[str, bytes, bytes]]:
+        """Of each new item the end that counts: a success, else the latest failure."""
+        rows = self._db.execute(
+            "SELECT identity, made, body FROM outcome"
+            " ORDER BY identity, failed, generation DESC, part"
+        )
+        for _, same in groupby(rows, key=lambda row: row[0]):
+            yield next(same)
+
+    def _free_of_clashes(self, each: Ended, names: dict[str, str]) -> Ended:
+        """A dataset has each file name once: the second input with it is a failure."""
+        if each.image is None:
+            return each
+        name = each.image.file_name
+        row = self._db.execute("SELECT key FROM name WHERE name = ?", (name,)).fetchone()
+        if names.setdefault(name, row[0] if row else each.key) == each.key:
+            return each
+        failure = Failure(each.image.id, each.uri, name, "write", "name-taken", NAME_TAKEN)
+        return msgspec.structs.replace(each, image=None, annotations=(), failure=failure)
+
+    def _state(self, key: str) -> tuple[int, bool]:
+        """An item's id, 0 while it has none, and whether a failure is all there is of it."""
+        row = self._db.execute("SELECT id, failed FROM item WHERE key = ?", (key,)).fetchone()
+        return (row[0], bool(row[1])) if row else (0, False)
+
+    def _one(self, query: str) -> int:
+        return int(self._db.execute(query).fetchone()[0])
+
+    def _many(self, table: str, rows: Iterable[tuple[Any, ...]]) -> None:
+        for row in rows:
+            marks = ",".join("?" * len(row))
+            self._db.execute(f"INSERT OR REPLACE INTO {table} VALUES ({marks})", row)
+
+
+@contextmanager
+def segments(folder: Folder) -> Iterator[Segments]:
+    with scratch(_TABLES) as db:
+        yield Segments(folder, db)
+
+
+def segment_uri(folder: Folder, number: int) -> str:
+    return folder.file(f"segments/{folder.run}/{number:05d}.json")
+
+
+def _object(part: ShardName, generation: int) -> str:
+    return f"{part}.r{generation}" if generation else str(part)
+
+
+def _ended(shard: Shard) -> list[int]:
+    return sorted([*(each.id for each in shard.images), *(f.image_id for f in shard.failures)])
+
+
+def _outcomes(
+    shard: Shard, generation: int, items: Iterable[Item]
+) -> Iterator[tuple[str, int, int, str, bytes, bytes]]:
+    images = {each.id: each for each in shard.images}
+    failures = {each.image_id: each for each in shard.failures}
+    found: dict[int, list[Annotation]] = {}
+    for annotation in shard.annotations:
+        found.setdefault(annotation.image_id, []).append(annotation)
+    part, made = str(shard.shard), encode(shard.produced_by)
+    for item in items:
+        if item.id not in images and item.id not in failures:
+            continue  # a later generation has only what it tried
+        same = identity(item.uri)
+        each = Ended(
+            hashlib.sha256(same.encode()).hexdigest()[:32],
+            part,
+            shown(item.uri),
+            image=images.get(item.id),
+            failure=failures.get(item.id),
+            annotations=tuple(found.get(item.id, ())),
+        )
+        yield same, int(each.image is None), generation, part, made, encode(each)
+
+
+def _numbered(each: Ended, number: int, made_by: int) -> Ended:
+    """With the id that the item has in the dataset, in place of its number in its part."""
+    replace = msgspec.structs.replace
+    return replace(
+        each,
+        made_by=made_by,
+        image=replace(each.image, id=number) if each.image else None,
+        failure=replace(each.failure, image_id=number) if each.failure else None,
+        annotations=tuple(replace(found, image_id=number) for found in each.annotations),
+    )
