@@ -1,27 +1,12 @@
 """Where bytes live: plain paths, S3, HTTP and memory behind one small protocol."""
 
-from storage.entries import Entry
-from storage.verbs import (
-    delete,
-    get,
-    get_versioned,
-    head,
-    list_entries,
-    open_from,
-    open_read,
-    open_write,
-    put,
-)
-
-__all__ = [
-    "Entry",
-    "delete",
-    "get",
-    "get_versioned",
-    "head",
-    "list_entries",
-    "open_from",
-    "open_read",
-    "open_write",
-    "put",
-]
+from storage.streams import Entry as Entry
+from storage.verbs import delete as delete
+from storage.verbs import get as get
+from storage.verbs import get_versioned as get_versioned
+from storage.verbs import head as head
+from storage.verbs import list_entries as list_entries
+from storage.verbs import open_from as open_from
+from storage.verbs import open_read as open_read
+from storage.verbs import open_write as open_write
+from storage.verbs import put as put

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from collections.abc import Iterator
 
 from storage.errors import Refused
 from storage.settings import HttpSettings
@@ -32,9 +31,8 @@ def require_allowed(uri: str, host: str, addresses: list[Address], rules: HttpSe
     if host.lower().rstrip(".") in rules.allowed_hosts:
         return
     for address in addresses:
-        forms = list(_forms(address))
-        listed = any(form in network for form in forms for network in rules.allowed_networks)
-        if not listed and not all(is_public(form) for form in forms):
+        judged = _innermost(address)
+        if not is_public(judged) and not any(judged in net for net in rules.allowed_networks):
             raise Refused(
                 uri,
                 "is refused: it leads to a private, loopback, link-local or reserved address "
@@ -49,15 +47,10 @@ def is_public(address: Address) -> bool:
     return address.is_global and address in _GLOBAL_UNICAST
 
 
-def _forms(address: Address) -> Iterator[Address]:
-    """What is judged: the IPv4 address inside a mapped, 6to4 or NAT64 one, else itself."""
+def _innermost(address: Address) -> Address:
+    """The IPv4 address inside a mapped, 6to4 or NAT64 one, else itself."""
     if isinstance(address, ipaddress.IPv4Address):
-        yield address
-    elif address.ipv4_mapped is not None:
-        yield address.ipv4_mapped
-    elif address.sixtofour is not None:
-        yield address.sixtofour
-    elif address in _NAT64:
-        yield ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-    else:
-        yield address
+        return address
+    if address in _NAT64:
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return address.ipv4_mapped or address.sixtofour or address

@@ -9,15 +9,14 @@ import os
 import secrets
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import lru_cache
 from typing import BinaryIO
 
 from storage.disk_errors import LINK_UNSUPPORTED, NO_FILE, MappedFile, translating
 from storage.disk_listing import TEMPORARY, version_of, walk
-from storage.entries import Entry
-from storage.errors import Exists, NotFound, Refused
-from storage.streams import Opened, read_all
+from storage.errors import Exists, NotFound, Refused, StorageError
+from storage.streams import Entry, Opened, read_all
 from storage.uris import Location, shown
 
 logger = logging.getLogger(__name__)
@@ -53,18 +52,8 @@ def list_entries(location: Location, starting: str) -> Iterator[Entry]:
 
 
 def put(location: Location, data: bytes, create_only: bool) -> None:
-    with translating(location.uri, writing=True):
-        temporary = _temporary_beside(location.path)
-        try:
-            _write_durably(temporary, data)
-            if create_only:
-                _create(location, temporary, data)
-            else:
-                os.replace(temporary, location.path)
-        finally:
-            with suppress(FileNotFoundError):
-                os.unlink(temporary)
-        _sync(os.path.dirname(location.path) or ".")
+    with _written(location, only_new=data if create_only else None) as stream:
+        stream.write(data)
 
 
 def delete(location: Location) -> None:
@@ -72,8 +61,16 @@ def delete(location: Location) -> None:
         os.unlink(location.path)
 
 
+def open_write(location: Location) -> AbstractContextManager[BinaryIO]:
+    return _written(location)
+
+
 @contextmanager
-def open_write(location: Location) -> Iterator[BinaryIO]:
+def _written(location: Location, only_new: bytes | None = None) -> Iterator[BinaryIO]:
+    """A stream into a temporary file, which gets its name once all of it is on the disk.
+
+    With `only_new`, the bytes that are to come, a name that is taken stays as it is.
+    """
     with translating(location.uri, writing=True):
         temporary = _temporary_beside(location.path)
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
@@ -83,10 +80,14 @@ def open_write(location: Location) -> Iterator[BinaryIO]:
         stream.close()
         with translating(location.uri, writing=True):
             _sync(temporary)
-            os.replace(temporary, location.path)
+            if only_new is None:
+                os.replace(temporary, location.path)
+            else:
+                _create(location, temporary, only_new)
             _sync(os.path.dirname(location.path) or ".")
     finally:
-        _discard(stream, temporary)
+        with translating(location.uri, writing=True):
+            _discard(stream, temporary)
 
 
 def _require_file(uri: str, facts: os.stat_result) -> None:
@@ -99,22 +100,23 @@ def _require_file(uri: str, facts: os.stat_result) -> None:
 def _create(location: Location, temporary: str, data: bytes) -> None:
     """Give `temporary` its final name unless that is taken; taken by equal content is well."""
     try:
-        os.link(temporary, location.path)
+        _link(temporary, location.path)
     except FileExistsError as error:
-        _require_equal(location, data, error)
+        if head(location).size != len(data) or get_versioned(location, None)[0] != data:
+            raise Exists(location.uri) from error
+
+
+def _link(temporary: str, path: str) -> None:
+    """FAT and some network file systems have no hard links: look first, then rename."""
+    try:
+        os.link(temporary, path)
     except OSError as error:
         if error.errno not in LINK_UNSUPPORTED:
             raise
-        _create_without_links(location, temporary, data)
-
-
-def _create_without_links(location: Location, temporary: str, data: bytes) -> None:
-    """FAT and some network file systems have no hard links: look first, then rename."""
-    _warn_of_races(os.path.dirname(location.path))
-    if os.path.lexists(location.path):
-        _require_equal(location, data, None)
-    else:
-        os.replace(temporary, location.path)
+        _warn_of_races(os.path.dirname(path))
+        if os.path.lexists(path):
+            raise FileExistsError from error
+        os.replace(temporary, path)
 
 
 @lru_cache
@@ -123,11 +125,6 @@ def _warn_of_races(folder: str) -> None:
         "%s is on a file system without hard links: of two writers at once the last one wins",
         shown(folder),
     )
-
-
-def _require_equal(location: Location, data: bytes, cause: Exception | None) -> None:
-    if head(location).size != len(data) or get_versioned(location, None)[0] != data:
-        raise Exists(location.uri) from cause
 
 
 def _temporary_beside(path: str) -> str:
@@ -144,14 +141,6 @@ def _temporary_beside(path: str) -> str:
     return os.path.join(os.path.dirname(path), TEMPORARY + secrets.token_hex(8))
 
 
-def _write_durably(path: str, data: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    with os.fdopen(descriptor, "wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(descriptor)
-
-
 def _sync(path: str) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -166,7 +155,7 @@ def _sync(path: str) -> None:
 
 def _discard(stream: BinaryIO, temporary: str) -> None:
     """Close and remove what a failed write left; a full disk fails the flush once more."""
-    with suppress(OSError):
+    with suppress(OSError, StorageError):
         stream.close()
     with suppress(FileNotFoundError):
         os.unlink(temporary)

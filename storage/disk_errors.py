@@ -8,16 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from storage.errors import (
-    BadUri,
-    Denied,
-    Full,
-    NotFound,
-    NotWritable,
-    Refused,
-    StorageError,
-    Unavailable,
-)
+from storage import errors
 
 LINK_UNSUPPORTED = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 
@@ -33,28 +24,28 @@ _UNUSABLE = frozenset({errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.EILS
 def translating(uri: str, *, writing: bool = False) -> Iterator[None]:
     try:
         yield
-    except StorageError:
+    except errors.StorageError:
         raise
     except OSError as error:
         raise translated(uri, error, writing) from error
 
 
-def translated(uri: str, error: OSError, writing: bool) -> StorageError:
+def translated(uri: str, error: OSError, writing: bool) -> errors.StorageError:
     code = error.errno
     if code in _FULL:
-        return Full(uri)
+        return errors.Full(uri)
     if code in _UNUSABLE:
-        return BadUri(uri, "is not a usable path: too long, or links in a circle")
+        return errors.BadUri(uri, "is not a usable path: too long, or links in a circle")
     if writing and code in (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY):
-        return NotWritable(uri, "may not be written: a folder or a file is in the way")
+        return errors.NotWritable(uri, "may not be written: a folder or a file is in the way")
     if code in _DENIED:
-        return NotWritable(uri) if writing else Denied(uri)
+        return errors.NotWritable(uri) if writing else errors.Denied(uri)
     if code in _ABSENT:
-        return NotFound(uri)
+        return errors.NotFound(uri)
     if code == errno.ENXIO:
-        return Refused(uri, NO_FILE)
+        return errors.Refused(uri, NO_FILE)
     verb, name = "written" if writing else "read", errno.errorcode.get(code or 0, "no error code")
-    return Unavailable(uri, f"could not be {verb}: the system says {name}")
+    return errors.Unavailable(uri, f"could not be {verb}: the system says {name}")
 
 
 class MappedFile(io.FileIO):

@@ -12,8 +12,8 @@ import stat
 from collections.abc import Iterator
 
 from storage.disk_errors import translating
-from storage.entries import Entry
 from storage.errors import NotFound
+from storage.streams import Entry
 from storage.uris import Location, as_folder, join, storable
 
 TEMPORARY = ".maskmill-tmp-"

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
-from storage.entries import Entry
+from storage.streams import Entry
 from storage.uris import parse, relative
 from storage.verbs import list_entries
 
@@ -44,13 +44,13 @@ def parse_glob(uri: str) -> Glob:
     cut = uri.rfind("/", 0, magic.start() if magic else len(uri)) + 1
     root, pattern = uri[:cut] or "./", uri[cut:]
     if uri[: len("file://")].lower() == "file://":
-        pattern = _PERCENT_ENCODED.sub(lambda run: _literal(run[0]), pattern)
+        pattern = _PERCENT_ENCODED.sub(_literal, pattern)
     first = _MAGIC.search(pattern)
     return Glob(root, pattern[: first.start() if first else None], tuple(pattern.split("/")))
 
 
-def _literal(encoded: str) -> str:
-    return glob.escape(os.fsdecode(unquote_to_bytes(encoded)))
+def _literal(encoded: re.Match[str]) -> str:
+    return glob.escape(os.fsdecode(unquote_to_bytes(encoded[0])))
 
 
 def expand(uri: str) -> Iterator[Entry]:

@@ -6,21 +6,19 @@ import io
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from datetime import datetime, timezone
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, NoReturn, TypeVar
 from urllib.parse import urlsplit
 
 from urllib3 import BaseHTTPResponse
 from urllib3.exceptions import HTTPError
 
-from storage.entries import Entry
 from storage.errors import BadUri, Denied, Expired, NotFound, NotWritable, Unreachable
 from storage.http_connections import hang_up_after
 from storage.http_requests import Interrupted, follow
 from storage.presigned import has_expired
 from storage.settings import http_settings
-from storage.streams import CHUNK, Opened, backoff, read_all
+from storage.streams import CHUNK, Entry, Opened, backoff, read_all
 from storage.uris import Location
 
 Result = TypeVar("Result")
@@ -67,20 +65,11 @@ def list_entries(location: Location, starting: str) -> Iterator[Entry]:
     raise BadUri(location.uri, "cannot be listed: HTTP knows no folders")
 
 
-def put(location: Location, data: bytes, create_only: bool) -> None:
-    raise _read_only(location)
+def put(location: Location, *_: object) -> NoReturn:
+    raise NotWritable(location.uri, "may not be written: HTTP is for inputs only")
 
 
-def delete(location: Location) -> None:
-    raise _read_only(location)
-
-
-def open_write(location: Location) -> AbstractContextManager[BinaryIO]:
-    raise _read_only(location)
-
-
-def _read_only(location: Location) -> NotWritable:
-    return NotWritable(location.uri, "may not be written: HTTP is for inputs only")
+delete = open_write = put
 
 
 def _insist(action: Callable[[], Result]) -> Result:

@@ -16,7 +16,7 @@ from urllib3.exceptions import HTTPError, SSLError
 from storage.addresses import Address, require_allowed, resolve
 from storage.errors import BadUri, Refused, Unreachable
 from storage.http_connections import pools
-from storage.settings import HttpSettings, http_settings
+from storage.settings import http_settings
 from storage.uris import Location, parse
 
 _MAX_REDIRECTS = 5
@@ -31,10 +31,9 @@ def follow(
     location: Location, conditions: Mapping[str, str] | None = None
 ) -> urllib3.BaseHTTPResponse:
     """The first answer that is no redirect, its body unread; `conditions` are more headers."""
-    rules = http_settings()
     url = location.uri
     for _ in range(_MAX_REDIRECTS + 1):
-        answer = _ask(location.uri, urlsplit(url), rules, conditions or {})
+        answer = _ask(location.uri, urlsplit(url), conditions or {})
         target = answer.headers.get("Location")
         if answer.status not in _REDIRECTS or not target:
             return answer
@@ -53,18 +52,17 @@ def _redirected(uri: str, url: str, target: str) -> str:
     return onward.uri
 
 
-def _ask(
-    uri: str, url: SplitResult, rules: HttpSettings, conditions: Mapping[str, str]
-) -> urllib3.BaseHTTPResponse:
+def _ask(uri: str, url: SplitResult, conditions: Mapping[str, str]) -> urllib3.BaseHTTPResponse:
     """One request, to the first checked address that takes the connection."""
     host = _ascii_host(uri, url.hostname or "")
     port = url.port or (443 if url.scheme == "https" else 80)
     addresses = _resolved(uri, host, port)
-    require_allowed(uri, host, addresses, rules)
+    require_allowed(uri, host, addresses, http_settings())
+    headers = {**_headers(url, host), **conditions}
     cause: Exception | None = None
     for address in addresses:
         try:
-            return _send(url, host, port, address, rules.timeout, conditions)
+            return _send(url, host, port, address, headers)
         except SSLError as error:
             raise Unreachable(uri, "could not be reached: its certificate is not valid") from error
         except HTTPError as error:
@@ -80,31 +78,24 @@ def _ascii_host(uri: str, host: str) -> str:
 
 
 def _resolved(uri: str, host: str, port: int) -> list[Address]:
-    why = "could not be reached: the name does not resolve"
     try:
         return resolve(host, port)
-    except socket.gaierror as error:
-        kind = Interrupted if error.errno == socket.EAI_AGAIN else Unreachable
-        raise kind(uri, why) from error
     except (OSError, ValueError) as error:
-        raise Unreachable(uri, why) from error
+        may_pass = getattr(error, "errno", None) == socket.EAI_AGAIN
+        kind = Interrupted if may_pass else Unreachable
+        raise kind(uri, "could not be reached: the name does not resolve") from error
 
 
 def _send(
-    url: SplitResult,
-    host: str,
-    port: int,
-    address: Address,
-    timeout: float,
-    conditions: Mapping[str, str],
+    url: SplitResult, host: str, port: int, address: Address, headers: Mapping[str, str]
 ) -> urllib3.BaseHTTPResponse:
     secure = {"server_hostname": host} if url.scheme == "https" else {}
     pool = pools(os.getpid()).connection_from_host(str(address), port, url.scheme, secure)
     return pool.urlopen(
         "GET",
         (url.path or "/") + (f"?{url.query}" if url.query else ""),
-        headers={**_headers(url, host), **conditions},
-        timeout=urllib3.Timeout(connect=timeout, read=timeout),
+        headers=headers,
+        timeout=http_settings().timeout,
         retries=False,
         redirect=False,
         assert_same_host=False,

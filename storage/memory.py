@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
-from storage.entries import Entry
 from storage.errors import Exists, NotFound
-from storage.streams import Opened, read_all
+from storage.streams import Entry, Opened, read_all
 from storage.uris import Location, as_folder, join
 
 _objects: dict[tuple[str, str], bytes] = {}
@@ -61,20 +60,19 @@ def delete(location: Location) -> None:
 def open_write(location: Location) -> Iterator[BinaryIO]:
     stream = _Kept()
     yield stream
-    put(location, stream.kept(), create_only=False)
+    stream.close()
+    put(location, stream.kept, create_only=False)
 
 
 class _Kept(io.BytesIO):
-    """Keeps its bytes when a wrapper around it closes it."""
+    """Keeps its bytes when it is closed, by a wrapper or by us."""
 
-    _data: bytes | None = None
+    kept = b""
 
     def close(self) -> None:
-        self._data = self.kept()
+        if not self.closed:
+            self.kept = self.getvalue()
         super().close()
-
-    def kept(self) -> bytes:
-        return self._data if self._data is not None else self.getvalue()
 
 
 def _stored(location: Location) -> bytes:

@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
-from typing import Any, BinaryIO
+from typing import Any
 
 from botocore.exceptions import ClientError
 
-from storage.entries import Entry
 from storage.errors import NoBucket
 from storage.s3_clients import client_for
 from storage.s3_create import create, write
 from storage.s3_errors import status_of, translating
-from storage.s3_reads import open_object, version_of
-from storage.s3_upload import open_upload
-from storage.streams import Opened, read_all
+from storage.s3_reads import open_versioned as open_versioned
+from storage.s3_reads import version_of
+from storage.s3_upload import open_write as open_write
+from storage.streams import Entry, read_all
 from storage.uris import Location, as_folder, join
 
 _buckets_seen: set[tuple[str, str]] = set()
 
 
-def open_versioned(location: Location) -> Opened:
-    return open_object(location)
-
-
 def get_versioned(location: Location, max_bytes: int | None) -> tuple[bytes, str]:
-    return read_all(open_object(location), location.uri, max_bytes)
+    return read_all(open_versioned(location), location.uri, max_bytes)
 
 
 def head(location: Location) -> Entry:
@@ -57,19 +52,13 @@ def list_entries(location: Location, starting: str) -> Iterator[Entry]:
 
 
 def put(location: Location, data: bytes, create_only: bool) -> None:
-    if create_only:
-        create(location, data)
-    else:
-        write(location, data)
+    store = create if create_only else write
+    store(location, data)
 
 
 def delete(location: Location) -> None:
     with translating(location, writing=True):
         client_for(location).delete_object(Bucket=location.host, Key=location.path)
-
-
-def open_write(location: Location) -> AbstractContextManager[BinaryIO]:
-    return open_upload(location)
 
 
 def _require_bucket(client: Any, location: Location) -> None:

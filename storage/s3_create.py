@@ -12,10 +12,10 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from storage.errors import Denied, Exists, NotFound, Unavailable
+from storage.errors import Denied, Exists, NotFound, StorageError, Unavailable
 from storage.s3_clients import client_for
 from storage.s3_errors import status_of, translating
-from storage.s3_reads import open_object
+from storage.s3_reads import open_versioned
 from storage.streams import backoff, read_all
 from storage.uris import Location
 
@@ -32,7 +32,7 @@ def create(location: Location, data: bytes) -> None:
     client = client_for(location)
     target = (client.meta.endpoint_url, location.host)
     if _conditional.get(target):
-        _write_if_absent(client, location, data, probing=False)
+        _write_if_absent(client, location, data)
         return
     known = target in _conditional
     try:
@@ -56,10 +56,13 @@ def write(location: Location, data: bytes) -> None:
 def _probe(client: Any, location: Location, data: bytes) -> bool:
     try:
         for _ in range(2):
-            if not _write_if_absent(client, location, data, probing=True):
+            if not _write_if_absent(client, location, data):
                 return True
-    except _NotSupported:
-        write(location, data)
+    except StorageError as error:
+        cause = error.__cause__
+        if not isinstance(cause, ClientError) or status_of(cause) not in (400, 501):
+            raise
+        write(location, data)  # conditions are refused as such
     logger.warning(
         "s3://%s has no conditional writes: of two writers at once the last one wins",
         location.host,
@@ -67,57 +70,40 @@ def _probe(client: Any, location: Location, data: bytes) -> bool:
     return False
 
 
-def _write_if_absent(client: Any, location: Location, data: bytes, *, probing: bool) -> bool:
+def _write_if_absent(client: Any, location: Location, data: bytes) -> bool:
     """Whether this call wrote the object; False where it was there already with equal content.
 
     The latter is also what a lost reply to our own write looks like, since botocore tries again.
     """
     for attempt in range(_ROUNDS):
-        try:
-            with translating(location, writing=True):
-                _conditional_put(client, location, data, probing)
+        status = _conditional_put(client, location, data)
+        if status == 200:
             return True
-        except _Taken as error:
-            if _holds(location, data, error):
-                return False
-        except _Conflict:
-            time.sleep(backoff(attempt))
+        if status == 412 and _holds(location, data):
+            return False
+        time.sleep(backoff(attempt))
     raise Unavailable(location.uri, "could not be written: other writers keep getting in the way")
 
 
-class _NotSupported(Exception):
-    """The probe's conditional write is refused as such."""
+def _conditional_put(client: Any, location: Location, data: bytes) -> int:
+    """200; 412 where the key exists, with unknown content; 409 while another such write runs."""
+    with translating(location, writing=True):
+        try:
+            client.put_object(Bucket=location.host, Key=location.path, Body=data, IfNoneMatch="*")
+        except ClientError as error:
+            if status_of(error) not in (409, 412):
+                raise
+            return status_of(error)
+    return 200
 
 
-class _Taken(Exception):
-    """412: the key exists, with unknown content."""
-
-
-class _Conflict(Exception):
-    """409: another conditional write to the key is under way."""
-
-
-def _conditional_put(client: Any, location: Location, data: bytes, probing: bool) -> None:
-    try:
-        client.put_object(Bucket=location.host, Key=location.path, Body=data, IfNoneMatch="*")
-    except ClientError as error:
-        status = status_of(error)
-        if status == 412:
-            raise _Taken from error
-        if status == 409:
-            raise _Conflict from error
-        if probing and status in (400, 501):
-            raise _NotSupported from error
-        raise
-
-
-def _holds(location: Location, data: bytes, cause: Exception | None = None) -> bool:
+def _holds(location: Location, data: bytes) -> bool:
     """Whether the key holds `data`; False where it is absent, `Exists` for other content."""
     try:
-        opened = open_object(location)
+        opened = open_versioned(location)
         if opened.size == len(data) and read_all(opened, location.uri, None)[0] == data:
             return True
     except NotFound:
         return False
     opened.stream.close()
-    raise Exists(location.uri) from cause
+    raise Exists(location.uri)

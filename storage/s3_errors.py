@@ -16,26 +16,9 @@ from botocore.exceptions import (
     TokenRetrievalError,
 )
 
-from storage.errors import (
-    BadUri,
-    Denied,
-    Full,
-    NoBucket,
-    NoCredentials,
-    NotFound,
-    NotWritable,
-    StorageError,
-    TooLarge,
-    Unavailable,
-)
+from storage import errors
 from storage.uris import Location
 
-_ABSENT = frozenset({"NoSuchKey", "NoSuchVersion", "404", "NotFound"})
-_LOGIN = frozenset(
-    {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "InvalidClientTokenId"}
-)
-_LOGIN_EXPIRED = frozenset({"ExpiredToken", "TokenRefreshRequired", "RequestExpired"})
-_FULL = frozenset({"QuotaExceeded", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded"})
 CREDENTIAL_ERRORS = (
     NoCredentialsError,
     PartialCredentialsError,
@@ -45,6 +28,29 @@ CREDENTIAL_ERRORS = (
 )
 
 
+_KEY = errors.NotFound, None
+_LOGIN = errors.NoCredentials, "needs other credentials: the store does not accept these"
+_LOGIN_EXPIRED = errors.NoCredentials, "needs new credentials: these have expired"
+_FULL = errors.Full, None
+_NAME = errors.BadUri, "is not a usable URI: its store takes no such name"
+_REGION = errors.Unavailable, "lives in another region than the one configured"
+
+_ANSWERS: dict[str | int, tuple[type[errors.StorageError], str | None]] = {
+    **dict.fromkeys(("NoSuchKey", "NoSuchVersion", "NotFound", "404"), _KEY),
+    **dict.fromkeys(("InvalidAccessKeyId", "SignatureDoesNotMatch"), _LOGIN),
+    **dict.fromkeys(("InvalidToken", "InvalidClientTokenId"), _LOGIN),
+    **dict.fromkeys(("ExpiredToken", "TokenRefreshRequired", "RequestExpired"), _LOGIN_EXPIRED),
+    **dict.fromkeys(("QuotaExceeded", "XMinioStorageFull", 507), _FULL),
+    "XMinioAdminBucketQuotaExceeded": _FULL,
+    **dict.fromkeys(("InvalidBucketName", "KeyTooLongError", "InvalidURI"), _NAME),
+    "RequestTimeTooSkewed": (errors.Denied, "is denied: this machine's clock is too far off"),
+    "InvalidObjectState": (errors.Denied, "is archived: it has to be restored before reading"),
+    "EntityTooLarge": (errors.TooLarge, "is larger than its store takes"),
+    **dict.fromkeys(("AuthorizationHeaderMalformed", 301, 307, 308), _REGION),
+}
+"""What an error code, else a status stands for, whoever answers it."""
+
+
 @contextmanager
 def translating(location: Location, *, writing: bool = False) -> Iterator[None]:
     try:
@@ -52,12 +58,12 @@ def translating(location: Location, *, writing: bool = False) -> Iterator[None]:
     except ClientError as error:
         raise _answered(location, error, writing) from error
     except CREDENTIAL_ERRORS as error:
-        raise NoCredentials(location.uri) from error
+        raise errors.NoCredentials(location.uri) from error
     except ParamValidationError as error:
-        raise BadUri(location.uri, "is not a usable URI: S3 takes no such key") from error
+        raise errors.BadUri(location.uri, "is not a usable URI: S3 takes no such key") from error
     except (BotoCoreError, RecursionError) as error:
         # Seen: a redirect without a region makes botocore ask for the region without end.
-        raise Unavailable(location.uri) from error
+        raise errors.Unavailable(location.uri) from error
 
 
 def code_of(error: ClientError) -> str:
@@ -68,30 +74,16 @@ def status_of(error: ClientError) -> int:
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
-def _answered(location: Location, error: ClientError, writing: bool) -> StorageError:
+def _answered(location: Location, error: ClientError, writing: bool) -> errors.StorageError:
     code, status, uri = code_of(error), status_of(error), location.uri
     if code == "NoSuchBucket":
-        return NoBucket(f"s3://{location.host}")
-    if code in _ABSENT:
-        return NotFound(uri)
-    if code in _LOGIN:
-        return NoCredentials(uri, "needs other credentials: the store does not accept these")
-    if code in _LOGIN_EXPIRED:
-        return NoCredentials(uri, "needs new credentials: these have expired")
-    if code in _FULL or status == 507:
-        return Full(uri)
-    if code == "RequestTimeTooSkewed":
-        return Denied(uri, "is denied: the clock of this machine is too far off")
-    if code == "InvalidObjectState":
-        return Denied(uri, "is archived and has to be restored before it can be read")
-    if code == "EntityTooLarge":
-        return TooLarge(uri, "is larger than its store takes")
-    if code in ("InvalidBucketName", "KeyTooLongError", "InvalidURI"):
-        return BadUri(uri, "is not a usable URI: its store takes no such name")
+        return errors.NoBucket(f"s3://{location.host}")
+    known = _ANSWERS.get(code) or _ANSWERS.get(status)
+    if known is not None:
+        kind, why = known
+        return kind(uri, why)
     if status in (401, 403, 405):
-        return NotWritable(uri) if writing else Denied(uri)
-    if status in (301, 307, 308) or code == "AuthorizationHeaderMalformed":
-        return Unavailable(uri, "lives in another region than the one configured")
+        return errors.NotWritable(uri) if writing else errors.Denied(uri)
     if status == 429 or status >= 500 or not status:
-        return Unavailable(uri)
-    return Unavailable(uri, f"could not be used: its store answered with status {status}")
+        return errors.Unavailable(uri)
+    return errors.Unavailable(uri, f"could not be used: its store answered with status {status}")

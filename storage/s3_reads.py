@@ -16,7 +16,7 @@ from storage.streams import CHUNK, Opened, backoff
 from storage.uris import Location
 
 
-def open_object(location: Location) -> Opened:
+def open_versioned(location: Location) -> Opened:
     with translating(location):
         answer = client_for(location).get_object(Bucket=location.host, Key=location.path)
     reader = _Reader(location, answer)

@@ -24,7 +24,7 @@ PART_BYTES = 16 << 20  # S3 takes 10,000 parts, so up to 160 GB
 
 
 @contextmanager
-def open_upload(location: Location) -> Iterator[BinaryIO]:
+def open_write(location: Location) -> Iterator[BinaryIO]:
     upload = _Upload(location)
     stream = io.BufferedWriter(upload, 1 << 20)
     try:

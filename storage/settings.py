@@ -5,17 +5,21 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 from storage.errors import BadSetting
-from storage.uris import parse
+from storage.uris import as_folder
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-_PREFIX = "MASKMILL_"
-_PROFILE_AND_ENDPOINT = re.compile(r"(.+?)(?:@(https?://.*))?")
+Value = TypeVar("Value")
+
+_ACCOUNT = re.compile(r"(s3://[A-Za-z0-9._-]+(?:/[^=]*)?)=(.+?)(?:@(https?://.*))?")
+_HOST = re.compile(r"[A-Za-z0-9._-]*[A-Za-z_-][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True)
@@ -28,19 +32,16 @@ class Account:
 
 @dataclass(frozen=True)
 class S3Settings:
-    default: Account
     accounts: tuple[tuple[str, Account], ...]
-    """URI prefixes with the account to use there, longest first."""
+    """URI prefixes with the account to use there, longest first; the last is for all."""
     checksums: str
     max_attempts: int
     connect_timeout: float
     read_timeout: float
 
     def account_for(self, uri: str) -> Account:
-        for prefix, account in self.accounts:
-            if uri == prefix or uri.startswith(prefix if prefix.endswith("/") else prefix + "/"):
-                return account
-        return self.default
+        inside = (account for prefix, account in self.accounts if f"{uri}/".startswith(prefix))
+        return next(inside)
 
 
 @dataclass(frozen=True)
@@ -54,78 +55,84 @@ class HttpSettings:
 
 
 def s3_settings() -> S3Settings:
-    return _s3_settings(
-        _variable("S3_ENDPOINT_URL"),
-        _variable("S3_PROFILES"),
-        _variable("S3_CHECKSUMS") or "when_required",
-        _variable("S3_MAX_ATTEMPTS") or "6",
-        _variable("S3_CONNECT_TIMEOUT") or "10",
-        _variable("S3_READ_TIMEOUT") or "60",
+    return S3Settings(
+        accounts=(
+            *_read("S3_PROFILES", _accounts),
+            ("", Account(None, _read("S3_ENDPOINT_URL", _endpoint))),
+        ),
+        checksums=_read("S3_CHECKSUMS", _checksums, "when_required"),
+        max_attempts=_read("S3_MAX_ATTEMPTS", _attempts, "6"),
+        connect_timeout=_read("S3_CONNECT_TIMEOUT", _seconds, "10"),
+        read_timeout=_read("S3_READ_TIMEOUT", _seconds, "60"),
     )
 
 
 def http_settings() -> HttpSettings:
-    return _http_settings(
-        _variable("HTTP_ALLOW"),
-        _variable("HTTP_TIMEOUT") or "30",
-        _variable("HTTP_DEADLINE") or "600",
+    hosts, networks = _read("HTTP_ALLOW", _allowed)
+    return HttpSettings(
+        allowed_hosts=hosts,
+        allowed_networks=networks,
+        timeout=_read("HTTP_TIMEOUT", _seconds, "30"),
+        deadline=_read("HTTP_DEADLINE", _seconds, "600"),
     )
 
 
-def _variable(name: str) -> str:
-    return os.environ.get(_PREFIX + name, "").strip()
+def _read(name: str, meaning: Callable[[str], Value], default: str = "") -> Value:
+    """What a variable means; `meaning` says in a ValueError what it must be."""
+    name = "MASKMILL_" + name
+    text = os.environ.get(name, "").strip() or default
+    try:
+        return meaning(text)
+    except ValueError as error:
+        raise BadSetting(name, f"must {error}") from error
 
 
-@lru_cache(maxsize=8)
-def _s3_settings(
-    endpoint: str, profiles: str, checksums: str, attempts: str, connect: str, read: str
-) -> S3Settings:
-    if checksums not in ("when_required", "when_supported"):
-        raise _bad("S3_CHECKSUMS", "must be when_required or when_supported")
-    if not attempts.isdigit() or not 1 <= int(attempts) <= 100:
-        raise _bad("S3_MAX_ATTEMPTS", "must be a whole number from 1 to 100")
-    if endpoint and not _is_web_address(endpoint):
-        raise _bad("S3_ENDPOINT_URL", "must be an http:// or https:// URL")
-    return S3Settings(
-        default=Account(None, endpoint or None),
-        accounts=_accounts(profiles),
-        checksums=checksums,
-        max_attempts=int(attempts),
-        connect_timeout=_seconds("S3_CONNECT_TIMEOUT", connect),
-        read_timeout=_seconds("S3_READ_TIMEOUT", read),
-    )
+def _checksums(text: str) -> str:
+    if text not in ("when_required", "when_supported"):
+        raise ValueError("be when_required or when_supported")
+    return text
 
 
-@lru_cache(maxsize=8)
-def _http_settings(allow: str, timeout: str, deadline: str) -> HttpSettings:
+def _attempts(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 100:
+        raise ValueError("be a whole number from 1 to 100")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    with suppress(ValueError):
+        if 0 < float(text) <= 86400:
+            return float(text)
+    raise ValueError("be a number of seconds above 0")
+
+
+def _endpoint(url: str) -> str | None:
+    if url and not _is_web_address(url):
+        raise ValueError("be an http:// or https:// URL")
+    return url or None
+
+
+def _allowed(text: str) -> tuple[frozenset[str], tuple[Network, ...]]:
     hosts, networks = set(), []
-    for item in _listed(allow):
+    for item in _listed(text):
+        if _HOST.fullmatch(item):
+            hosts.add(item.lower().rstrip("."))
+            continue
         try:
             networks.append(ipaddress.ip_network(item, strict=False))
         except ValueError as error:
-            if not re.fullmatch(r"[A-Za-z0-9._-]*[A-Za-z_-][A-Za-z0-9._-]*", item):
-                raise _bad("HTTP_ALLOW", "must list host names, addresses or networks") from error
-            hosts.add(item.lower().rstrip("."))
-    return HttpSettings(
-        allowed_hosts=frozenset(hosts),
-        allowed_networks=tuple(networks),
-        timeout=_seconds("HTTP_TIMEOUT", timeout),
-        deadline=_seconds("HTTP_DEADLINE", deadline),
-    )
+            raise ValueError("list host names, addresses or networks") from error
+    return frozenset(hosts), tuple(networks)
 
 
-def _accounts(profiles: str) -> tuple[tuple[str, Account], ...]:
+def _accounts(text: str) -> tuple[tuple[str, Account], ...]:
     """`s3://in=reader,s3://out/x=writer@https://store.example:9000`, longest prefix first."""
     accounts = {}
-    for item in _listed(profiles):
-        prefix, _, value = item.partition("=")
-        match = _PROFILE_AND_ENDPOINT.fullmatch(value)
-        if not prefix.startswith("s3://") or match is None:
-            raise _bad("S3_PROFILES", "must list s3://bucket/prefix=profile pairs")
-        if match[2] and not _is_web_address(match[2]):
-            raise _bad("S3_PROFILES", "must have a URL after the @ of a profile")
-        parse(prefix)
-        accounts[prefix] = Account(match[1], match[2])
+    for item in _listed(text):
+        match = _ACCOUNT.fullmatch(item)
+        if match is None or (match[3] and not _is_web_address(match[3])):
+            raise ValueError("list s3://bucket/prefix=profile pairs, with @ and a URL or without")
+        accounts[as_folder(match[1])] = Account(match[2], match[3])
     return tuple(sorted(accounts.items(), key=lambda pair: -len(pair[0])))
 
 
@@ -137,19 +144,5 @@ def _is_web_address(url: str) -> bool:
         return False
 
 
-def _seconds(name: str, text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value <= 86400:
-        raise _bad(name, "must be a number of seconds above 0")
-    return value
-
-
 def _listed(text: str) -> list[str]:
     return [item.strip() for item in text.split(",") if item.strip()]
-
-
-def _bad(name: str, why: str) -> BadSetting:
-    return BadSetting(_PREFIX + name, why)

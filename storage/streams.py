@@ -1,14 +1,27 @@
-"""Byte streams shared by the stores."""
+"""What the stores share: what they say of an object, and reading it whole."""
 
 from __future__ import annotations
 
 import random
+import sys
 from dataclasses import dataclass
 from typing import BinaryIO
 
 from storage.errors import TooLarge, Unavailable
 
 CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Entry:
+    """`version` changes when the content does: an ETag, or "size-mtime_ns" for files.
+
+    `size` is -1 where an HTTP server does not tell it.
+    """
+
+    uri: str
+    size: int
+    version: str
 
 
 @dataclass(frozen=True)
@@ -22,23 +35,18 @@ class Opened:
 
 def read_all(opened: Opened, uri: str, max_bytes: int | None) -> tuple[bytes, str]:
     """All bytes with their version; `TooLarge` by the announced size, else while reading."""
+    most = sys.maxsize if max_bytes is None else max_bytes
+    size, count = opened.size or 0, 0
+    chunks: list[bytes] = []
     with opened.stream as stream:
-        if max_bytes is not None and (opened.size or 0) > max_bytes:
-            raise too_large(uri, max_bytes)
-        chunks: list[bytes] = []
-        count = 0
-        while chunk := stream.read(CHUNK):
-            count += len(chunk)
-            if max_bytes is not None and count > max_bytes:
-                raise too_large(uri, max_bytes)
+        while max(size, count) <= most and (chunk := stream.read(CHUNK)):
             chunks.append(chunk)
-    if opened.size is not None and count < opened.size:
+            count += len(chunk)
+    if max(size, count) > most:
+        raise TooLarge(uri, f"is larger than the limit of {max_bytes} bytes")
+    if count < size:
         raise Unavailable(uri, "became shorter while it was read")
     return b"".join(chunks), opened.version
-
-
-def too_large(uri: str, max_bytes: int) -> TooLarge:
-    return TooLarge(uri, f"is larger than the limit of {max_bytes} bytes")
 
 
 def backoff(attempt: int) -> float:

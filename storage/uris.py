@@ -13,25 +13,13 @@ from dataclasses import dataclass
 from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 from storage.errors import BadUri
-from storage.redact import shown, without_query
-
-__all__ = [
-    "Location",
-    "as_folder",
-    "basename",
-    "below",
-    "join",
-    "parent",
-    "parse",
-    "relative",
-    "shown",
-    "storable",
-    "without_query",
-]
+from storage.redact import shown as shown
+from storage.redact import without_query as without_query
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _BUCKET = re.compile(r"[A-Za-z0-9._-]{1,255}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_NOT_UTF8 = re.compile("[\ud800-\udfff]")  # surrogates, as which Python holds other bytes
 
 
 @dataclass(frozen=True)
@@ -59,7 +47,7 @@ def parse(uri: str) -> Location:
     host, _, rest = uri[match.end() :].partition("/")
     if scheme == "file":
         return _parse_file(uri, host, rest)
-    if not _is_utf8(uri):
+    if _NOT_UTF8.search(uri):
         raise BadUri(uri, "is not a usable URI: it is not valid UTF-8")
     if scheme in ("http", "https"):
         return _parse_http(uri, scheme)
@@ -146,14 +134,6 @@ def basename(uri: str) -> str:
 
 def storable(uri: str) -> str:
     """`uri` itself, or for a local name that is not UTF-8 its `file://` form, which is ASCII."""
-    if _is_utf8(uri):
+    if not _NOT_UTF8.search(uri):
         return uri
     return "file://" + quote(os.fsencode(os.path.abspath(parse(uri).path)))
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

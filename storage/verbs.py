@@ -11,8 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 from importlib import import_module
 from typing import BinaryIO, Protocol, cast
 
-from storage.entries import Entry
-from storage.streams import Opened
+from storage.streams import Entry, Opened
 from storage.uris import Location, parse
 
 
@@ -101,10 +100,9 @@ def open_from(uri: str, start: int, version: str) -> tuple[int, Opened]:
     """
     store, location = _resolve(uri)
     if location.scheme in ("http", "https"):
-        found: tuple[int, Opened] = import_module(_STORES["http"]).open_from(
-            location, start, version
-        )
-        return found
+        from storage import http
+
+        return http.open_from(location, start, version)
     return 0, store.open_versioned(location)
 
 

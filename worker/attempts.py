@@ -7,7 +7,6 @@ import socket
 import threading
 import time
 from collections import Counter
-from types import TracebackType
 from typing import Literal
 
 import msgspec
@@ -85,9 +84,7 @@ class Trying:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._over.set()
         self._thread.join()
 
@@ -96,7 +93,7 @@ class Trying:
         self._write(item=item)
 
     def end(
-        self, how: Literal["committed", "released"], images: int, seconds: dict[str, float]
+        self, how: Literal["committed", "released", "died"], images: int, seconds: dict[str, float]
     ) -> None:
         rounded = {stage: round(value, 3) for stage, value in seconds.items()}
         self._write(ended=how, images=images, seconds=rounded)

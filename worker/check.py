@@ -17,13 +17,16 @@ from tasks.records import Item, Settings
 from worker.detections import ModelMismatch
 from worker.drawing import draw
 from worker.images import decode, read_header
-from worker.model import load_model
+from worker.model import LoadedModel, load_model
 from worker.settings import read_settings
 from worker.shard import Stopwatch, annotate_one
 from worker.sheet import SHOWN, TILE_MINIMUM
 
+Facts = dict[str, Any]
+Names = dict[int, str]
 
-def check_build(model: Model, settings: Settings, picture: str, drawing: str) -> dict[str, Any]:
+
+def check_build(model: Model, settings: Settings, picture: str, drawing: str) -> Facts:
     """What the build is and finds, or why it cannot be used; InputError for a bad picture."""
     start = time.perf_counter()
     try:
@@ -39,14 +42,15 @@ def check_build(model: Model, settings: Settings, picture: str, drawing: str) ->
         if outcome.failure.stage == "model":
             return {"fits": False, "problem": outcome.failure.message}
         raise InputError(f"{outcome.failure.uri}: {outcome.failure.message}")
-    names = {each.id: each.name for each in settings.categories}
     records = [msgspec.to_builtins(each) for each in outcome.annotations]
+    names = {each.id: each.name for each in settings.categories}
     _draw([each for each in records if each["score"] >= SHOWN], names, settings, picture, drawing)
     return {
         "fits": True,
         "version": loaded.engine_version,
         "inputs": [str(each) for each in loaded.runtime.inputs],
         "outputs": [str(each) for each in loaded.runtime.outputs],
+        "roles": _roles(loaded),
         "load_seconds": round(seconds, 3),
         "detections": dict(Counter(names[each["category_id"]] for each in records)),
         "drawn": drawing,
@@ -54,17 +58,20 @@ def check_build(model: Model, settings: Settings, picture: str, drawing: str) ->
     }
 
 
-def _draw(
-    records: list[dict[str, Any]],
-    names: dict[int, str],
-    settings: Settings,
-    picture: str,
-    drawing: str,
-) -> None:
+def _roles(loaded: LoadedModel) -> Facts:
+    """The tensor that the family's decoder reads each of its parts from."""
+    decode: Any = loaded.decode
+    parts = decode.outputs._asdict()
+    parts |= parts.pop("names", {})
+    tensors = {each.name: str(each) for each in loaded.runtime.outputs}
+    return {role: tensors[name] for role, name in parts.items() if name in tensors}
+
+
+def _draw(records: list[Facts], names: Names, settings: Settings, picture: str, to: str) -> None:
     data = get(picture, max_bytes=settings.max_bytes)
     header = read_header(data, max_pixels=settings.max_pixels)
     pixels = decode(data, header, TILE_MINIMUM)
     file = io.BytesIO()
     drawn = draw(pixels, records, names, (header.height, header.width))
     Image.fromarray(drawn).save(file, "JPEG", quality=90)
-    put(drawing, file.getvalue())
+    put(to, file.getvalue())

@@ -1,13 +1,17 @@
 """What every decoder gives: the detections of one image, in its pixels, checked once."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from worker.nms import total_order
-from worker.rle import Rle
+from worker.preprocess import Frame
+from worker.rle import Bools, Rle
+
+Indices = NDArray[np.intp]
+Raw = Mapping[str, NDArray[np.floating]]  # what a graph put out, by name
 
 
 class ModelMismatch(Exception):
@@ -80,3 +84,49 @@ class Detections:
     def _unordered(self) -> str | None:
         order = total_order(self.boxes, self.scores, self.classes)
         return None if (order == np.arange(len(self))).all() else "they are not in total order"
+
+
+def chosen(
+    scores: NDArray[np.floating],
+    classes: NDArray[np.integer],
+    threshold: float | None,
+    keep_classes: frozenset[int] | None,
+) -> Bools:
+    """Which of them may be in the answer: finite scores from the threshold on, of a class that is
+    kept. A class below 0 is none."""
+    passing: Bools = np.isfinite(scores) & (classes >= 0)
+    if threshold is not None:
+        passing &= scores.astype(np.float64) >= threshold
+    if keep_classes is not None:
+        passing &= np.isin(classes, list(keep_classes))
+    return passing
+
+
+def finished(
+    boxes: NDArray[np.float64],
+    scores: NDArray[np.floating],
+    classes: NDArray[np.integer],
+    frame: Frame,
+    masks_of: Callable[[Indices], Sequence[Rle]],
+    limit: int | None = None,
+) -> Detections:
+    """The best `limit` whose box has an area in the image, in total order, without empty masks.
+
+    boxes: (N, 4) xyxy in pixels of the image, unclipped. masks_of: the masks of some of the N.
+    """
+    height, width = frame.image_height, frame.image_width
+    boxes = np.clip(boxes, 0, [width, height, width, height])
+    solid = np.flatnonzero((boxes[:, 2:] > boxes[:, :2]).all(axis=1))
+    order = solid[total_order(boxes[solid], scores[solid], classes[solid])][:limit]
+    masks = masks_of(order)
+    seen = [place for place, mask in enumerate(masks) if mask.area]
+    kept = order[seen]
+    return Detections(
+        boxes=boxes[kept],
+        scores=scores[kept].astype(np.float64),
+        classes=classes[kept].astype(np.int64),
+        masks=tuple(masks[place] for place in seen),
+        height=height,
+        width=width,
+        dropped=len(order) - len(kept),
+    )

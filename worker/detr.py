@@ -8,28 +8,21 @@ a class with how sure its mask is on a plane of fixed size, and gets to the imag
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import cv2
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
-from worker.detections import Detections, ModelMismatch
-from worker.detr_outputs import Classes, Form, Outputs, Role, classes_of_columns, find_outputs
+from worker.binding import Part, Table, Tensors, options_of
+from worker.detections import Detections, Indices, ModelMismatch, Raw, chosen, finished
+from worker.detr_outputs import Classes, Form, Head, Outputs, classes_of_columns, find_outputs
+from worker.intake import Intake
 from worker.nms import total_order
-from worker.surfaces import Grid, half_pixel, surface_masks
-
-if TYPE_CHECKING:
-    from worker.intake import Intake
-    from worker.preprocess import Frame
-    from worker.runtimes import Tensor
-
-Float32s = NDArray[np.float32]
-Float64s = NDArray[np.float64]
-Ints = NDArray[np.int64]
+from worker.preprocess import Frame
+from worker.rle import Bools, Ints, Rle
+from worker.surfaces import Float32s, Float64s, Grid, half_pixel, surface_masks
 
 # Where a card says nothing: what each form's published post-processing keeps.
 _SCORE_THRESHOLDS: dict[Form, float] = {"detr": 0, "mask2former": 0.5, "rf_detr": 0.3}
@@ -41,23 +34,14 @@ class DetrOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     form: Form | None = None
     classes: Classes | None = None
-    score_threshold: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
-    outputs: dict[Role, str] = {}
+    score_threshold: Part | None = None
+    outputs: dict[Head, str] = {}
 
 
-def bind(
-    outputs: Sequence[Tensor],
-    options_table: Mapping[str, object],
-    category_count: int,
-    intake: Intake,
-) -> DetrDecoder:
+def bind(outputs: Tensors, table: Table, categories: int, intake: Intake) -> DetrDecoder:
     """The decoder of a graph with these outputs; raises ModelMismatch where they do not fit."""
     found = [str(tensor) for tensor in outputs]
-    try:
-        options = msgspec.convert(options_table, DetrOptions)
-    except msgspec.ValidationError as exc:
-        reason = f"its [decode] table is not valid ({exc})"
-        raise ModelMismatch(reason, DetrOptions.__struct_fields__, list(options_table)) from exc
+    options = options_of(DetrOptions, table)
     bound = find_outputs(outputs, options.form, options.outputs)
     if bound.form == "rf_detr" and intake.spec.fit != "stretch":
         expected = ['input.fit = "stretch"']
@@ -65,7 +49,7 @@ def bind(
     least = options.score_threshold
     return DetrDecoder(
         bound,
-        classes_of_columns(bound, category_count, options.classes, found),
+        classes_of_columns(bound, categories, options.classes, found),
         np.float32(_SCORE_THRESHOLDS[bound.form] if least is None else least),
     )
 
@@ -78,7 +62,7 @@ class DetrDecoder:
 
     def __call__(
         self,
-        raw: Mapping[str, NDArray[np.floating]],
+        raw: Raw,
         frame: Frame,
         threshold: float | None = None,
         max_detections: int | None = None,
@@ -91,23 +75,33 @@ class DetrDecoder:
         area in the image or is not finite is left out; a mask that is empty counts as dropped.
         """
         heads = self._heads(raw)
+        planes, grid = heads["masks"], self._grid(heads["masks"], frame)
         scores = self._scores(heads["logits"])
-        wanted = self.classes >= 0
-        if keep_classes is not None:
-            wanted &= np.isin(self.classes, list(keep_classes))
-        passing = self._passing(scores, threshold) & wanted
+        passing = self._passing(scores, threshold, keep_classes)
         if self.outputs.form == "mask2former":  # a mask only lowers a score
             sure = np.ones((len(scores), 1), dtype=np.float32)
             for place in np.flatnonzero(passing.any(axis=1)):
-                sure[place] = _certainty(heads["masks"][place])
+                sure[place] = _certainty(planes[place])
             scores = np.where(passing, scores, 0) * sure
-            passing &= self._passing(scores, threshold)
+            passing &= self._passing(scores, threshold, keep_classes)
         query, column = np.nonzero(passing)
-        boxes = _to_image(heads["boxes"][query], frame) if "boxes" in heads else None
-        found = _Found(query, scores[query, column], self.classes[column], boxes)
-        return _restore(found, heads["masks"], self._grid(heads["masks"], frame), max_detections)
+        scores, classes = scores[query, column], self.classes[column]
 
-    def _heads(self, raw: Mapping[str, NDArray[np.floating]]) -> dict[Role, Float32s]:
+        def masks_of(places: Indices) -> list[Rle]:
+            queries, back = np.unique(query[places], return_inverse=True)
+            masks = surface_masks([planes[each] for each in queries], grid)
+            return [masks[each] for each in back]
+
+        if "boxes" in heads:
+            boxes = _to_image(heads["boxes"][query], frame)
+            return finished(boxes, scores, classes, frame, masks_of, max_detections)
+        # Without boxes the limit takes the lower class and query among equal scores.
+        best = total_order(np.zeros((len(query), 4)), scores, classes)[:max_detections]
+        masks = masks_of(best)
+        found = _filled(masks), scores[best], classes[best]
+        return finished(*found, frame, lambda places: [masks[each] for each in places])
+
+    def _heads(self, raw: Raw) -> dict[Head, Float32s]:
         """Logits (Q, C), masks (Q, P, R) and boxes (Q, 4), without the batch axis."""
         names = self.outputs.names
         heads = {role: np.asarray(raw[name][0], np.float32) for role, name in names.items()}
@@ -132,16 +126,16 @@ class DetrDecoder:
             best = scores.argmax(axis=1) + np.arange(len(scores)) * scores.shape[1]
         else:
             best = np.argsort(-scores, axis=None, kind="stable")[: len(scores)]
-        chosen = np.full(scores.shape, -np.inf, dtype=np.float32)
-        chosen.flat[best] = scores.flat[best]
-        return chosen
+        those = np.full(scores.shape, -np.inf, dtype=np.float32)
+        those.flat[best] = scores.flat[best]
+        return those
 
-    def _passing(self, scores: Float32s, threshold: float | None) -> NDArray[np.bool_]:
+    def _passing(
+        self, scores: Float32s, threshold: float | None, keep_classes: frozenset[int] | None
+    ) -> Bools:
         # RF-DETR keeps what is over its threshold, Mask2Former what is not under it.
-        passing = scores > self.least if self.outputs.form == "rf_detr" else scores >= self.least
-        if threshold is not None:
-            passing &= scores.astype(np.float64) >= threshold
-        return passing
+        over = scores > self.least if self.outputs.form == "rf_detr" else scores >= self.least
+        return over & chosen(scores, self.classes, threshold, keep_classes)
 
     def _grid(self, planes: Float32s, frame: Frame) -> Grid:
         """Where the image's pixels fall on the planes: from a side in between by nearest, but for
@@ -162,40 +156,10 @@ class DetrDecoder:
         return Grid(*places)
 
 
-class _Found(NamedTuple):
-    query: Ints
-    scores: Float32s
-    classes: Ints
-    boxes: Float64s | None  # where the graph gives none, a box is what its mask fills
-
-
-def _restore(found: _Found, planes: Float32s, grid: Grid, limit: int | None) -> Detections:
-    """Detections in image pixels, with masks; without boxes the limit takes the lower class and
-    query among equal scores."""
-    query, scores, classes, boxes = found
-    rough = np.tile([0.0, 0, 1, 1], (len(query), 1)) if boxes is None else boxes
-    solid = np.flatnonzero((rough[:, 2:] > rough[:, :2]).all(axis=1))
-    order = solid[total_order(rough[solid], scores[solid], classes[solid])][:limit]
-    height, width = len(grid.rows), len(grid.columns)
-    queries, back = np.unique(query[order], return_inverse=True)
-    made = surface_masks([planes[each] for each in queries], grid, height, width)
-    seen = [place for place, mask in enumerate(back) if made[mask].area]
-    kept, masks = order[seen], [made[mask] for mask in back[seen]]
-    if boxes is None:
-        x, y, w, h = np.array([mask.box for mask in masks], np.float64).reshape(-1, 4).T
-        tight = np.stack([x, y, x + w, y + h], axis=1)
-    else:
-        tight = boxes[kept]
-    final = total_order(tight, scores[kept], classes[kept])
-    return Detections(
-        boxes=tight[final],
-        scores=scores[kept[final]].astype(np.float64),
-        classes=classes[kept[final]],
-        masks=tuple(masks[place] for place in final),
-        height=height,
-        width=width,
-        dropped=len(order) - len(kept),
-    )
+def _filled(masks: Sequence[Rle]) -> Float64s:
+    """(N, 4) xyxy of what masks fill; the first pixel of an empty one, which is dropped later."""
+    x, y, width, height = np.array([mask.box for mask in masks], np.float64).reshape(-1, 4).T
+    return np.stack([x, y, x + np.maximum(width, 1), y + np.maximum(height, 1)], axis=1)
 
 
 def _nearest(length: int, pixels: int) -> Ints:
@@ -216,14 +180,12 @@ def _certainty(plane: Float32s) -> float:
 
 
 def _to_image(boxes: Float32s, frame: Frame) -> Float64s:
-    """(N, 4) centre x, centre y, width, height as parts of the picture, to clipped xyxy pixels;
-    without an area where they are not finite."""
+    """(N, 4) centre x, centre y, width, height as parts of the picture, to xyxy pixels; without an
+    area where they are not finite."""
     parts = np.where(np.isfinite(boxes).all(axis=1, keepdims=True), boxes, 0)
     size = np.array([frame.image_width, frame.image_height], dtype=np.float64)
     centre, sides = parts[:, :2] * size, parts[:, 2:] * size
-    corners = np.hstack([centre - sides / 2, centre + sides / 2])
-    clipped: Float64s = np.clip(corners, 0, np.tile(size, 2))
-    return clipped
+    return np.hstack([centre - sides / 2, centre + sides / 2])
 
 
 def _softmax(logits: Float32s) -> Float32s:

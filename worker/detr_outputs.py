@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tasks.categories import coco80
+from tasks.graph_file import Tensor
+from worker.binding import Named, Role, ways_to_read
 from worker.detections import ModelMismatch
-from worker.runtimes import Tensor
 
 Form = Literal["detr", "mask2former", "rf_detr"]
-Role = Literal["logits", "masks", "boxes"]
+Head = Literal["logits", "masks", "boxes"]
 Classes = Literal["sparse", "direct"]
 
 # What exporters call them. Optimum leaves DETR's boxes out, Mask2Former has none.
-_NAMES: dict[Form, dict[Role, tuple[str, ...]]] = {
+_NAMES: dict[Form, dict[Head, tuple[str, ...]]] = {
     "mask2former": {"logits": ("class_queries_logits",), "masks": ("masks_queries_logits",)},
     "rf_detr": {"logits": ("labels",), "masks": ("masks",), "boxes": ("dets",)},
     "detr": {
@@ -26,51 +27,36 @@ _NAMES: dict[Form, dict[Role, tuple[str, ...]]] = {
         "boxes": ("pred_boxes",),
     },
 }
-_SHAPES: dict[Role, tuple[str, int]] = {
-    "logits": ("(1, Q, C)", 3),
-    "masks": ("(1, Q, P, R)", 4),
-    "boxes": ("(1, Q, 4)", 3),
-}
+_PATTERNS: dict[Head, str] = {"logits": "1 Q C", "masks": "1 Q P R", "boxes": "1 Q 4"}
 # Columns over COCO's sparse ids: 0 to 90, or with the 250 of the panoptic heads stuff after them.
 _SPARSE = (91, 250)
 
 
 class Outputs(NamedTuple):
     form: Form
-    names: dict[Role, str]
+    names: dict[Head, str]
     columns: int  # of the logits
 
 
-def find_outputs(
-    outputs: Sequence[Tensor], form: Form | None, named: Mapping[Role, str]
-) -> Outputs:
+def find_outputs(outputs: Sequence[Tensor], form: Form | None, named: Named) -> Outputs:
     """By the card's names, then by those of the first form that has both logits and masks here.
 
     Other outputs are let be: exporters add hidden states and auxiliary ones.
     """
-    shapes = {tensor.name: tensor.shape for tensor in outputs}
+    here = {tensor.name: tensor for tensor in outputs}
     found = [str(tensor) for tensor in outputs]
     for each in _NAMES if form is None else (form,):
-        wanted: dict[Role, tuple[str, ...]] = _NAMES[each] | {r: (n,) for r, n in named.items()}
-        names = {r: name for r, some in wanted.items() for name in some if name in shapes}
-        own = form is not None or any(names[r] in _NAMES[each].get(r, ()) for r in names)
+        wanted: dict[Head, tuple[str, ...]] = _NAMES[each] | {r: (n,) for r, n in named.items()}
+        names = {head: name for head, some in wanted.items() for name in some if name in here}
+        own = form is not None or any(names[h] in _NAMES[each].get(h, ()) for h in names)
         if own and {"logits", "masks", *named} <= names.keys():
-            expected = [f"{name} {_SHAPES[role][0]}" for role, name in names.items()]
-            if not _fit({role: shapes[name] for role, name in names.items()}):
+            roles = [Role(head, [_PATTERNS[head]]) for head in names]
+            if not ways_to_read(outputs, roles, names):
+                expected = [str(role) for role in roles]
                 raise ModelMismatch("its outputs have other shapes", expected, found)
-            return Outputs(each, names, shapes[names["logits"]][2] or 0)
+            return Outputs(each, names, here[names["logits"]].shape[2] or 0)
     known = [" and ".join(some[0] for some in names.values()) for names in _NAMES.values()]
     raise ModelMismatch("no form has outputs of these names", [*named.values(), *known], found)
-
-
-def _fit(shapes: Mapping[Role, tuple[int | None, ...]]) -> bool:
-    """Whether all have the rank of their role, a batch of one, and one number of queries."""
-    return (
-        all(len(s) == _SHAPES[role][1] and s[0] in (1, None) for role, s in shapes.items())
-        and len({shape[1] for shape in shapes.values()} - {None}) <= 1
-        and shapes["logits"][2] is not None
-        and shapes.get("boxes", (4,))[-1] == 4
-    )
 
 
 def classes_of_columns(

@@ -20,6 +20,7 @@ from worker.images import Pixels
 Record = Mapping[str, Any]  # a COCO annotation: bbox, segmentation, category_id, score
 Color = tuple[int, int, int]
 Box = tuple[int, int, int, int]  # x1, y1, x2, y2, the last two outside
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 TILE = (640, 480)  # the room for a picture on a sheet: width, height
 _CAPTION = 30
@@ -40,16 +41,18 @@ def draw(
     The records are in pixels of an image of (height, width) `image_size`, which may be larger than
     `pixels`: as a rule their masks tell it, else it is the size of `pixels`.
     """
-    image_size = image_size or _size_of_masks(records) or pixels.shape[:2]
+    masks = (each["segmentation"] for each in records)
+    sizes = (tuple(mask["size"]) for mask in masks if isinstance(mask, Mapping))
+    image_size = image_size or next(sizes, pixels.shape[:2])
     picture = _fitted(pixels)
     ordered = sorted(records, key=lambda record: -float(record["bbox"][2] * record["bbox"][3]))
     for record in ordered:  # small ones on top
         _paint(picture, _mask(record, image_size, picture.shape[:2]), color_of(record))
     scale = (picture.shape[1] / image_size[1], picture.shape[0] / image_size[0])
-    boxes = [_box(record, scale, picture.shape) for record in ordered]
-    for record, (x1, y1, x2, y2) in zip(ordered, boxes, strict=True):
+    boxed = [(record, _box(record, scale, picture.shape)) for record in ordered]
+    for record, (x1, y1, x2, y2) in boxed:
         cv2.rectangle(picture, (x1, y1), (x2 - 1, y2 - 1), color_of(record), 1)
-    return _labelled(picture, list(zip(ordered, boxes, strict=True)), names)
+    return _labelled(picture, boxed, names)
 
 
 def color_of(record: Record) -> Color:
@@ -67,12 +70,11 @@ def contact_sheet(tiles: Sequence[tuple[str, Pixels | None]]) -> bytes:
     rows = max(1, math.ceil(len(tiles) / columns))
     width, height = TILE[0] + _GAP, TILE[1] + _CAPTION + _GAP
     sheet = Image.new("RGB", (columns * width + _GAP, rows * height + _GAP), _PAPER)
-    pen = ImageDraw.Draw(sheet)
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(16)
     for number, (caption, pixels) in enumerate(tiles):
         x = _GAP + number % columns * width
         y = _GAP + number // columns * height
-        _tile(sheet, pen, (x, y), pixels)
-        font = ImageFont.load_default(16)
+        sheet.paste(_tile(pixels), (x, y))
         text = _shortened(pen, _printable(caption), font, TILE[0])
         pen.text((x, y + TILE[1] + _CAPTION / 2), text, _INK, font, anchor="lm")
     file = io.BytesIO()
@@ -80,18 +82,15 @@ def contact_sheet(tiles: Sequence[tuple[str, Pixels | None]]) -> bytes:
     return file.getvalue()
 
 
-def _tile(
-    sheet: Image.Image, pen: ImageDraw.ImageDraw, at: tuple[int, int], pixels: Pixels | None
-) -> None:
-    x, y = at
+def _tile(pixels: Pixels | None) -> Image.Image:
+    tile = Image.new("RGB", TILE, _GREY if pixels is None else _PAPER)
     if pixels is None:
-        pen.rectangle((x, y, x + TILE[0] - 1, y + TILE[1] - 1), _GREY)
-        font = ImageFont.load_default(22)
-        middle = (x + TILE[0] / 2, y + TILE[1] / 2)
-        pen.text(middle, "could not be read", _FAINT, font, anchor="mm")
-        return
-    picture = Image.fromarray(_fitted(pixels))
-    sheet.paste(picture, (x + (TILE[0] - picture.width) // 2, y + (TILE[1] - picture.height) // 2))
+        pen, middle = ImageDraw.Draw(tile), (TILE[0] / 2, TILE[1] / 2)
+        pen.text(middle, "could not be read", _FAINT, ImageFont.load_default(22), anchor="mm")
+    else:
+        picture = Image.fromarray(_fitted(pixels))
+        tile.paste(picture, ((TILE[0] - picture.width) // 2, (TILE[1] - picture.height) // 2))
+    return tile
 
 
 def _fitted(pixels: Pixels) -> Pixels:
@@ -101,14 +100,6 @@ def _fitted(pixels: Pixels) -> Pixels:
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     way = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
     return np.array(cv2.resize(pixels, size, interpolation=way), dtype=np.uint8)
-
-
-def _size_of_masks(records: Sequence[Record]) -> tuple[int, int] | None:
-    for record in records:
-        if isinstance(record["segmentation"], Mapping):
-            height, width = record["segmentation"]["size"]
-            return height, width
-    return None
 
 
 def _mask(record: Record, image_size: tuple[int, int], size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -132,10 +123,9 @@ def _paint(picture: Pixels, mask: NDArray[np.uint8], color: Color) -> None:
 
 
 def _box(record: Record, scale: tuple[float, float], shape: tuple[int, ...]) -> Box:
-    x, y, width, height = (float(number) for number in record["bbox"])
-    ends = (x * scale[0], y * scale[1], (x + width) * scale[0], (y + height) * scale[1])
-    x1, x2 = (min(max(round(end), 0), shape[1]) for end in ends[::2])
-    y1, y2 = (min(max(round(end), 0), shape[0]) for end in ends[1::2])
+    x, y, width, height = record["bbox"]
+    ends = np.multiply((x, y, x + width, y + height), (*scale, *scale))
+    x1, y1, x2, y2 = np.clip(np.rint(ends), 0, (*shape[1::-1], *shape[1::-1])).astype(int).tolist()
     return x1, y1, max(x2, x1 + 1), max(y2, y1 + 1)
 
 
@@ -181,18 +171,11 @@ def _covered(label: Box, placed: Sequence[Box]) -> int:
 
 def _printable(text: str) -> str:
     """Without control characters, and without the accents that Pillow's own font does not have."""
-    plain = (
-        each for each in unicodedata.normalize("NFKD", text) if not unicodedata.combining(each)
-    )
-    return "".join(each if each.isprintable() else " " for each in plain)
+    plain = unicodedata.normalize("NFKD", text)
+    return "".join(c if c.isprintable() else " " for c in plain if not unicodedata.combining(c))
 
 
-def _shortened(
-    pen: ImageDraw.ImageDraw,
-    text: str,
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
-    room: float,
-) -> str:
+def _shortened(pen: ImageDraw.ImageDraw, text: str, font: Font, room: float) -> str:
     """The text, cut in its middle so that it fits: both ends of a path tell something."""
     if pen.textlength(text, font) <= room:
         return text

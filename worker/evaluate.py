@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Mapping
+from collections import Counter
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -36,7 +36,6 @@ def evaluate(folder: Folder, truth_uri: str) -> Record:
         for each in results
         if each["image_id"] in images and each["category_id"] in categories
     ]
-    coco = _coco(truth)
     wanted = sorted(set(images.values()))
     report: Record = {
         "images": len(wanted),
@@ -44,8 +43,12 @@ def evaluate(folder: Folder, truth_uri: str) -> Record:
         "results": len(mapped),
         "results_left_out": len(results) - len(mapped),
     }
-    for kind, name in (("bbox", "box"), ("segm", "mask")):
-        report[name] = _measure(coco, mapped, wanted, kind)
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools talks
+        coco = COCO()
+        coco.dataset = truth
+        coco.createIndex()
+        report["box"] = _measure(coco, mapped, wanted, "bbox")
+        report["mask"] = _measure(coco, mapped, wanted, "segm")
     report["mean_ap"] = (report["box"]["ap"] + report["mask"]["ap"]) / 2
     return report
 
@@ -90,53 +93,36 @@ def _image_ids(dataset: Record, folder: Folder, truth: Record) -> dict[int, int]
     if all(theirs.get(number) == name for number, name in ours.items()):
         return {number: number for number in ours}
     by_name = {name: number for number, name in theirs.items()}
-    by_base = _unique({number: PurePosixPath(name).name for number, name in theirs.items()})
-    found = {
-        number: by_name.get(name, by_base.get(PurePosixPath(name).name))
-        for number, name in ours.items()
-    }
-    return {number: theirs for number, theirs in found.items() if theirs is not None}
-
-
-def _unique(names: Mapping[int, str]) -> dict[str, int]:
-    """Names to ids, without the names that more than one has."""
-    seen: dict[str, list[int]] = {}
-    for number, name in names.items():
-        seen.setdefault(name, []).append(number)
-    return {name: numbers[0] for name, numbers in seen.items() if len(numbers) == 1}
+    bases = Counter(PurePosixPath(name).name for name in theirs.values())
+    by_base = {PurePosixPath(name).name: number for name, number in by_name.items()}
+    found = {}
+    for number, name in ours.items():
+        base = PurePosixPath(name).name
+        if name in by_name or bases[base] == 1:
+            found[number] = by_name.get(name, by_base[base])
+    return found
 
 
 def _category_ids(dataset: Record, truth: Record) -> dict[int, int]:
     """Our category ids to the truth's, by name."""
     by_name = {each["name"]: each["id"] for each in truth["categories"]}
-    found = {each["id"]: by_name.get(each["name"]) for each in dataset["categories"]}
-    if not any(found.values()):
-        ours = ", ".join(each["name"] for each in dataset["categories"][:5])
-        raise InputError(f"no class of the job ({ours}, …) is a category of the ground truth")
-    return {number: theirs for number, theirs in found.items() if theirs is not None}
-
-
-def _coco(dataset: Record) -> Any:
-    coco = COCO()
-    coco.dataset = dataset
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco.createIndex()
-    return coco
+    ours = {each["id"]: each["name"] for each in dataset["categories"]}
+    found = {number: by_name[name] for number, name in ours.items() if name in by_name}
+    if not found:
+        some = ", ".join([*ours.values()][:5])
+        raise InputError(f"no class of the job ({some}, …) is a category of the ground truth")
+    return found
 
 
 def _measure(truth: Any, results: list[Record], images: list[int], kind: str) -> Record:
     if not results:
         return dict.fromkeys(METRICS, 0.0) | {"by_class": {}, "mean_iou": None}
-    with contextlib.redirect_stdout(io.StringIO()):
-        found = truth.loadRes([dict(each) for each in results])
-        judge = COCOeval(truth, found, kind)
-        judge.params.imgIds = images
-        judge.evaluate()
-        judge.accumulate()
-        judge.summarize()
-    report: Record = {
-        name: _rounded(value) for name, value in zip(METRICS, judge.stats[:6], strict=True)
-    }
+    judge = COCOeval(truth, truth.loadRes([dict(each) for each in results]), kind)
+    judge.params.imgIds = images
+    judge.evaluate()
+    judge.accumulate()
+    judge.summarize()
+    report: Record = dict(zip(METRICS, map(_rounded, judge.stats[:6]), strict=True))
     precision = judge.eval["precision"]  # (IoU, recall, class, area, detections)
     report["by_class"] = {
         truth.cats[category]["name"]: _rounded(_mean(precision[:, :, place, 0, -1]))
@@ -162,10 +148,9 @@ def _mean_iou(judge: Any) -> float | None:
     for each in judge.evalImgs:
         if each is None or list(each["aRng"]) != list(judge.params.areaRng[0]):
             continue
-        truth = {
-            g["id"]: n for n, g in enumerate(judge._gts[each["image_id"], each["category_id"]])
-        }
-        ious = judge.ious[each["image_id"], each["category_id"]]
+        place_in = each["image_id"], each["category_id"]
+        truth = {real["id"]: number for number, real in enumerate(judge._gts[place_in])}
+        ious = judge.ious[place_in]
         for place, match in enumerate(each["dtMatches"][0]):  # best score first, as in `ious`
             if match:
                 overlaps.append(float(ious[place, truth[int(match)]]))

@@ -46,24 +46,18 @@ _PLUGINS: dict[str, type[ImageFile.ImageFile]] = {
 }
 _OPTIONAL = {"WebP": "webp", "AVIF": "avif"}  # a build of Pillow may lack them
 _MAGIC = {
-    b"\xff\xd8\xff": "JPEG",
-    b"\x89PNG\r\n\x1a\n": "PNG",
-    b"II*\0": "TIFF",
-    b"MM\0*": "TIFF",
-    b"II+\0": "TIFF",
-    b"MM\0+": "TIFF",
-    b"GIF8": "GIF",
-    b"8BPS": "Photoshop",
-    b"\0\0\0\x0cjP  ": "JPEG 2000",
-    b"\xff\x4f\xff\x51": "JPEG 2000",
-    b"\0\0\0\x0cJXL ": "JPEG XL",
-    b"\xff\x0a": "JPEG XL",
-    b"%PDF": "PDF",
+    "JPEG": (b"\xff\xd8\xff",),
+    "PNG": (b"\x89PNG\r\n\x1a\n",),
+    "TIFF": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
+    "GIF": (b"GIF8",),
+    "Photoshop": (b"8BPS",),
+    "JPEG 2000": (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51"),
+    "JPEG XL": (b"\0\0\0\x0cJXL ", b"\xff\x0a"),
+    "PDF": (b"%PDF",),
 }
 _BMP_HEADERS = {12, 16, 40, 52, 56, 64, 108, 124}
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
-_UNKNOWN_RANGE = {"I", "F"}  # 32-bit samples: what is white is not said
-_NOT_RGB = {"LAB", "HSV"}
+_NOT_READ = {"I", "F", "LAB", "HSV"}  # of 32-bit samples is not said what is white
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -104,7 +98,7 @@ def read_header(data: bytes, max_pixels: int = MAX_PIXELS) -> Header:
     image = _open(data, format)
     width, height = image.size
     _check_pixels(width, height, max_pixels)
-    if image.mode in _UNKNOWN_RANGE | _NOT_RGB:
+    if image.mode in _NOT_READ:
         raise BadImage("unsupported", f"The {format} has samples of a kind that is not read.")
     orientation = _orientation(image)
     if orientation > 4 and format != "TIFF":  # Pillow turns TIFF by itself
@@ -125,7 +119,9 @@ def decode(data: bytes, header: Header, minimum: tuple[int, int] | None = None) 
     case it is nearer to the average of the pixels that a value of the input stands for.
     """
     image = _open(data, header.format)
-    _refuse_zero_tail(data, header.format)
+    # Zeros in place of the end are what a broken-off download leaves; they decode to grey.
+    if header.format == "JPEG" and data.endswith(bytes(16)) and ends_early(data, "JPEG"):
+        raise _broken(data, header.format)
     scale = reduction(header, minimum)
     try:
         if scale > 1:
@@ -179,7 +175,7 @@ def _detect(data: bytes) -> str:
 
 
 def _format(data: bytes) -> str:
-    for magic, name in _MAGIC.items():
+    for name, magic in _MAGIC.items():
         if data.startswith(magic):
             return name
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
@@ -249,12 +245,6 @@ def _to_rgb(image: Image.Image, bits: int) -> Pixels:
         grey = (np.asarray(image) >> (bits - 8)).clip(0, 255).astype(np.uint8)
         return np.repeat(grey[:, :, np.newaxis], 3, axis=2)
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
-
-
-def _refuse_zero_tail(data: bytes, format: str) -> None:
-    """Zeros in place of the end are what a broken-off download leaves; they decode to grey."""
-    if format == "JPEG" and data.endswith(bytes(16)) and ends_early(data, format):
-        raise _broken(data, format)
 
 
 def _broken(data: bytes, format: str) -> BadImage:

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.cards import InputSpec
+from tasks.graph_file import Tensor
 from worker.detections import ModelMismatch
 from worker.images import Pixels
 from worker.preprocess import Frame, Layout, preprocess, to_frame
-from worker.runtimes import Tensor
 
 _DTYPES: dict[str, type[np.generic]] = {
     "float": np.float32,

@@ -7,29 +7,23 @@ the card's `[decode]` table is for graphs that do not.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from tasks.categories import coco80
-from worker.detections import Detections, ModelMismatch
-from worker.mask_rcnn_outputs import Outputs, Role, find_outputs
-from worker.nms import total_order
-from worker.pasting import plane_masks, rounded_masks, sampled_masks
+from worker.binding import Named, Role, Table, Tensors, find_roles, is_whole, options_of
+from worker.detections import Detections, Indices, ModelMismatch, Raw, chosen, finished
+from worker.intake import Intake
+from worker.pasting import Float32s, Float64s, plane_masks, rounded_masks, sampled_masks
+from worker.preprocess import Frame
+from worker.rle import Rle
 
-if TYPE_CHECKING:
-    from worker.intake import Intake
-    from worker.preprocess import Frame
-    from worker.runtimes import Tensor
-
-Float32s = NDArray[np.float32]
-Indices = NDArray[np.intp]
 Labels = Literal["zero_based", "one_based", "coco91"]
 Paste = Literal["rounded", "sampled"]
+Head = Literal["boxes", "labels", "scores", "masks"]
 
 _COCO_IDS = [category.id for category in coco80()]
 
@@ -44,23 +38,24 @@ class MaskRcnnOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     labels: Labels | None = None
     paste: Paste | None = None
-    outputs: dict[Role, str] = {}
+    outputs: dict[Head, str] = {}
 
 
-def bind(
-    outputs: Sequence[Tensor],
-    options_table: Mapping[str, object],
-    category_count: int,
-    intake: Intake,
-) -> MaskRcnnDecoder:
+class Outputs(NamedTuple):
+    boxes: str
+    labels: str
+    scores: str | None  # None where they are the fifth column of the boxes
+    masks: str
+    channels: int | None  # maps of a box: one, or of the background and every class; None: no axis
+    side: tuple[int | None, int | None]  # height and width of a mask
+    detectron2: bool
+
+
+def bind(outputs: Tensors, table: Table, categories: int, intake: Intake) -> MaskRcnnDecoder:
     """The decoder of a graph with these outputs; raises ModelMismatch where they do not fit."""
     found = [str(tensor) for tensor in outputs]
-    try:
-        options = msgspec.convert(options_table, MaskRcnnOptions)
-    except msgspec.ValidationError as exc:
-        reason = f"its [decode] table is not valid ({exc})"
-        raise ModelMismatch(reason, MaskRcnnOptions.__struct_fields__, list(options_table)) from exc
-    bound = find_outputs(outputs, category_count, options.outputs)
+    options = options_of(MaskRcnnOptions, table)
+    bound = _find_outputs(outputs, categories, options.outputs)
     # torchvision's masks cover the image, all others their box.
     native = intake.spec.fit == "native" and None in bound.side
     planes = native and bound.channels == 1 and not bound.detectron2
@@ -70,11 +65,41 @@ def bind(
     labels: Labels = "one_based"
     if bound.detectron2 or bound.scores is None:  # the latter is Open Model Zoo since 2020
         labels = "zero_based"
-    elif planes and category_count == len(_COCO_IDS):  # as torchvision's authors trained it
+    elif planes and categories == len(_COCO_IDS):  # as torchvision's authors trained it
         labels = "coco91"
     paste = options.paste or ("sampled" if bound.detectron2 else "rounded")
-    table = _class_of_label(options.labels or labels, category_count)
-    return MaskRcnnDecoder(bound, table, "planes" if planes else paste)
+    classes = _class_of_label(options.labels or labels, categories)
+    return MaskRcnnDecoder(bound, classes, "planes" if planes else paste)
+
+
+def _find_outputs(tensors: Tensors, categories: int, named: Named) -> Outputs:
+    """The graph's outputs by role; raises ModelMismatch where they leave a doubt."""
+    boxes = Role("boxes", ["N 4|5"], ("boxes", "pred_boxes"), whole=False)
+    labels = Role("labels", ["N"], ("labels", "classes", "pred_classes"), whole=True)
+    scores = Role("scores", ["N"], ("scores",), whole=False)
+    maps = ["N S S", f"N 1|{categories + 1} S S"]
+    masks = Role("masks", maps, ("masks", "raw_masks", "pred_masks"), whole=False)
+    own = named.get("boxes")
+    scored = any(each.shape[1:] == (5,) and own in (None, each.name) for each in tensors)
+    roles = (boxes, labels, masks) if scored else (boxes, labels, masks, scores)
+    # Detectron2's say how large their input was, which the frame knows. Open Model Zoo's graphs
+    # put out a TopK besides, for no use that is said.
+    familiar = {*named.values(), *(name for role in roles for name in role.known)}
+    strange = [each for each in tensors if each.name not in familiar]
+    sizes = [each for each in strange if each.shape == (2,) and is_whole(each)]
+    beside = [*sizes, *(each for each in strange if each.name.startswith("TopK"))]
+    found = find_roles([each for each in tensors if each not in beside], roles, named)
+    names = [each.tensor.name for each in found]
+    shape = found[2].tensor.shape
+    return Outputs(
+        boxes=names[0],
+        labels=names[1],
+        scores=None if scored else names[3],
+        masks=names[2],
+        channels=(shape[1] or 1) if len(shape) == 4 else None,
+        side=(shape[-2], shape[-1]),
+        detectron2=bool(sizes) or names[2] == "pred_masks",
+    )
 
 
 def _class_of_label(labels: Labels, count: int) -> Indices:
@@ -96,7 +121,7 @@ class MaskRcnnDecoder:
 
     def __call__(
         self,
-        raw: Mapping[str, NDArray[np.floating]],
+        raw: Raw,
         frame: Frame,
         threshold: float | None = None,
         max_detections: int | None = None,
@@ -108,47 +133,33 @@ class MaskRcnnDecoder:
         best `max_detections` are taken. Rows that are no detection take no place: padding, labels
         without a category, scores or boxes that are not finite, boxes without area in the image.
         """
-        height, width = frame.image_height, frame.image_width
         boxes, classes, scores, masks = self._rows(raw, frame)
-        usable = (classes >= 0) & np.isfinite(scores) & np.isfinite(boxes).all(axis=1)
-        if threshold is not None:
-            usable &= scores.astype(np.float64) >= threshold
-        if keep_classes is not None:
-            usable &= np.isin(classes, list(keep_classes))
+        usable = chosen(scores, classes, threshold, keep_classes) & np.isfinite(boxes).all(axis=1)
         rows = np.flatnonzero(usable)
         if self.outputs.scores is None:  # Open Model Zoo fills up with rows of zeros
             rows = rows[boxes[rows].sum(axis=1, dtype=np.float64) > 0]
-        image_boxes = frame.to_image(boxes[rows])
-        clipped = np.clip(image_boxes, 0, [width, height, width, height])
-        solid = np.flatnonzero((clipped[:, 2:] > clipped[:, :2]).all(axis=1))
-        order = total_order(clipped[solid], scores[rows[solid]], classes[rows[solid]])
-        place = solid[order][:max_detections]
-        rows, image_boxes, clipped = rows[place], image_boxes[place], clipped[place]
+        boxes_image, classes = frame.to_image(boxes[rows]), classes[rows]
 
+        def masks_of(places: Indices) -> list[Rle]:
+            return self._pasted(masks, rows[places], classes[places], boxes_image[places], frame)
+
+        return finished(boxes_image, scores[rows], classes, frame, masks_of, max_detections)
+
+    def _pasted(
+        self, masks: Float32s, rows: Indices, classes: Indices, boxes: Float64s, frame: Frame
+    ) -> list[Rle]:
+        """The masks of some rows; only the maps that are pasted are copied."""
+        height, width = frame.image_height, frame.image_width
         if self.paste == "planes":
-            made = plane_masks(masks[:, 0, :height, :width], rows.tolist(), image_boxes)
-        else:  # only the maps that are pasted are copied: of all classes the background is first
-            every_class = (self.outputs.channels or 1) > 1
-            maps = masks[rows, classes[rows] + 1] if every_class else masks[rows]
-            maps = maps[:, 0] if maps.ndim == 4 else maps
-            if self.paste == "sampled":
-                made = sampled_masks(maps, clipped, height, width)
-            else:
-                made = rounded_masks(maps, image_boxes, height, width)
-        kept = [index for index, mask in enumerate(made) if mask.area]
-        return Detections(
-            boxes=clipped[kept],
-            scores=scores[rows[kept]].astype(np.float64),
-            classes=classes[rows[kept]].astype(np.int64),
-            masks=tuple(made[index] for index in kept),
-            height=height,
-            width=width,
-            dropped=len(made) - len(kept),
-        )
+            return plane_masks(masks[:, 0, :height, :width], rows.tolist(), boxes)
+        every_class = (self.outputs.channels or 1) > 1  # the background's is first
+        maps = masks[rows, classes + 1] if every_class else masks[rows]
+        maps = maps[:, 0] if maps.ndim == 4 else maps
+        if self.paste == "rounded":
+            return rounded_masks(maps, boxes, height, width)
+        return sampled_masks(maps, np.clip(boxes, 0, [width, height] * 2), height, width)
 
-    def _rows(
-        self, raw: Mapping[str, NDArray[np.floating]], frame: Frame
-    ) -> tuple[Float32s, Indices, Float32s, Float32s]:
+    def _rows(self, raw: Raw, frame: Frame) -> tuple[Float32s, Indices, Float32s, Float32s]:
         """The boxes (N, 4) in pixels of the input, classes (N,) or -1, scores (N,) and masks."""
         bound = self.outputs
         boxes, labels, masks = (

@@ -2,13 +2,9 @@
 resolution with one cell around it, bilinear to the image, > 0.5."""
 
 import numpy as np
-from numpy.typing import NDArray
 
-from worker.rle import Rle
-from worker.surfaces import Grid, chunks, half_pixel, level_masks
-
-Float32s = NDArray[np.float32]
-Ints = NDArray[np.int64]
+from worker.rle import Ints, Rle
+from worker.surfaces import Float32s, Grid, chunks, half_pixel, level_masks
 
 _HALF = np.float32(0.5)
 _ABOVE_HALF: np.float32 = np.nextafter(_HALF, np.float32(1))

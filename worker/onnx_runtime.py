@@ -9,7 +9,8 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from tasks.cards import Compute, ModelError
-from worker.runtimes import RunFailed, Tensor
+from tasks.graph_file import Tensor
+from worker.runtimes import RunFailed
 from worker.settings import WorkerSettings
 
 VERSION = str(ort.__version__)

@@ -6,14 +6,14 @@ import os
 import re
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tasks.cards import Compute, ModelError
-from worker.runtimes import RunFailed, Tensor
+from tasks.graph_file import IR_TYPES, Tensor, ir_name
+from worker.runtimes import RunFailed
 from worker.settings import WorkerSettings
 
 # Importing openvino reports the import to Google Analytics and writes an identity into the home
@@ -28,17 +28,12 @@ from openvino.frontend import FrontEndManager  # noqa: E402
 VERSION = str(ov.__version__).partition("-")[0]
 
 _OLDEST_IR = 10  # OpenVINO reads none before this since its release 2021.1
-_ONNX_NAMES = {"f16": "float16", "f32": "float", "f64": "double", "boolean": "bool"} | {
-    f"{sign[0]}{bits}": f"{sign}{bits}" for sign in ("int", "uint") for bits in (8, 16, 32, 64)
-}
 
 
 def load(path: str, compute: Compute, settings: WorkerSettings) -> OpenVinoRuntime:
     core = ov.Core()
     if compute == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         raise ModelError(f"this CPU does not compute in bf16, which {path} is to run in; use f32")
-    if path.lower().endswith(".xml"):
-        _check_ir(Path(path))
     return OpenVinoRuntime(core, path, compute, settings.threads)
 
 
@@ -83,6 +78,7 @@ def _properties(compute: Compute, threads: int) -> dict[str, Any]:
 def _read(core: ov.Core, path: str) -> ov.Model:
     """The graph, with its weights in memory: a mapped file that is replaced kills its reader."""
     if path.lower().endswith(".xml"):
+        _check_version(path)
         core.set_property({"ENABLE_MMAP": False})
         return core.read_model(path)
     onnx = FrontEndManager().load_by_framework("onnx")  # told what it is, it says what is wrong
@@ -92,22 +88,16 @@ def _read(core: ov.Core, path: str) -> ov.Model:
     return network
 
 
-def _check_ir(path: Path) -> None:
-    try:
-        with path.open("rb") as file:
-            head = re.search(rb'<net\b[^>]*?\bversion="(\d+)"', file.read(4096))
-    except OSError as exc:
-        raise ModelError(f"the model file {path} cannot be read: {exc.strerror}") from exc
+def _check_version(path: str) -> None:
+    with open(path, "rb") as file:
+        head = re.search(rb'<net\b[^>]*?\bversion="(\d+)"', file.read(4096))
     if head is None:
-        raise ModelError(f"{path} is no OpenVINO IR")
+        raise ValueError("it is no OpenVINO IR")
     if int(head[1]) < _OLDEST_IR:
-        raise ModelError(
-            f"{path} is an OpenVINO IR of version {int(head[1])}, and OpenVINO {VERSION} reads IRs "
+        raise ValueError(
+            f"it is an OpenVINO IR of version {int(head[1])}, and OpenVINO {VERSION} reads IRs "
             f"from version {_OLDEST_IR} on: convert the original network anew, to IR or to ONNX"
         )
-    weights = path.with_suffix(".bin")
-    if not weights.is_file():
-        raise ModelError(f"{path} lies there without its weights: put {weights.name} beside it")
 
 
 def _tensor(port: Any) -> Tensor:
@@ -115,18 +105,8 @@ def _tensor(port: Any) -> Tensor:
         each.get_length() if each.is_static else None for each in port.get_partial_shape()
     )
     kind = port.get_element_type().get_type_name()
-    return Tensor(_name(port), shape, _ONNX_NAMES.get(kind, kind))
-
-
-def _name(port: Any) -> str:
-    """The one name of a tensor, of which OpenVINO may know several.
-
-    It is the graph's own name for this input or output; else one that does not begin with a digit,
-    as the numbers of exporters do, the shortest of them and then the first.
-    """
-    own = str(port.get_node().get_friendly_name()).partition("/sink_port_")[0]
-    names: set[str] = port.get_names() or {own}
-    return min(names, key=lambda name: (name != own, name[:1].isdigit(), len(name), name))
+    name = ir_name(str(port.get_node().get_friendly_name()), port.get_names())
+    return Tensor(name, shape, IR_TYPES.get(kind, kind))
 
 
 def _reason(exc: Exception) -> str:

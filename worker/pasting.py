@@ -14,11 +14,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.rle import Rle, from_flips
+from worker.rle import Ints, Rle, from_flips
 
 Float32s = NDArray[np.float32]
 Float64s = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 # Crossings looked for at once at most: keeps memory flat, however many and large the boxes are.
 _CROSSINGS = 1 << 20

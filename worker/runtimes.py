@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-
-@dataclass(frozen=True)
-class Tensor:
-    name: str
-    shape: tuple[int | None, ...]  # None where the graph leaves a dimension open
-    dtype: str
-
-    def __str__(self) -> str:
-        sizes = "×".join("?" if size is None else str(size) for size in self.shape)
-        return f"{self.name} ({sizes} {self.dtype})"
+from tasks.graph_file import Tensor
 
 
 class RunFailed(Exception):

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.rle import Rle, from_flips
+from worker.rle import Bools, Ints, Rle, from_flips
 
 Float32s = NDArray[np.float32]
 Float64s = NDArray[np.float64]
-Ints = NDArray[np.int64]
 # From plane values to what is interpolated: positive ones go above the level, others not.
 Value = Callable[[Float32s], Float32s]
 
@@ -42,33 +41,21 @@ def half_pixel(cells: int, pixels: int) -> Float64s:
     return np.clip((np.arange(pixels) + 0.5) * (cells / pixels) - 0.5, 0, cells - 1)
 
 
-def surface_masks(
-    planes: Sequence[Float32s] | Float32s,
-    grid: Grid,
-    height: int,
-    width: int,
-    *,
-    boxes: Ints | None = None,
-) -> list[Rle]:
-    """Masks of a height × width image: the pixels where the bilinear surface is above zero.
+def surface_masks(planes: Sequence[Float32s] | Float32s, grid: Grid) -> list[Rle]:
+    """The pixels of the grid where the bilinear surface over each plane is above zero.
 
-    planes: n of (P, Q), of any strides. boxes: (n, 4) pixels x1, y1, x2, y2 of the image, the last
-    two exclusive, outside which a mask is off. A value that is not finite counts as zero.
+    planes: n of (P, Q), of any strides. A value that is not finite counts as zero.
     """
-    boxes = np.tile([0, 0, width, height], (len(planes), 1)) if boxes is None else boxes
-    boxes = np.clip(boxes, 0, [width, height, width, height])
     masks: list[Rle] = []
     for part in chunks(len(planes), planes[0].size if len(planes) else 1):
         rows, columns = planes[0].shape
         cut = np.zeros((len(planes[part]), rows + 2, columns + 1), dtype=np.float32)
-        for source, target, box in zip(planes[part], cut, boxes[part].tolist(), strict=True):
-            # The cells that pixels of the box are interpolated from.
-            cells = _span(grid.rows[box[1] : box[3]]), _span(grid.columns[box[0] : box[2]])
-            target[1:-1, :-1][cells] = source[cells]
+        for source, target in zip(planes[part], cut, strict=True):
+            target[1:-1, :-1] = source
         with np.errstate(invalid="ignore", over="ignore"):
             if not np.isfinite(cut.sum()):
                 cut[~np.isfinite(cut)] = 0
-        masks += level_masks(cut, grid, _near_zero, np.float32(0), boxes[part])
+        masks += level_masks(cut, grid, _near_zero, np.float32(0))
     return masks
 
 
@@ -78,9 +65,7 @@ def chunks(count: int, cells: int) -> list[slice]:
     return [slice(start, min(start + step, count)) for start in range(0, count, step)]
 
 
-def level_masks(
-    cut: Float32s, grid: Grid, value: Value, level: np.float32, boxes: Ints | None = None
-) -> list[Rle]:
+def level_masks(cut: Float32s, grid: Grid, value: Value, level: np.float32) -> list[Rle]:
     """Masks where the surface over `value` of the planes is above the level.
 
     cut: (n, P + 2, Q + 1), the planes with a row outside all masks above and below, and a column
@@ -105,18 +90,8 @@ def level_masks(
     y = _first_pixel(
         row[at], upper.ravel()[crossing], lower.ravel()[crossing], level, grid.rows, padded_rows - 2
     )
-    mask = mask[at]
-    if boxes is not None:
-        x1, y1, x2, y2 = boxes[mask].T
-        inside = (x >= x1) & (x < x2) & (y1 < y2)
-        y = np.clip(y, y1, y2)[inside]
-        mask, x = mask[inside], x[inside]
-    keys = mask * (height * width + 1) + x * height + y
+    keys = mask[at] * (height * width + 1) + x * height + y
     return from_flips(keys, len(cut), height, width)
-
-
-def _span(places: Float64s) -> slice:
-    return slice(int(places[0]), int(places[-1]) + 2) if len(places) else slice(0)
 
 
 def _near_zero(values: Float32s) -> Float32s:
@@ -134,7 +109,7 @@ def _columns(places: Float64s, cells: int) -> tuple[Ints, Float32s]:
     return first, offset
 
 
-def _mixed_cells(on: NDArray[np.bool_], stride: int) -> Ints:
+def _mixed_cells(on: Bools, stride: int) -> Ints:
     """Cells (by their upper left corner) whose corners are not all on or all off.
 
     Rows follow each other, so a row's last cell wraps: it is beyond the image, with no pixels.
@@ -163,9 +138,7 @@ def _first_pixel(
     return pixel
 
 
-def _first_past(
-    places: Float64s, crossed: Float64s, strictly: NDArray[np.bool_], rows: int
-) -> Ints:
+def _first_past(places: Float64s, crossed: Float64s, strictly: Bools, rows: int) -> Ints:
     """The first of the ascending places at or past each crossing, or `strictly` past it: turning
     on takes a pixel above the level, and one at the level is off already.
 

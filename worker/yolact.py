@@ -7,29 +7,24 @@ evaluation: anchors with a class over 0.05, Fast NMS per class, the best 100.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.detections import Detections, ModelMismatch
+from worker.binding import Count, Part, Table, Tensors, options_of
+from worker.detections import Detections, Indices, ModelMismatch, Raw, chosen, finished
+from worker.intake import Intake
 from worker.masks import prototype_masks
-from worker.nms import fast_nms, greedy_nms, total_order
-from worker.yolact_outputs import Outputs, Role, find_outputs
-
-if TYPE_CHECKING:
-    from worker.intake import Intake
-    from worker.preprocess import Frame
-    from worker.runtimes import Tensor
+from worker.nms import fast_nms, greedy_nms
+from worker.preprocess import Frame
+from worker.rle import Rle
+from worker.yolact_outputs import Head, Outputs, find_outputs
 
 Float32s = NDArray[np.float32]
-Indices = NDArray[np.intp]
-
-Part = Annotated[float, msgspec.Meta(ge=0, le=1)]
-Count = Annotated[int, msgspec.Meta(ge=1)]
 Positives = Annotated[tuple[Annotated[float, msgspec.Meta(gt=0)], ...], msgspec.Meta(min_length=1)]
 
 # The finest prediction level is at an eighth of the input, each further one at half the last.
@@ -48,29 +43,20 @@ class YolactOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     top_k: Count = 200
     max_detections: Count = 100
     # Names of outputs, needed only where their shapes leave a doubt.
-    outputs: dict[Role, str] = {}
+    outputs: dict[Head, str] = {}
     # For "loc" in a graph that does not put out its priors: one scale (pixels of the input) per
     # level, and the ratios at each.
     prior_scales: Positives = (24, 48, 96, 192, 384)
     prior_ratios: Positives = (1, 0.5, 2)
 
 
-def bind(
-    outputs: Sequence[Tensor],
-    options_table: Mapping[str, object],
-    category_count: int,
-    intake: Intake,
-) -> YolactDecoder:
+def bind(outputs: Tensors, table: Table, categories: int, intake: Intake) -> YolactDecoder:
     """The decoder of a graph with these outputs; raises ModelMismatch where they do not fit."""
     found = [str(tensor) for tensor in outputs]
-    try:
-        options = msgspec.convert(options_table, YolactOptions)
-    except msgspec.ValidationError as exc:
-        reason = f"its [decode] table is not valid ({exc})"
-        raise ModelMismatch(reason, YolactOptions.__struct_fields__, list(options_table)) from exc
-    bound = find_outputs(outputs, category_count, options.outputs, options.boxes == "loc")
-    if options.scores == "logits" and not bound.scores.background:
-        expected = [f"scores of {category_count + 1} classes"]
+    options = options_of(YolactOptions, table)
+    bound = find_outputs(outputs, categories, options.outputs, options.boxes == "loc")
+    if options.scores == "logits" and not bound.background:
+        expected = [f"scores of {categories + 1} classes"]
         raise ModelMismatch("logits need their background for the softmax", expected, found)
     if intake.spec.fit != "stretch" or intake.size is None:
         expected = ['input.fit = "stretch"']
@@ -78,7 +64,8 @@ def bind(
     if options.boxes == "decoded" or bound.priors is not None:
         return YolactDecoder(options, bound, None)
     priors = make_priors(intake.size, options.prior_scales, options.prior_ratios)
-    if bound.boxes.anchors not in (None, len(priors)):
+    anchors = {each.name: each.shape for each in outputs}[bound.boxes][1]
+    if anchors not in (None, len(priors)):
         expected = [f"{len(priors)} anchors for an input of {intake.size[0]}×{intake.size[1]}"]
         raise ModelMismatch("its priors are others than the card's", expected, found)
     return YolactDecoder(options, bound, priors)
@@ -113,7 +100,7 @@ class YolactDecoder:
 
     def __call__(
         self,
-        raw: Mapping[str, NDArray[np.floating]],
+        raw: Raw,
         frame: Frame,
         threshold: float | None = None,
         max_detections: int | None = None,
@@ -126,67 +113,73 @@ class YolactDecoder:
         another class suppresses (nms = "agnostic") it suppresses whether it is kept or not.
         """
         limit = self.options.max_detections if max_detections is None else max_detections
-        heads = self._heads(raw)
-        floor = _float32_from(threshold) if threshold is not None else None
-        anchors, scores = self._candidates(heads.scores, floor)
-        boxes = self._boxes(heads, anchors)
-        row, classes = self._suppress(boxes, scores, floor, limit, keep_classes)
-        return _restore(
-            boxes[row],
-            scores[row, classes],
-            classes,
-            heads.coefficients[anchors[row]],
-            heads.prototypes,
-            frame,
-        )
+        every_box, every_score, every_coefficient, prototypes = self._heads(raw)
+        anchors, scores = self._candidates(every_score, threshold)
+        boxes = self._boxes(every_box[anchors], anchors, raw)
+        row, classes = self._suppress(boxes, scores, threshold, limit, keep_classes)
+        boxes, coefficients = boxes[row], every_coefficient[anchors[row]]
+        size = frame.image_height, frame.image_width
+        # Those that are not finite make an empty mask, as zeros do.
+        finite = np.isfinite(coefficients).all(axis=1, keepdims=True)
+        coefficients = np.where(finite, coefficients, np.float32(0))
 
-    def _heads(self, raw: Mapping[str, NDArray[np.floating]]) -> _Heads:
-        """The outputs without the batch axis, as (anchors, …) and (P, Q, K) views."""
+        def masks_of(places: Indices) -> list[Rle]:
+            return prototype_masks(prototypes, coefficients[places], boxes[places], *size)
+
+        corners = boxes.astype(np.float64).reshape(-1, 2, 2) * size[::-1]
+        boxes_image = np.hstack([corners.min(axis=1), corners.max(axis=1)])
+        return finished(boxes_image, scores[row, classes], classes, frame, masks_of)
+
+    def _heads(self, raw: Raw) -> tuple[Float32s, Float32s, Float32s, Float32s]:
+        """Boxes, scores, coefficients (N, …) and prototypes (P, Q, K), as views."""
         boxes, scores, coefficients, prototypes = (
-            np.asarray(raw[reading.name][0], dtype=np.float32) for reading in self.outputs[:4]
+            np.asarray(raw[name][0], dtype=np.float32) for name in self.outputs[:4]
         )
-        scores = scores.T if self.outputs.scores.turned else scores
-        if self.outputs.prototypes.turned:
+        scores = scores.T if self.outputs.scores_turned else scores
+        if self.outputs.prototypes_turned:
             prototypes = np.moveaxis(prototypes, 0, 2)
-        priors = self.priors
-        if self.outputs.priors is not None:
-            priors = np.asarray(raw[self.outputs.priors], dtype=np.float32).reshape(-1, 4)
-        counts = [len(each) for each in (boxes, scores, coefficients)]
-        if len({*counts, len(boxes if priors is None else priors)}) > 1:
+        priors = self._priors(raw)
+        counts = {len(each) for each in (boxes, scores, coefficients)}
+        if len(counts if priors is None else counts | {len(priors)}) > 1:
             found = [f"{name} {raw[name].shape}" for name in raw]
             expected = ["one number of anchors in all of them"]
             raise ModelMismatch("its outputs do not belong together", expected, found)
-        return _Heads(boxes, scores, coefficients, prototypes, priors)
+        return boxes, scores, coefficients, prototypes
 
-    def _candidates(self, scores: Float32s, floor: np.float32 | None) -> tuple[Indices, Float32s]:
+    def _priors(self, raw: Raw) -> Float32s | None:
+        if self.outputs.priors is None:
+            return self.priors
+        return np.asarray(raw[self.outputs.priors], dtype=np.float32).reshape(-1, 4)
+
+    def _candidates(self, scores: Float32s, threshold: float | None) -> tuple[Indices, Float32s]:
         """Anchors with a class over the card's threshold, and their (A, C) probabilities.
 
         A score that is not finite counts as none: it is minus infinity here.
         """
         least = np.float32(self.options.score_threshold)
-        level = least if floor is None else max(floor, least)
+        level = least if threshold is None else max(np.float32(threshold), least)
         if self.options.scores == "logits":
             # A class's probability is below exp(its logit - the background's), so few anchors
             # need a softmax; the small change is for rounding.
             with np.errstate(divide="ignore", invalid="ignore"):
                 over = scores[:, 1:] >= scores[:, :1] + (np.log(level) - np.float32(1e-3))
         else:
-            scores = scores[:, 1:] if self.outputs.scores.background else scores
+            scores = scores[:, 1:] if self.outputs.background else scores
             over = scores >= level
         anchors = np.flatnonzero(over.any(axis=1))
         rows = scores[anchors]
         if self.options.scores == "logits":
             rows = _softmax(rows)[:, 1:]
         rows = np.where(np.isfinite(rows), rows, -np.inf)
-        chosen = rows.max(axis=1, initial=-np.inf) > least
-        return anchors[chosen], rows[chosen]
+        over = rows.max(axis=1, initial=-np.inf) > least
+        return anchors[over], rows[over]
 
-    def _boxes(self, heads: _Heads, anchors: Indices) -> Float32s:
+    def _boxes(self, boxes: Float32s, anchors: Indices, raw: Raw) -> Float32s:
         """(A, 4) xyxy as parts of the image, unclipped."""
-        boxes = heads.boxes[anchors]
-        if self.options.boxes == "decoded" or heads.priors is None:
+        priors = self._priors(raw)
+        if priors is None:
             return boxes
-        priors = heads.priors[anchors]
+        priors = priors[anchors]
         with np.errstate(over="ignore", invalid="ignore"):
             offsets = boxes * _VARIANCES
             centre = priors[:, :2] + offsets[:, :2] * priors[:, 2:]
@@ -198,82 +191,30 @@ class YolactDecoder:
         self,
         boxes: Float32s,
         scores: Float32s,
-        floor: np.float32 | None,
+        threshold: float | None,
         limit: int,
         keep_classes: frozenset[int] | None,
     ) -> tuple[Indices, Indices]:
         """Rows and classes of the (A, C) scores that are left, in total order."""
         options = self.options
-        wanted = np.isin(np.arange(scores.shape[1]), list(keep_classes or ()))
-        wanted |= keep_classes is None
-        # A candidate's fate depends only on better ones, so the floor may come first.
-        candidates = np.isfinite(scores) if floor is None else scores >= floor
+        across = options.nms == "agnostic"
+        classes = np.arange(scores.shape[1])
+        # A candidate's fate depends only on better ones, so the threshold may come first.
+        candidates = chosen(scores, classes, threshold, None if across else keep_classes)
         if options.nms != "fast":
             candidates &= scores > np.float32(options.score_threshold)
-        if options.nms == "agnostic":
-            best = scores.argmax(axis=1)
-            row = np.flatnonzero(candidates[np.arange(len(scores)), best])
-            column = best[row]
-            left = greedy_nms(
-                boxes[row],
-                scores[row, column],
-                column,
-                iou=options.nms_iou,
-                limit=limit if wanted.all() else None,
-                across_classes=True,
-            )
-            left = left[wanted[column[left]]][:limit]
-            return row[left], column[left]
-        row, column = np.nonzero(candidates & wanted)
+        if across:
+            candidates &= classes == scores.argmax(axis=1)[:, np.newaxis]
+        row, column = np.nonzero(candidates)
         found = boxes[row], scores[row, column], column
         if options.nms == "fast":
             left = fast_nms(*found, iou=options.nms_iou, top_k=options.top_k, limit=limit)
+        elif keep_classes is None or not across:
+            left = greedy_nms(*found, iou=options.nms_iou, limit=limit, across_classes=across)
         else:
-            left = greedy_nms(*found, iou=options.nms_iou, limit=limit)
+            left = greedy_nms(*found, iou=options.nms_iou, limit=None, across_classes=True)
+            left = left[np.isin(column[left], list(keep_classes))][:limit]
         return row[left], column[left]
-
-
-@dataclass(frozen=True, eq=False)
-class _Heads:
-    boxes: Float32s  # (N, 4)
-    scores: Float32s  # (N, C), or with the background (N, C + 1)
-    coefficients: Float32s  # (N, K)
-    prototypes: Float32s  # (P, Q, K)
-    priors: Float32s | None  # (N, 4)
-
-
-def _restore(
-    boxes: Float32s,
-    scores: Float32s,
-    classes: Indices,
-    coefficients: Float32s,
-    prototypes: Float32s,
-    frame: Frame,
-) -> Detections:
-    """Detections in image pixels: boxes clipped, without area dropped; masks made, empty dropped.
-
-    A detection whose coefficients are not finite has no mask, and counts among the empty ones.
-    """
-    height, width = frame.image_height, frame.image_width
-    corners = boxes.astype(np.float64).reshape(-1, 2, 2) * [width, height]
-    image_boxes = np.hstack([corners.min(axis=1), corners.max(axis=1)])
-    image_boxes = np.clip(image_boxes, 0, [width, height, width, height])
-    solid = (image_boxes[:, 2:] > image_boxes[:, :2]).all(axis=1)
-    order = np.flatnonzero(solid)
-    order = order[total_order(image_boxes[order], scores[order], classes[order])]
-    finite = order[np.isfinite(coefficients[order]).all(axis=1)]
-    masks = prototype_masks(prototypes, coefficients[finite], boxes[finite], height, width)
-    seen = [place for place, mask in enumerate(masks) if mask.area]
-    kept = finite[seen]
-    return Detections(
-        boxes=image_boxes[kept],
-        scores=scores[kept].astype(np.float64),
-        classes=classes[kept].astype(np.int64),
-        masks=tuple(masks[place] for place in seen),
-        height=height,
-        width=width,
-        dropped=len(order) - len(kept),
-    )
 
 
 def _softmax(logits: Float32s) -> Float32s:
@@ -281,10 +222,3 @@ def _softmax(logits: Float32s) -> Float32s:
         parts = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))
         total: Float32s = parts / parts.sum(axis=1, keepdims=True)
         return total
-
-
-def _float32_from(threshold: float) -> np.float32:
-    """The least float32 not under a float64, so that both let the same scores through."""
-    near: np.float32 = np.float32(threshold)
-    above: np.float32 = np.nextafter(near, np.float32(np.inf))
-    return near if float(near) >= threshold else above

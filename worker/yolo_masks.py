@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from worker.detections import ModelMismatch
+from worker.preprocess import Frame
 from worker.rle import Rle, encode
-from worker.surfaces import Float32s, Float64s, Grid, chunks, half_pixel, surface_masks
+from worker.surfaces import Float32s, Grid, half_pixel, surface_masks
 
-if TYPE_CHECKING:
-    from worker.preprocess import Frame
-
-Making = Literal["upsampled", "logits", "probabilities", "native"]
+Making = Literal["upsampled", "logits", "probabilities"]
 Resizing = Literal["rounded", "truncated"]
 
 _FAR = np.float32(1e30)  # the most that a cell counts as; one that is no number is so far outside
@@ -107,28 +105,4 @@ def _onto_image(
     plane = np.full((1, mask.shape[0] + 2, frame.content_width), off, dtype=np.float32)
     plane[0, 1:-1, left : left + mask.shape[1]][mask] = on
     rows = np.clip(grid.rows - (top - 1), 0, plane.shape[1] - 1)
-    return surface_masks(plane, Grid(rows, grid.columns), height, width)[0]
-
-
-def native_masks(
-    prototypes: Float32s, coefficients: Float32s, boxes: Float64s, frame: Frame
-) -> list[Rle]:
-    """Masks straight from the prototypes, whose letterbox is rounded to cells of their own.
-
-    boxes: (N, 4) xyxy in pixels of the image, clipped to it.
-    """
-    image = frame.image_height, frame.image_width
-    sides = prototypes.shape[1:]
-    scale = min(sides[0] / image[0], sides[1] / image[1])
-    spans = []
-    for side, pixels in zip(sides, image, strict=True):
-        margin = (side - max(round(pixels * scale), 1)) / 2
-        spans.append(slice(round(margin - 0.1), side - round(margin + 0.1)))
-    inside = prototypes[:, spans[0], spans[1]]
-    grid = Grid(half_pixel(inside.shape[1], image[0]), half_pixel(inside.shape[2], image[1]))
-    edges = np.ceil(boxes).astype(np.int64)
-    masks: list[Rle] = []
-    for part in chunks(len(edges), inside[0].size):
-        planes = _logits(coefficients[part], inside)
-        masks += surface_masks(planes, grid, *image, boxes=edges[part])
-    return masks
+    return surface_masks(plane, Grid(rows, grid.columns))[0]

@@ -9,8 +9,6 @@ the first is made:
     logits         logits cut to the box among the prototypes, to the input's size, > 0: what
                    prediction did before; masks bleed out of their boxes
     probabilities  the same with sigmoids, > 0.5: what it did up to 2024 (#13939)
-    native         no mask at the input's size: logits without the letterbox straight to the image,
-                   > 0, cut to the box there (`retina_masks`)
 
 and `resize` how the second: "rounded", on from one half, as in 8.0 to 8.3.228, which the AP of
 YOLOv8 and 11 comes from, or "truncated", on only where all that a pixel is interpolated from is,
@@ -27,29 +25,23 @@ parts' sizes), its pixel and those of the image made from it may differ, and no 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.detections import Detections, ModelMismatch
+from worker.binding import Count, Part, Role, Table, Tensors, options_of, ways_to_read
+from worker.detections import Detections, Indices, ModelMismatch, Raw, chosen, finished
+from worker.intake import Intake
 from worker.nms import greedy_nms, total_order
-from worker.yolo_masks import Making, Resizing, native_masks, prototype_steps, resized_masks
-from worker.yolo_outputs import Form, Outputs, find_outputs
-
-if TYPE_CHECKING:
-    from worker.intake import Intake
-    from worker.preprocess import Frame
-    from worker.runtimes import Tensor
+from worker.preprocess import Frame
+from worker.rle import Rle
+from worker.yolo_masks import Making, Resizing, prototype_steps, resized_masks
 
 Float32s = NDArray[np.float32]
-Indices = NDArray[np.intp]
-
-Part = Annotated[float, msgspec.Meta(ge=0, le=1)]
-Count = Annotated[int, msgspec.Meta(ge=1)]
+Form = Literal["raw", "end_to_end"]
 
 
 class YoloOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -66,25 +58,45 @@ class YoloOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     resize: Resizing = "rounded"
 
 
-def bind(
-    outputs: Sequence[Tensor],
-    options_table: Mapping[str, object],
-    category_count: int,
-    intake: Intake,
-) -> YoloDecoder:
+class Outputs(NamedTuple):
+    predictions: str
+    prototypes: str
+    form: Form
+    turned: bool  # predictions (1, F, N), their features before the anchors
+    deep: bool  # prototypes (1, P, Q, K), as TensorFlow has them
+    cells: tuple[int | None, ...]  # height and width of a prototype
+
+
+def bind(outputs: Tensors, table: Table, categories: int, intake: Intake) -> YoloDecoder:
     """The decoder of a graph with these outputs; raises ModelMismatch where they do not fit."""
-    try:
-        options = msgspec.convert(options_table, YoloOptions)
-    except msgspec.ValidationError as exc:
-        reason = f"its [decode] table is not valid ({exc})"
-        raise ModelMismatch(reason, YoloOptions.__struct_fields__, list(options_table)) from exc
-    bound = find_outputs(outputs, category_count, options.predictions)
-    if options.masks == "native" and intake.spec.fit != "letterbox":
-        reason = 'masks = "native" undoes a letterbox'
-        raise ModelMismatch(reason, ['input.fit = "letterbox"'], [f'"{intake.spec.fit}"'])
+    options = options_of(YoloOptions, table)
+    bound = _find_outputs(outputs, categories, options.predictions)
     if intake.size:
         prototype_steps(intake.size, [cells or 1 for cells in bound.cells])
-    return YoloDecoder(options, bound, category_count)
+    return YoloDecoder(options, bound, categories)
+
+
+def _find_outputs(tensors: Tensors, categories: int, form: Form | None) -> Outputs:
+    """The one way to read the graph's outputs; raises ModelMismatch where there is none."""
+    wide = 4 + categories  # cx, cy, w, h and a score for each class; else x1, y1, x2, y2, score,
+    patterns = [f"1 K+{wide} N", f"1 N K+{wide}", "1 N K+6"]  # class; and K coefficients
+    roles = Role("predictions", patterns), Role("prototypes", ["1 K P Q", "1 P Q K"])
+    found: list[Outputs] = []
+    for flat, planes in ways_to_read(tensors, roles, {}) if len(tensors) == 2 else ():
+        kind: Form = "end_to_end" if flat.way == 2 else "raw"
+        shape, deep = planes.tensor.shape, planes.way == 1
+        cells = shape[1:3] if deep else shape[2:]
+        if form in (None, kind):
+            names = flat.tensor.name, planes.tensor.name
+            found.append(Outputs(*names, kind, flat.way == 0, deep, cells))
+    # With two classes both forms have as many columns, but raw ones are rarely written as columns.
+    ends = [each for each in found if each.form == "end_to_end"]
+    if len(ends) == 1 and not any(each.turned for each in found):
+        found = ends
+    if len(found) == 1:
+        return found[0]
+    reason = "its outputs can be read in two ways" if found else "its outputs have other shapes"
+    raise ModelMismatch(reason, [str(role) for role in roles], [str(each) for each in tensors])
 
 
 class _Found(NamedTuple):
@@ -108,7 +120,7 @@ class YoloDecoder:
 
     def __call__(
         self,
-        raw: Mapping[str, NDArray[np.floating]],
+        raw: Raw,
         frame: Frame,
         threshold: float | None = None,
         max_detections: int | None = None,
@@ -126,17 +138,25 @@ class YoloDecoder:
         prototypes = np.asarray(raw[self.outputs.prototypes][0], dtype=np.float32)
         prototypes = np.moveaxis(prototypes, 2, 0) if self.outputs.deep else prototypes
         found = (self._candidates if raw_form else self._listed)(predictions, frame)
-        kept = np.isfinite(found.scores) & np.isfinite(found.boxes).all(axis=1)
-        if threshold is not None:  # what becomes of a candidate depends only on better ones
-            kept &= found.scores.astype(np.float64) >= threshold
-        if keep_classes is not None:
-            kept &= np.isin(found.classes, list(keep_classes))
-        found = found.at(np.flatnonzero(kept))
+        # What becomes of a candidate depends only on better ones, so choosing may come first.
+        kept = chosen(found.scores, found.classes, threshold, keep_classes)
+        found = found.at(np.flatnonzero(kept & np.isfinite(found.boxes).all(axis=1)))
         most = self.options.max_candidates if raw_form else limit
         found = found.at(total_order(*found[:3])[:most])
         if raw_form:
             found = found.at(greedy_nms(*found[:3], iou=self.options.nms_iou, limit=limit))
-        return self._restore(found, predictions, prototypes, frame)
+        coefficients = predictions[found.rows, -len(prototypes) :]
+        # Those that are not finite make an empty mask, as zeros do.
+        finite = np.isfinite(coefficients).all(axis=1, keepdims=True)
+        coefficients = np.where(finite, coefficients, np.float32(0))
+        way = self.options.masks, self.options.resize
+
+        def masks_of(places: Indices) -> list[Rle]:
+            boxes = found.boxes[places]
+            return resized_masks(prototypes, coefficients[places], boxes, frame, *way)
+
+        boxes_image = frame.to_image(found.boxes)
+        return finished(boxes_image, found.scores, found.classes, frame, masks_of)
 
     def _listed(self, predictions: Float32s, frame: Frame) -> _Found:
         """The rows over the threshold of an end-to-end graph: box, score, class, coefficients."""
@@ -167,32 +187,3 @@ class YoloDecoder:
     def _unit(self, frame: Frame) -> Float32s:
         size = (frame.input_width, frame.input_height)
         return np.array((size if self.options.boxes == "normalised" else (1, 1)) * 2, np.float32)
-
-    def _restore(
-        self, found: _Found, predictions: Float32s, prototypes: Float32s, frame: Frame
-    ) -> Detections:
-        """Detections in image pixels: boxes clipped, without area dropped; masks made, empty
-        dropped. Coefficients that are not finite make an empty one."""
-        height, width = frame.image_height, frame.image_width
-        boxes = np.clip(frame.to_image(found.boxes), 0, [width, height, width, height])
-        order = np.flatnonzero((boxes[:, 2:] > boxes[:, :2]).all(axis=1))
-        order = order[total_order(boxes[order], found.scores[order], found.classes[order])]
-        coefficients = predictions[found.rows[order], -len(prototypes) :]
-        finite = np.isfinite(coefficients).all(axis=1)
-        coefficients, shown = coefficients[finite], order[finite]
-        if self.options.masks == "native":
-            masks = native_masks(prototypes, coefficients, boxes[shown], frame)
-        else:
-            way = self.options.masks, self.options.resize
-            masks = resized_masks(prototypes, coefficients, found.boxes[shown], frame, *way)
-        seen = [place for place, mask in enumerate(masks) if mask.area]
-        kept = shown[seen]
-        return Detections(
-            boxes=boxes[kept],
-            scores=found.scores[kept].astype(np.float64),
-            classes=found.classes[kept].astype(np.int64),
-            masks=tuple(masks[place] for place in seen),
-            height=height,
-            width=width,
-            dropped=len(order) - len(kept),
-        )

@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 
 from tasks.cards import InputSpec
 from tasks.categories import coco80
+from tasks.graph_file import Tensor
 from tests.oracles import detr as oracle
 from worker.detections import ModelMismatch
 from worker.detr import bind
 from worker.intake import Intake
 from worker.preprocess import to_frame
 from worker.rle import decode as pixels
-from worker.runtimes import Tensor
 
 SPARSE = {each.id: index for index, each in enumerate(coco80())}
 OWN = {0: 0, 1: 1, 2: 2}

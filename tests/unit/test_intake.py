@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from tasks.cards import InputSpec
+from tasks.graph_file import Tensor
 from worker.detections import ModelMismatch
 from worker.intake import Intake, bind_input
-from worker.runtimes import Tensor
 
 SIZED = InputSpec(size=(48, 64))
 

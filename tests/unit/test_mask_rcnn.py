@@ -6,13 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.cards import InputSpec
+from tasks.graph_file import Tensor
 from tests.oracles import mask_rcnn as oracle
 from tests.unit.test_pasting import heat_maps, pasted_planes
 from worker.detections import ModelMismatch
 from worker.intake import Intake
 from worker.mask_rcnn import bind
 from worker.rle import decode as pixels
-from worker.runtimes import Tensor
 
 IMAGE = (61, 97)
 SIZE = (96, 128)

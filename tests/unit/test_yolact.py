@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.cards import InputSpec
+from tasks.graph_file import Tensor
 from tests.oracles import yolact as oracle
 from tests.oracles.yolact_heads import Heads, make_heads
 from worker.detections import ModelMismatch
 from worker.intake import Intake
 from worker.rle import decode as pixels
-from worker.runtimes import Tensor
 from worker.yolact import bind, make_priors
 
 CLASSES = 5
@@ -272,7 +272,7 @@ def test_every_option_counts():
 def test_what_is_not_finite_makes_no_detection(form, nms, bad, part):
     raw, table = FORMS[form](small_heads(6))
     decoder = bound(raw, nms=nms, **table)
-    name = getattr(decoder.outputs, part).name
+    name = getattr(decoder.outputs, part)
     rng = np.random.default_rng(1)
     raw[name] = np.where(rng.random(raw[name].shape) < 0.02, np.float32(bad), raw[name])
     found = decoder(raw, FRAME)
@@ -444,10 +444,10 @@ def tensors(**changes):
 def test_outputs_are_found_by_shape_in_any_order(why, changes, turned):
     for order in (1, -1):
         found = bind(tensors(**changes)[::order], {}, CLASSES, INTAKE).outputs
-        assert [each.name for each in found[:4]] == ["b", "s", "c", "p"]
-        assert found.scores.turned == (turned == "scores")
-        assert found.prototypes.turned == (turned == "prototypes")
-        assert found.scores.background == (changes.get("s") != (1, 100, 5))
+        assert found[:4] == ("b", "s", "c", "p")
+        assert found.scores_turned == (turned == "scores")
+        assert found.prototypes_turned == (turned == "prototypes")
+        assert found.background == (changes.get("s") != (1, 100, 5))
 
 
 @pytest.mark.parametrize(
@@ -458,10 +458,10 @@ def test_outputs_are_found_by_shape_in_any_order(why, changes, turned):
         ("nothing has the shape of scores", {"s": (1, 100, 21)}, {}),
         ("nothing has the shape of boxes", {"b": (1, 100, 5)}, {}),
         ("nothing has the shape of boxes", {"b": (2, 100, 4)}, {}),
-        ("no four outputs agree", {"c": (1, 100, 9)}, {}),
-        ("no four outputs agree", {"s": (1, 99, 6)}, {}),
-        ("no four outputs agree", {"c": None}, {}),
-        ("no four outputs agree", {"s": None, "c": (1, 100, 6), "p": (1, 9, 9, 6)}, {}),
+        ("no 4 outputs agree", {"c": (1, 100, 9)}, {}),
+        ("no 4 outputs agree", {"s": (1, 99, 6)}, {}),
+        ("no 4 outputs agree", {"c": None}, {}),
+        ("no 4 outputs agree", {"s": None, "c": (1, 100, 6), "p": (1, 9, 9, 6)}, {}),
         ("output 'segm' is surplus", {"segm": (1, 5, 69, 69)}, {}),
         ("'priors' is surplus .*boxes = \"loc\"", {"priors": (100, 4)}, {}),
         ("b and b2 could each be boxes", {"b2": (1, 100, 4)}, {}),
@@ -469,9 +469,13 @@ def test_outputs_are_found_by_shape_in_any_order(why, changes, turned):
         ("order of its axes", {"p": (1, 8, 8, 8)}, {}),
         ("order of its axes", {"s": (1, 6, 6), "b": (1, 6, 4), "c": (1, 6, 8)}, {}),
         ("nothing has the shape of scores", {"s": (1, 100, None)}, {}),
-        ("no four outputs agree", {"c": (1, 100, None), "p": (1, None, None, None)}, {}),
-        ("no output 'x', which the card names for scores", {}, {"outputs": {"scores": "x"}}),
-        ("nothing has the shape of scores", {}, {"outputs": {"scores": "p"}}),
+        (
+            "nothing has the shape of prototypes",
+            {"c": (1, 100, None), "p": (1, None, None, None)},
+            {},
+        ),
+        ("no output 'x' has the shape of scores", {}, {"outputs": {"scores": "x"}}),
+        ("no output 'p' has the shape of scores", {}, {"outputs": {"scores": "p"}}),
         ("logits need their background", {"s": (1, 100, 5)}, {"scores": "logits"}),
         ("priors are others than the card's", {}, {"boxes": "loc"}),
         ("table is not valid .*unknown field `nsm`", {}, {"nsm": "fast"}),
@@ -522,7 +526,7 @@ def test_names_settle_what_shapes_do_not(why, changes, names):
     with pytest.raises(ModelMismatch):
         bind(tensors(**changes), {}, categories, INTAKE)
     found = bind(tensors(**changes), {"outputs": names}, categories, INTAKE).outputs
-    assert [each.name for each in found[:4]] == ["b", "s", "c", "p"]
+    assert found[:4] == ("b", "s", "c", "p")
 
 
 def test_outputs_that_disagree_when_run_are_refused():
@@ -541,8 +545,8 @@ def test_outputs_that_disagree_when_run_are_refused():
 @pytest.mark.parametrize("shape", [(100, 4), (1, 100, 4)])
 def test_priors_are_told_from_boxes_by_their_name(shape):
     found = bind(tensors(the_priors=shape), {"boxes": "loc"}, CLASSES, INTAKE).outputs
-    assert (found.boxes.name, found.priors) == ("b", "the_priors")
+    assert (found.boxes, found.priors) == ("b", "the_priors")
     named = {"boxes": "loc", "outputs": {"boxes": "prior_boxes"}}
     renamed = tensors(b=None, prior_boxes=(1, 100, 4), priors=shape)
     found = bind(renamed, named, CLASSES, INTAKE).outputs
-    assert (found.boxes.name, found.priors) == ("prior_boxes", "priors")
+    assert (found.boxes, found.priors) == ("prior_boxes", "priors")

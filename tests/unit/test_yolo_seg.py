@@ -6,19 +6,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.cards import InputSpec
+from tasks.graph_file import Tensor
 from tests.oracles import yolo_seg as oracle
 from tests.oracles.yolo_heads import make_heads
 from worker.detections import ModelMismatch
 from worker.intake import Intake
 from worker.rle import decode as pixels
-from worker.runtimes import Tensor
 from worker.yolo_seg import bind
 
 CLASSES, DEPTH = 5, 7
 INPUT = (64, 96)
 LETTERBOX = InputSpec(fit="letterbox", std=(255.0, 255.0, 255.0))
 INTAKE = Intake(LETTERBOX, "images", "nchw", INPUT, np.float32)
-MASKS = ["upsampled", "logits", "probabilities", "native"]
+MASKS = ["upsampled", "logits", "probabilities"]
 FORMS = ["raw", "raw, as TensorFlow", "normalised", "end to end", "end to end, as TensorFlow"]
 # The content has the image's size, is larger than it, smaller, a half, a third, padded by an odd
 # number of pixels, or is hardly there.
@@ -174,7 +174,7 @@ def test_the_ways_of_making_masks_differ_as_published():
     rows, prototypes = one_detection((50, 30, 42, 26))
     raw, _ = in_form("raw", rows, prototypes)
     area = {way: bound(raw, masks=way)(raw, INTAKE.frame(64, 96)).masks[0].area for way in MASKS}
-    assert area["upsampled"] == area["native"] == 42 * 26
+    assert area["upsampled"] == 42 * 26
     assert area["logits"] > area["probabilities"] != area["upsampled"]
 
 
@@ -397,14 +397,6 @@ def test_a_graph_that_does_not_fit_is_refused(says, predictions, prototypes, oth
         bind(tensors(predictions, prototypes, *others), table, CLASSES, INTAKE)
     assert "\n" not in str(refused.value)
     assert "expected" in str(refused.value)
-
-
-def test_native_masks_need_a_letterbox():
-    stretched = Intake(InputSpec(), "images", "nchw", INPUT, np.float32)
-    given = tensors((1, 16, 60), (1, 7, 16, 24))
-    with pytest.raises(ModelMismatch, match="letterbox"):
-        bind(given, {"masks": "native"}, CLASSES, stretched)
-    assert bind(given, {}, CLASSES, stretched)
 
 
 def test_prototypes_that_do_not_fit_when_run_are_refused():
