@@ -34,6 +34,7 @@ test: $(READY) ## all tests; they start the services that they need
 
 chaos: $(READY) ## every fault of the list, and a soak that kills anything at any time (CHAOS_MINUTES, CHAOS_KILLS)
 	$(BIN)/python -m pytest tests/chaos
+	$(BIN)/python -m tests.chaos.soak
 
 lint: $(READY) ## formatter, linter and strict types
 	$(BIN)/ruff format --check .
