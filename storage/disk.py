@@ -74,7 +74,7 @@ def _written(location: Location, only_new: bytes | None = None) -> Iterator[Bina
     with translating(location.uri, writing=True):
         temporary = _temporary_beside(location.path)
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    stream = io.BufferedWriter(MappedFile(location.uri, descriptor, "wb"), 1 << 20)
+    stream = io.BufferedWriter(MappedFile(location.uri, descriptor, "wb"), 1 << 17)
     try:
         yield stream
         stream.close()
@@ -86,8 +86,10 @@ def _written(location: Location, only_new: bytes | None = None) -> Iterator[Bina
                 _create(location, temporary, only_new)
             _sync(os.path.dirname(location.path) or ".")
     finally:
-        with translating(location.uri, writing=True):
-            _discard(stream, temporary)
+        with suppress(OSError, StorageError):  # a full disk fails the flush once more
+            stream.close()
+        with translating(location.uri, writing=True), suppress(FileNotFoundError):
+            os.unlink(temporary)
 
 
 def _require_file(uri: str, facts: os.stat_result) -> None:
@@ -151,11 +153,3 @@ def _sync(path: str) -> None:
             raise
     finally:
         os.close(descriptor)
-
-
-def _discard(stream: BinaryIO, temporary: str) -> None:
-    """Close and remove what a failed write left; a full disk fails the flush once more."""
-    with suppress(OSError, StorageError):
-        stream.close()
-    with suppress(FileNotFoundError):
-        os.unlink(temporary)

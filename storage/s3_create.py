@@ -64,8 +64,7 @@ def _probe(client: Any, location: Location, data: bytes) -> bool:
             raise
         write(location, data)  # conditions are refused as such
     logger.warning(
-        "s3://%s has no conditional writes: of two writers at once the last one wins",
-        location.host,
+        "s3://%s has no conditional writes: of two writers at once the last one wins", location.host
     )
     return False
 

@@ -23,9 +23,10 @@ from tasks.categories import Category
 from tasks.check_model import report_lines, try_build
 from tasks.exits import OK, ended
 from tasks.graph_file import GraphFile, read_graph
+from tasks.progress import tell
 from tasks.recognise import ASKED, Categories, Draft, asked, recognise
 from tasks.shelf import ZOO, digest, files_of, user_folder
-from tasks.zoo_table import Facts, tell
+from tasks.zoo_table import Facts
 
 # What was typed of the model, by option: name, family, image and the keys of ASKED. What is empty
 # the graph tells, or the person is asked for.

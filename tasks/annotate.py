@@ -19,10 +19,10 @@ from tasks.folder import Folder, missing_shards, read_run
 from tasks.local import Child, Interrupted, Stopped, await_ready, run
 from tasks.merge import is_merged
 from tasks.opening import SHARD_SIZE, Sources, ask, continue_job, open_job, sources
-from tasks.progress import Watcher, choose_face, planning_notice, say_json
+from tasks.progress import Watcher, choose_face, planning_notice, say_json, tell
 from tasks.records import Job, Selection
 from tasks.shelf import find_model
-from tasks.summary import print_summary, summarise
+from tasks.summary import summarise, summary_lines
 from tasks.wishes import Wishes, settings_of
 
 WORKER_PARTS = ("numpy", "cv2", "PIL", "pycocotools")
@@ -57,7 +57,7 @@ def _annotate(given: Sources, wishes: Wishes, as_json: bool) -> int:
     asked = ask(given, model, settings_of(model, wishes), wishes.shard_size or SHARD_SIZE)
     there = None if wishes.overwrite else continue_job(output, asked)
     if there is not None and is_merged(there.folder, there.job):
-        return _finish(*there, wishes.max_failures, as_json)
+        return finish(*there, wishes.max_failures, as_json)
     need_worker_parts(model.engine)
     face = choose_face(as_json)
     child = Child(model)
@@ -83,7 +83,7 @@ def _annotate(given: Sources, wishes: Wishes, as_json: bool) -> int:
         ) from exc
     finally:
         child.close()
-    return _finish(job, folder, wishes.max_failures, as_json)
+    return finish(job, folder, wishes.max_failures, as_json)
 
 
 def need_worker_parts(engine: str = "onnx") -> None:
@@ -97,28 +97,22 @@ def need_worker_parts(engine: str = "onnx") -> None:
 
 
 def _done(job: Job, folder: Folder) -> int:
-    """Inputs in shards that are written. All shards but the last are of one size."""
-    size = job.asked.shard_size
-    missing = missing_shards(folder, job)
-    last = job.counts.items - size * (job.counts.shards - 1)
-    return job.counts.items - sum(
-        last if number == job.counts.shards - 1 else size for number in missing
-    )
+    """Inputs in shards that are written."""
+    items, size = job.counts.items, job.asked.shard_size
+    missing = (int(number) for number in missing_shards(folder, job))
+    return items - sum(min(size, items - size * number) for number in missing)
 
 
-def _finish(job: Job, folder: Folder, max_failures: int, as_json: bool) -> int:
+def finish(job: Job, folder: Folder, max_failures: int, as_json: bool) -> int:
     record: dict[str, Any] = read_run(folder) or {}
     summary = summarise(folder, job, record)
     over = summary["failures"] > max_failures
-    if as_json:
-        say_json({"event": "summary", **summary, "exit": OVER_BUDGET if over else OK})
-        return OVER_BUDGET if over else OK
-    print_summary(summary)
-    if not over:
-        return OK
-    print(
-        f"maskmill: {summary['failures']} inputs failed, more than --max-failures {max_failures};"
-        f" they are listed in {folder.file('failures.jsonl')}",
-        file=sys.stderr,
-    )
-    return OVER_BUDGET
+    code = OVER_BUDGET if over else OK
+    tell({"event": "summary", **summary, "exit": code}, summary_lines(summary), as_json)
+    if over and not as_json:
+        print(
+            f"maskmill: {summary['failures']} inputs failed, more than --max-failures"
+            f" {max_failures}; they are listed in {folder.file('failures.jsonl')}",
+            file=sys.stderr,
+        )
+    return code

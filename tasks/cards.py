@@ -16,11 +16,7 @@ else:
     import tomli as tomllib
 
 # Which engines run a file, the usual one first.
-ENGINES_BY_SUFFIX = {
-    ".onnx": ("onnx", "openvino"),
-    ".tflite": ("tflite",),
-    ".xml": ("openvino",),
-}
+ENGINES_BY_SUFFIX = {".onnx": ("onnx", "openvino"), ".tflite": ("tflite",), ".xml": ("openvino",)}
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Spread = Annotated[float, msgspec.Meta(gt=0)]

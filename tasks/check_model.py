@@ -12,9 +12,10 @@ from tasks.cards import Build, Card, Model, ModelError
 from tasks.demo import IMAGES
 from tasks.exits import OK, WRONG, ended
 from tasks.inputs import absolute
+from tasks.progress import tell
 from tasks.shelf import builds_at, model_at
 from tasks.wishes import Wishes, settings_of
-from tasks.zoo_table import Facts, tell
+from tasks.zoo_table import Facts
 
 PICTURE = str(IMAGES / "000001.jpg")
 

@@ -104,8 +104,7 @@ def worker(
         str, typer.Option(help="Also take work that was submitted for this target.")
     ] = "any",
     grace: Annotated[
-        float,
-        typer.Option(min=0, help="Seconds to finish the shard in hand when told to stop."),
+        float, typer.Option(min=0, help="Seconds to finish the shard in hand when told to stop.")
     ] = 20.0,
 ) -> None:
     """Work for a fleet: one process with one model, watched by another, until told to stop."""

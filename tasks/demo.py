@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from tasks.annotate import annotate
-from tasks.evaluate import measure, print_report
+from tasks.evaluate import say_report
 from tasks.exits import OK, ended
-from tasks.progress import say_json
 from tasks.records import Selection
 from tasks.wishes import Wishes
 
@@ -22,17 +21,12 @@ def demo(output: str, as_json: bool) -> int:
 
 
 def _judge(output: str, truth: str, as_json: bool) -> int:
-    report = measure(output, truth)
-    if as_json:
-        say_json({"event": "eval", "output": output, "truth": truth, **report})
-        return OK
-    print()
-    print_report(report)
-    print(
+    next_steps = (
         f"\nLook at {output}/contact-sheet.jpg\n"
         "The bundled model knows these synthetic shapes only. Next, your own images:\n"
         "  maskmill annotate photos/ -m MODEL -o out   with a model of your own (see the README)\n"
         f"  maskmill doctor {output}                whether a job folder is sound\n"
         "  maskmill doctor                          what this machine can run"
     )
+    say_report(output, truth, as_json, next_steps)
     return OK

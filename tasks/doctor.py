@@ -12,8 +12,6 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from rich.console import Console
-
 from storage import delete, get, put
 from storage.errors import StorageError
 from storage.uris import join, shown
@@ -22,7 +20,7 @@ from tasks.cards import ModelError, read_card
 from tasks.environment import SettingError
 from tasks.exits import OK, STOPPED, ended
 from tasks.folder import Folder, JobError, read_job, read_run
-from tasks.progress import say_json
+from tasks.progress import tell
 from tasks.shelf import find_model, zoo_cards
 from tasks.state import fleet_state
 
@@ -49,10 +47,7 @@ def _check_machine(as_json: bool) -> int:
         "fleet": dict(_fleet()),
         "settings": _settings(),
     }
-    if as_json:
-        say_json({"event": "doctor", **report})
-    else:
-        _print(report)
+    tell({"event": "doctor", **report}, _lines(report), as_json)
     return OK
 
 
@@ -141,14 +136,10 @@ def _without_password(value: str) -> str:
     return f"{scheme}://…@{rest.rpartition('@')[2]}" if mark and "@" in rest else value
 
 
-def _print(report: dict[str, dict[str, Any]]) -> None:
-    console = Console(soft_wrap=True, highlight=False)
+def _lines(report: dict[str, dict[str, Any]]) -> Iterator[str]:
     for heading, rows in report.items():
-        console.print(f"[bold]{heading}[/bold]")
-        for name, value in rows.items():
-            console.print(f"  {name}: {value}", markup=False)
-        if not rows:
-            console.print("  none")
+        yield heading
+        yield from [f"  {name}: {value}" for name, value in rows.items()] or ["  none"]
 
 
 def _check_folder(output: str, as_json: bool) -> int:
@@ -158,9 +149,7 @@ def _check_folder(output: str, as_json: bool) -> int:
     audit = import_module("worker.audit")
     folder = Folder(output, job.run)
     found = list(audit.problems(folder, job))
-    if as_json:
-        say_json({"event": "doctor", "output": output, "sound": not found, "problems": found})
-    else:
-        inputs = (read_run(folder) or {}).get("inputs")
-        print("\n".join(found) or f"{output} is sound: {inputs} inputs, each ended once")
+    inputs = (read_run(folder) or {}).get("inputs")
+    event = {"event": "doctor", "output": output, "sound": not found, "problems": found}
+    tell(event, found or [f"{output} is sound: {inputs} inputs, each ended once"], as_json)
     return STOPPED if found else OK

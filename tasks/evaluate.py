@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
 from tasks.annotate import need_worker_parts
 from tasks.exits import OK, ended
 from tasks.folder import Folder, JobError, read_job
-from tasks.progress import say_json
+from tasks.progress import tell
 
 _ROWS = {
     "ap": "AP (0.50:0.95)",
@@ -26,12 +27,15 @@ def evaluate(output: str, truth: str, as_json: bool) -> int:
 
 
 def _evaluate(output: str, truth: str, as_json: bool) -> int:
-    report = measure(output, truth)
-    if as_json:
-        say_json({"event": "eval", "output": output, "truth": truth, **report})
-    else:
-        print_report(report)
+    say_report(output, truth, as_json)
     return OK
+
+
+def say_report(output: str, truth: str, as_json: bool, more: str = "") -> None:
+    """Measure and say it, with `more` for a person below."""
+    report = measure(output, truth)
+    event = {"event": "eval", "output": output, "truth": truth, **report}
+    tell(event, [*_lines(report), *more.splitlines()], as_json)
 
 
 def measure(output: str, truth: str) -> dict[str, Any]:
@@ -45,23 +49,23 @@ def measure(output: str, truth: str) -> dict[str, Any]:
     return report
 
 
-def print_report(report: dict[str, Any]) -> None:
+def _lines(report: dict[str, Any]) -> Iterator[str]:
     box, mask = report["box"], report["mask"]
     rows = {name: (box[key], mask[key]) for key, name in _ROWS.items()}
     for name, value in box["by_class"].items():
         rows[f"  {name}"] = value, mask["by_class"].get(name)
     width = max(map(len, rows))
-    print(f"{'':{width}}    box   mask")
+    yield f"{'':{width}}    box   mask"
     for name, (of_boxes, of_masks) in rows.items():
-        print(f"{name:{width}}  {_figure(of_boxes)}  {_figure(of_masks)}")
-    print(
+        yield f"{name:{width}}  {_figure(of_boxes)}  {_figure(of_masks)}"
+    yield (
         f"box AP {box['ap']:.3f}, mask AP {mask['ap']:.3f},"
         f" their mean {report['mean_ap']:.3f}, on {report['images']} images"
     )
     if report["truth_images_not_in_job"]:
-        print(f"{report['truth_images_not_in_job']} images of the truth are not in the job")
+        yield f"{report['truth_images_not_in_job']} images of the truth are not in the job"
     if report["results_left_out"]:
-        print(f"{report['results_left_out']} results are of images or classes not in it")
+        yield f"{report['results_left_out']} results are of images or classes not in it"
 
 
 def _figure(value: float | None) -> str:

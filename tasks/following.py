@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -16,23 +16,23 @@ from rich.live import Live
 from rich.text import Text
 
 from storage.uris import shown
-from tasks.annotate import need_worker_parts, standard_input
+from tasks.annotate import finish, need_worker_parts, standard_input
 from tasks.broker import BrokerDown, broker_url, make_app
-from tasks.exits import OK, OVER_BUDGET, ended
-from tasks.folder import Folder, JobError, missing_shards, read_job, read_run
-from tasks.inputs import absolute, find
+from tasks.exits import OK, ended
+from tasks.folder import Folder, JobError, missing_shards, read_job
+from tasks.inputs import Found, absolute, find
 from tasks.markers import cancel, halt_of, lift
 from tasks.merge import merge_all, merge_part
 from tasks.open_jobs import append_inputs
 from tasks.opening import SHARD_SIZE, sources
-from tasks.progress import choose_face, planning_notice, say_json
-from tasks.reconcile import AWAY_S, look_after
+from tasks.plan import scratch
+from tasks.progress import choose_face, planning_notice, say_json, tell
+from tasks.reconcile import look_after
 from tasks.records import Job, Routing, Selection
 from tasks.retry import ask_again
 from tasks.state import KnownJob, State, fleet_state
 from tasks.status import Follower, followers, said
 from tasks.submit import Sharing, Submitted, send_missing, submit, visible
-from tasks.summary import print_summary, summarise
 
 WATCH_S = 2.0
 LOST_S = 10.0  # how long a watched job may be silent before its messages are sent again
@@ -79,10 +79,8 @@ def send(
                     f" {counts.duplicates} given twice, {counts.not_images} not images"
                 )
                 facts = {"items": counts.items, "shards": counts.shards, "sent": done.sent}
-        if as_json:
-            say_json({"event": "submitted", "job": done.folder.uri, **facts})
-        else:
-            print(f"{said_so}\nfollow it with: maskmill status {done.folder.uri} --watch")
+        lines = [said_so, f"follow it with: maskmill status {done.folder.uri} --watch"]
+        tell({"event": "submitted", "job": done.folder.uri, **facts}, lines, as_json)
         if follow is None:
             return OK
         watch([Follower(done.folder, done.job, state)], app, state, as_json)
@@ -95,13 +93,7 @@ def _finished(folder: Folder, job: Job, max_failures: int, as_json: bool) -> int
     halt = halt_of(folder)
     if halt is not None:
         raise JobError(f"the job in {folder.uri} is {halt.kind}: {halt.reason}")
-    summary = summarise(folder, job, read_run(folder) or {})
-    over = summary["failures"] > max_failures
-    if as_json:
-        say_json({"event": "summary", **summary, "exit": OVER_BUDGET if over else OK})
-    else:
-        print_summary(summary)
-    return OVER_BUDGET if over else OK
+    return finish(job, folder, max_failures, as_json)
 
 
 def dry(
@@ -117,35 +109,35 @@ def dry(
         with standard_input(inputs) as stdin:
             given = sources(inputs, selection, stdin)
             found = find(given.inputs, given.selection.images_root, given.stdin)
-            counts: Counter[str] = Counter()
-            seen: set[bytes] = set()
-            for each in visible(found, wishes["output"], sharing, upload=False):
-                key = each.uri.encode("utf-8", "surrogateescape")
-                if not each.is_image:
-                    counts["not_images"] += 1
-                elif key in seen:
-                    counts["duplicates"] += 1
-                else:
-                    seen.add(key)
-                    counts["items"] += 1
-                    counts["bytes"] += max(each.size, 0)
-                    counts["of_unknown_size"] += each.size < 0
+            counts = _counted(visible(found, wishes["output"], sharing, upload=False))
         items = min(counts["items"], selection.limit or selection.sample or counts["items"])
         size = wishes.get("shard_size") or SHARD_SIZE
         report = {**counts, "items": items, "shards": -(-items // size), **_expected(items)}
-        if as_json:
-            say_json({"event": "dry-run", **report})
-        else:
-            for name, value in report.items():
-                print(f"{name.replace('_', ' '):<20}{value}")
+        lines = (f"{name.replace('_', ' '):<20}{value}" for name, value in report.items())
+        tell({"event": "dry-run", **report}, lines, as_json)
         return OK
 
     return ended(command, as_json)
 
 
+def _counted(found: Iterable[Found]) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    with scratch("CREATE TABLE seen (uri TEXT PRIMARY KEY) WITHOUT ROWID") as db:
+        for each in found:
+            if not each.is_image:
+                counts["not_images"] += 1
+            elif not db.execute("INSERT OR IGNORE INTO seen VALUES (?)", (each.uri,)).rowcount:
+                counts["duplicates"] += 1
+            else:
+                counts["items"] += 1
+                counts["bytes"] += max(each.size, 0)
+                counts["of_unknown_size"] += each.size < 0
+    return counts
+
+
 def _expected(items: int) -> dict[str, Any]:
     """How long it would take at the speed that the fleet's workers have of late."""
-    alive = [each for each in fleet_state().workers() if time.time() - each.at < AWAY_S]
+    alive = fleet_state().present()
     rate = sum(each.images_per_s for each in alive)
     said_so = {"workers": len(alive), "images_per_s": round(rate, 2)}
     return said_so | {"expected_s": round(items / rate) if rate else "unknown: none is at work"}
@@ -159,11 +151,9 @@ def status(uri: str, watching: bool, as_json: bool) -> int:
             raise JobError(f"{shown(uri)} holds no job, nor does anything below it")
         if watching:
             watch(found, make_app(broker_url()), state, as_json)
-        elif as_json:
-            for each in found:
-                say_json({"event": "status", **each.look()})
         else:
-            print("\n".join(line for each in found for line in said(each.look())))
+            for look in (each.look() for each in found):
+                tell({"event": "status", **look}, said(look), as_json)
         return OK
 
     return ended(command, as_json)
@@ -193,11 +183,10 @@ def watch(jobs: Sequence[Follower], app: Celery, state: State | None, as_json: b
 
 
 def _send_lost(app: Celery, state: State, each: Follower) -> None:
-    workers = [w for w in state.workers() if time.time() - w.at < AWAY_S]
     known = next((k for k in state.jobs() if k.uri == each.folder.uri), None)
     try:
         if known is not None:
-            look_after(app, state, known, workers, LOST_S)
+            look_after(app, state, known, state.present(), LOST_S)
     except BrokerDown as exc:
         print(f"maskmill: {exc}", file=sys.stderr, flush=True)
 
@@ -271,8 +260,5 @@ def _job(uri: str) -> tuple[Job, Folder]:
 
 
 def _told(sentence: str, as_json: bool, **facts: Any) -> int:
-    if as_json:
-        say_json({"event": "done", "message": sentence, **facts})
-    else:
-        print(sentence)
+    tell({"event": "done", "message": sentence, **facts}, [sentence], as_json)
     return OK

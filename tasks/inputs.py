@@ -89,11 +89,14 @@ def _find_one(word: str, images_root: str, stdin: BinaryIO | None) -> Iterator[F
 
 
 def _from_file(word: str, suffix: str, images_root: str) -> Iterator[Found]:
+    """A list, an image, or a COCO file's images with its ids, beside it or below `images_root`."""
     if suffix in LIST_SUFFIXES[:2]:
         with open_read(word) as file:
             yield from _from_list(file, parent(word), shown(word))
     elif suffix == ".json":
-        yield from from_coco(word, images_root)
+        for record in coco_images(word):
+            uri = _below(images_root or parent(word), record.file_name)
+            yield Found(uri, name_in_list(record.file_name), id=record.id)
     else:
         yield Found(storable(word), _name(basename(word)))
 
@@ -165,14 +168,6 @@ def name_in_list(word: str) -> str:
     except BadUri:
         path = word.partition("://")[2] or word  # it will fail when it is fetched, under this name
     return _name("/".join(part for part in path.split("/") if part not in ("", ".", "..")))
-
-
-def from_coco(word: str, images_root: str = "") -> Iterator[Found]:
-    """The images of a COCO file with that file's ids; they lie beside it or below `images_root`."""
-    base = images_root or parent(word)
-    for record in coco_images(word):
-        uri = _below(base, record.file_name)
-        yield Found(uri, name_in_list(record.file_name), id=record.id)
 
 
 class CocoImage(msgspec.Struct):

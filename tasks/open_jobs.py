@@ -27,15 +27,7 @@ from tasks.broker import broker_url, make_app, send_shards
 from tasks.folder import Folder, JobDiffers, read_job
 from tasks.inputs import Found, InputError, ListLine, absolute, find, name_in_list
 from tasks.messages import AnnotateMessage
-from tasks.opening import (
-    SHARD_SIZE,
-    Opened,
-    ask,
-    differing,
-    model_of,
-    refuse_foreign,
-    sources,
-)
+from tasks.opening import SHARD_SIZE, Opened, ask, differing, model_of, refuse_foreign, sources
 from tasks.ordered import ordered_map
 from tasks.plan import commit_job
 from tasks.records import Counts, Item, Job, Routing, Selection, encode

@@ -176,12 +176,7 @@ def model_of(job: Job) -> Model:
     reference = job.asked.model
     build = next(each for each in reference.card.builds if each.file == reference.file)
     return Model(
-        reference.card,
-        build,
-        job.model_path,
-        reference.sha256,
-        reference.engine,
-        reference.compute,
+        reference.card, build, job.model_path, reference.sha256, reference.engine, reference.compute
     )
 
 

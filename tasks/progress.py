@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -29,6 +29,14 @@ def choose_face(as_json: bool) -> Face:
 
 def say_json(event: Event) -> None:
     print(msgspec.json.encode(event).decode(), flush=True)
+
+
+def tell(event: Event, lines: Iterable[str], as_json: bool) -> None:
+    """What came of a command: the event for a program, else the lines for a person."""
+    if as_json:
+        say_json(event)
+    else:
+        print("\n".join(lines), flush=True)
 
 
 def planning_notice(face: Face) -> Callable[[int], None]:
@@ -60,7 +68,8 @@ class Tally:
     def hear(self, event: Event) -> None:
         if event["event"] == "image":
             live = self._live.setdefault(event["shard"], Counter())
-            live.update(done=1, failures="failed" in event, detections=event["detections"])
+            failed = int("failed" in event)
+            live.update(done=1, failures=failed, detections=event["detections"])
         elif event["event"] == "committed":
             self._committed.update(self._live.pop(event["shard"], Counter()))
         elif event["event"] == "restart":
@@ -140,10 +149,7 @@ class Watcher:
 
 
 _DOING = {"merging": "merging", "merged": "done", "stopping": "stopping"}
-_REMARKS = {
-    "restart": "the worker process {reason}; it is started again",
-    "warning": "{message}",
-}
+_REMARKS = {"restart": "the worker process {reason}; it is started again", "warning": "{message}"}
 
 
 def _pace(numbers: Event) -> str:

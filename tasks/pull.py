@@ -14,9 +14,9 @@ from storage.uris import below
 from tasks.cards import Build, Card, Download, ModelError, read_card
 from tasks.download import checksum, difference, download
 from tasks.exits import OK, ended
-from tasks.progress import choose_face
+from tasks.progress import choose_face, tell
 from tasks.shelf import card_path, fetch_shared, is_shared, place_of, user_folder
-from tasks.zoo_table import Facts, tell
+from tasks.zoo_table import Facts
 
 
 def pull(name: str, precision: str, as_json: bool) -> int:

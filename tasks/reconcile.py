@@ -17,13 +17,11 @@ from tasks.records import Job
 from tasks.state import KnownJob, State, WorkerNow
 
 QUIET_S = 30.0  # after sending, before the same is sent again
-AWAY_S = 30.0  # without a word, a worker is taken to be gone
-GONE_S = 3600.0
 
 
 def reconcile(app: Celery, state: State) -> Iterator[str]:
     """Look after every job of the fleet; yields a sentence for each that something was done for."""
-    workers = _present(state)
+    workers = state.present()
     for known in state.jobs():
         try:
             done = look_after(app, state, known, workers)
@@ -31,18 +29,6 @@ def reconcile(app: Celery, state: State) -> Iterator[str]:
             done = f"{known.uri} cannot be looked after: {exc}"
         if done:
             yield done
-
-
-def _present(state: State) -> list[WorkerNow]:
-    """The workers that are there. What is left of those that are long gone is cleared away."""
-    present = []
-    for each in state.workers():
-        silent_s = abs(time.time() - each.at)  # of a clock ahead of ours too
-        if silent_s < AWAY_S:
-            present.append(each)
-        elif silent_s > GONE_S:
-            state.remove_worker(each.id)
-    return present
 
 
 def look_after(

@@ -21,27 +21,10 @@ import msgspec
 from storage import open_read, put
 from storage.errors import Exists, NotFound
 from storage.uris import shown, without_query
-from tasks.folder import (
-    Folder,
-    JobError,
-    ShardName,
-    decoded,
-    read_plan,
-    read_shard,
-    shard_objects,
-)
+from tasks.folder import Folder, JobError, ShardName, decoded, read_plan, read_shard, shard_objects
 from tasks.ordered import ordered_map
 from tasks.plan import scratch
-from tasks.records import (
-    SCHEMA,
-    Annotation,
-    Failure,
-    Image,
-    Item,
-    ProducedBy,
-    Shard,
-    encode,
-)
+from tasks.records import SCHEMA, Annotation, Failure, Image, Item, ProducedBy, Shard, encode
 
 READERS = 8
 MOST_BYTES = 8 << 20  # of a segment's items; what is over goes into the next

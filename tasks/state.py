@@ -27,6 +27,8 @@ from tasks.records import encode
 from tasks.shelf import files_of
 
 CHUNK = 1 << 20
+AWAY_S = 30.0  # without a word, a worker is taken to be gone
+GONE_S = 3600.0
 
 
 class KnownJob(msgspec.Struct, frozen=True):
@@ -99,6 +101,17 @@ class State:
 
     def remove_worker(self, worker: str) -> None:
         delete(join(self.uri, f"workers/{worker}.json"))
+
+    def present(self) -> list[WorkerNow]:
+        """The workers that are there. What is left of those that are long gone is cleared away."""
+        present = []
+        for each in self.workers():
+            silent_s = abs(time.time() - each.at)  # of a clock ahead of ours too
+            if silent_s < AWAY_S:
+                present.append(each)
+            elif silent_s > GONE_S:
+                self.remove_worker(each.id)
+        return present
 
     def workers(self) -> Iterator[WorkerNow]:
         for data in self._all("workers"):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from typing import Any
 
 import msgspec
@@ -13,14 +13,7 @@ import msgspec
 from storage import list_entries
 from storage.errors import NotFound
 from storage.uris import as_folder
-from tasks.folder import (
-    Folder,
-    ShardName,
-    count_parts,
-    read_job,
-    read_shard,
-    written,
-)
+from tasks.folder import Folder, ShardName, count_parts, read_job, read_shard, written
 from tasks.markers import halt_of
 from tasks.merge import is_merged
 from tasks.ordered import ordered_map
@@ -28,7 +21,6 @@ from tasks.records import Job
 from tasks.state import State, WorkerNow
 
 READERS = 16
-AWAY_S = 30.0  # without a word, a worker is taken to be gone
 
 
 class Follower:
@@ -53,11 +45,11 @@ class Follower:
         workers = self._workers()
         rate = sum(each.images_per_s for each in workers)
         left = max(items - done, 0)
-        phase = self._phase(shards)
+        phase, reason = self._phase(shards)
         return {
             "job": self.folder.uri,
-            "state": phase["state"],
-            "reason": phase["reason"],
+            "state": phase,
+            "reason": reason,
             "model": self.job.asked.model.card.name,
             "images": done,
             "of": items or None,
@@ -70,21 +62,19 @@ class Follower:
             "workers": [msgspec.to_builtins(each) for each in workers],
         }
 
-    def _phase(self, shards: int) -> dict[str, str]:
+    def _phase(self, shards: int) -> tuple[str, str]:
         halt = halt_of(self.folder)
         if halt is not None:
-            return {"state": halt.kind, "reason": halt.reason}
+            return halt.kind, halt.reason
         finished = len(self._seen) == shards
         if is_merged(self.folder, self.job) and (finished or not self.job.open):
-            return {"state": "merged", "reason": ""}
-        return {"state": "merging" if finished else "running", "reason": ""}
+            return "merged", ""
+        return "merging" if finished else "running", ""
 
     def _workers(self) -> list[WorkerNow]:
-        if self._state is None:
-            return []
-        now = time.time()
-        mine = (each for each in self._state.workers() if each.job == self.folder.uri)
-        return sorted((each for each in mine if now - each.at < AWAY_S), key=lambda each: each.id)
+        present = self._state.present() if self._state else []
+        mine = (each for each in present if each.job == self.folder.uri)
+        return sorted(mine, key=lambda each: each.id)
 
     def _read_new(self) -> None:
         done = written(self.folder)
@@ -131,7 +121,7 @@ def said(look: dict[str, Any]) -> Iterator[str]:
     yield f"{look['job']}  {look['state']}{reason}"
     of = f" of {look['of']}" if look["of"] else ""
     rate = f", {look['images_per_s']} images/s" if look["images_per_s"] else ""
-    eta = f", {_duration(look['eta_s'])} left" if look["eta_s"] else ""
+    eta = f", {timedelta(seconds=look['eta_s'])} left" if look["eta_s"] else ""
     yield (
         f"  {look['images']}{of} images, {look['shards']} of {look['of_shards']} shards,"
         f" {look['failures']} failures{rate}{eta}"
@@ -144,9 +134,3 @@ def said(look: dict[str, Any]) -> Iterator[str]:
             f"  {each['id']}: {hand}, {each['images_per_s']} images/s,"
             f" {each['cores']} cores {each['processor']}, {', '.join(each['engines'])}"
         )
-
-
-def _duration(seconds: int) -> str:
-    minutes, rest = divmod(seconds, 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -152,7 +152,7 @@ def visible(
         if not each.is_image or sharing.shared_paths or not is_local(each.uri):
             return each
         check_input(each.uri, sharing)
-        return replace(each, uri=_uploaded(each, output)) if upload else each
+        return replace(each, uri=_uploaded(each, output), version=None) if upload else each
 
     with ThreadPoolExecutor(UPLOADS) as pool:
         yield from ordered_map(pool, seen, found, window=2 * UPLOADS)

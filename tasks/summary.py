@@ -27,10 +27,9 @@ def summarise(folder: Folder, job: Job, run: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def print_summary(summary: dict[str, Any]) -> None:
+def summary_lines(summary: dict[str, Any]) -> Iterator[str]:
     """Two columns, never cut: what a path says at its end matters."""
-    for label, text in _rows(summary):
-        print(f"{label:<15}{text}")
+    return (f"{label:<15}{text}" for label, text in _rows(summary))
 
 
 def _rows(summary: dict[str, Any]) -> Iterator[tuple[str, str]]:

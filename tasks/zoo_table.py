@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from textwrap import wrap
 from typing import Any
@@ -14,7 +14,7 @@ from rich.table import Table
 from tasks.cards import Build, Card, ModelError, read_card
 from tasks.exits import OK, ended
 from tasks.graph_file import read_graph
-from tasks.progress import say_json
+from tasks.progress import say_json, tell
 from tasks.shelf import card_path, files_of, is_shared, place_of, zoo_cards
 
 Facts = dict[str, Any]
@@ -25,14 +25,6 @@ _LEGEND = f"AP is in percent and as published, or with * measured by us; {_UNKNO
 # What an empty field means, where it is not that no source publishes it.
 _EMPTY = {"path": "not here", "graph": "not here", "takes": "what its graph says"}
 _EMPTY |= {"input": "the card's", "decode": "as usual", "notes": "none"}
-
-
-def tell(event: Facts, lines: Iterable[str], as_json: bool) -> None:
-    """What came of a command: the event for a program, else the lines for a person."""
-    if as_json:
-        say_json(event)
-    else:
-        print("\n".join(lines))
 
 
 def list_models(as_json: bool) -> int:

@@ -165,7 +165,4 @@ def _extent(is_there: Any, along: int) -> tuple[Any, Any]:
     place = ops.convert(ops.range(np.int64(0), length, np.int64(1), "i64"), "f32")
     first = ops.select(profile, place, np.float32(1e6))
     last = ops.select(profile, ops.add(place, np.float32(1)), np.float32(0))
-    return (
-        ops.reduce_min(first, np.array([1]), True),
-        ops.reduce_max(last, np.array([1]), True),
-    )
+    return (ops.reduce_min(first, np.array([1]), True), ops.reduce_max(last, np.array([1]), True))

@@ -25,7 +25,7 @@ _GIVEN = "CK"
 class Role(NamedTuple):
     """What a decoder needs an output for.
 
-    patterns: the shapes that it may have, as "1 N K+4" or "N 1|81 S S". A letter stands for the
+    patterns: the shapes that it may have, as "1 N K+4" or "1 N 80|81". A letter stands for the
     same size wherever it is; 1 is the batch or another axis of one, which may be open.
     known: names that exporters give it, which come before all others.
     whole: whether it holds whole numbers, where that tells which output it is.
@@ -61,17 +61,20 @@ def options_of(kind: type[Options], table: Table) -> Options:
         raise ModelMismatch(reason, kind.__struct_fields__, list(table)) from exc
 
 
-def find_roles(tensors: Tensors, roles: Sequence[Role], named: Named) -> Readings:
+def find_roles(
+    tensors: Tensors, roles: Sequence[Role], named: Named, beside: Tensors = ()
+) -> Readings:
     """The one way to give each role an output; raises ModelMismatch where there is none.
 
-    Only where the card names all of them may other outputs be left over.
+    Only where the card names all of them may outputs be left over, but for those that are beside.
     """
-    candidates = _candidates(tensors, roles, named)
+    others = [each for each in tensors if each not in beside]
+    candidates = _candidates(others, roles, named)
     ways = _agreeing(candidates)
     problem = _problem(roles, candidates, ways, named)
     if problem is None:
         used = [reading.tensor for reading in ways[0]]
-        surplus = [each.name for each in tensors if each not in used]
+        surplus = [each.name for each in others if each not in used]
         if not surplus or named.keys() >= {role.name for role in roles}:
             return ways[0]
         problem = f"output {surplus[0]!r} is surplus"

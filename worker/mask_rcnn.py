@@ -77,7 +77,7 @@ def _find_outputs(tensors: Tensors, categories: int, named: Named) -> Outputs:
     boxes = Role("boxes", ["N 4|5"], ("boxes", "pred_boxes"), whole=False)
     labels = Role("labels", ["N"], ("labels", "classes", "pred_classes"), whole=True)
     scores = Role("scores", ["N"], ("scores",), whole=False)
-    maps = ["N S S", f"N 1|{categories + 1} S S"]
+    maps = ["N S S", "N 1 S S", f"N {categories + 1} S S"]
     masks = Role("masks", maps, ("masks", "raw_masks", "pred_masks"), whole=False)
     own = named.get("boxes")
     scored = any(each.shape[1:] == (5,) and own in (None, each.name) for each in tensors)
@@ -88,7 +88,7 @@ def _find_outputs(tensors: Tensors, categories: int, named: Named) -> Outputs:
     strange = [each for each in tensors if each.name not in familiar]
     sizes = [each for each in strange if each.shape == (2,) and is_whole(each)]
     beside = [*sizes, *(each for each in strange if each.name.startswith("TopK"))]
-    found = find_roles([each for each in tensors if each not in beside], roles, named)
+    found = find_roles(tensors, roles, named, beside)
     names = [each.tensor.name for each in found]
     shape = found[2].tensor.shape
     return Outputs(

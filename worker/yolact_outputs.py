@@ -35,8 +35,7 @@ def find_outputs(
         Role("prototypes", ["1 P Q K", "1 K P Q"]),
     )
     priors = [each for each in tensors if _is_priors(each) and each.name not in named.values()]
-    others = [each for each in tensors if each not in priors]
-    boxes, scores, coefficients, prototypes = find_roles(others, roles, named)
+    boxes, scores, coefficients, prototypes = find_roles(tensors, roles, named, priors)
     if len(priors) > raw_boxes and len(named) < len(roles):
         name = priors[raw_boxes].name
         reason = f'output {name!r} is surplus (it looks like priors, which go with boxes = "loc")'

@@ -78,8 +78,10 @@ def bind(outputs: Tensors, table: Table, categories: int, intake: Intake) -> Yol
 
 def _find_outputs(tensors: Tensors, categories: int, form: Form | None) -> Outputs:
     """The one way to read the graph's outputs; raises ModelMismatch where there is none."""
-    wide = 4 + categories  # cx, cy, w, h and a score for each class; else x1, y1, x2, y2, score,
-    patterns = [f"1 K+{wide} N", f"1 N K+{wide}", "1 N K+6"]  # class; and K coefficients
+    # K coefficients follow: raw cx, cy, w, h and each class's score; else x1, y1, x2, y2, score
+    # and class.
+    wide = 4 + categories
+    patterns = [f"1 K+{wide} N", f"1 N K+{wide}", "1 N K+6"]
     roles = Role("predictions", patterns), Role("prototypes", ["1 K P Q", "1 P Q K"])
     found: list[Outputs] = []
     for flat, planes in ways_to_read(tensors, roles, {}) if len(tensors) == 2 else ():

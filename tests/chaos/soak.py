@@ -214,10 +214,7 @@ def soak(minutes: float, kills: int, seed: int) -> Soak:
     with tempfile.TemporaryDirectory(prefix="maskmill-soak-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         oracle = make_oracle(folder / "oracle", IMAGES)
-        with (
-            killable_redis(folder / "redis") as redis,
-            fleet(folder / "fleet", redis.url) as made,
-        ):
+        with killable_redis(folder / "redis") as redis, fleet(folder / "fleet", redis.url) as made:
             running = Soak(folder, made, redis, oracle, random.Random(seed))
             end, number = time.monotonic() + 60 * minutes, 0
             said = 0.0

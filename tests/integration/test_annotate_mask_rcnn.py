@@ -30,14 +30,8 @@ READ: dict[str, tuple[tuple[str, str, str, str], dict[str, Any]]] = {
     "0033 sides": (("boxes", "classes", "scores", "raw_masks"), {"numbering": "one_based"}),
     "0002": (("boxes", "labels", "", "masks"), {}),
     "0228": (("boxes", "labels", "", "masks"), {}),
-    "torchvision": (
-        ("boxes", "labels", "scores", "masks"),
-        {"numbering": "coco91", "paste": None},
-    ),
-    "detectron2": (
-        ("pred_boxes", "pred_classes", "scores", "pred_masks"),
-        {"paste": "sampled"},
-    ),
+    "torchvision": (("boxes", "labels", "scores", "masks"), {"numbering": "coco91", "paste": None}),
+    "detectron2": (("pred_boxes", "pred_classes", "scores", "pred_masks"), {"paste": "sampled"}),
     "onnx_zoo": (("6568", "6570", "6572", "6887"), {"numbering": "one_based"}),
 }
 

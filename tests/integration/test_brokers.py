@@ -186,9 +186,7 @@ def certificate(folder: Path) -> Path:
         .sign(key, hashes.SHA256())
     )
     pem = key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
     path = folder / "server.pem"
     path.write_bytes(made.public_bytes(serialization.Encoding.PEM) + pem)

@@ -217,7 +217,8 @@ def test_local_inputs_are_uploaded_and_a_model_travels(
         assert dry["bytes"] == sum(path.stat().st_size for path in photos.rglob("*.*"))
         assert not list(list_entries(f"{s3}/out/"))
         made.worker()
-        assert made.run(*command, "--upload", "--wait").code == 0
+        ran = made.run(*command, "--upload", "--wait")
+        assert ran.code == 0, get(f"{s3}/out/failures.jsonl")
         assert get(f"{s3}/out/instances.json") == undisturbed
         look = made.run("status", s3, "--json").events
         assert [each["job"] for each in look] == [f"{s3}/out"]

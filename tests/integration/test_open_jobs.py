@@ -218,9 +218,7 @@ def test_an_open_job_has_the_same_records_as_a_planned_one(
     fleet_here.worker()
     wish = {"items": images(photos), "model": card, "output": str(out)}
     send_bare(
-        fleet_here.broker,
-        tmp_path,
-        ("maskmill.annotate", {**wish, "options": {"shard_size": 5}}),
+        fleet_here.broker, tmp_path, ("maskmill.annotate", {**wish, "options": {"shard_size": 5}})
     )
     await_parts(out, 3)
     ran = fleet_here.run("merge", out)

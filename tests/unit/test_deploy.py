@@ -110,7 +110,7 @@ def test_every_variable_is_one_that_the_code_reads() -> None:
         for path in (ROOT / part).rglob("*.py")
     )
     known = set(re.findall(r'"(MASKMILL_[A-Z0-9_]+)"', sources))
-    known |= {f"MASKMILL_{name}" for name in re.findall(r'_variable\("([A-Z0-9_]+)"\)', sources)}
+    known |= {f"MASKMILL_{name}" for name in re.findall(r'_read\("([A-Z0-9_]+)"', sources)}
     for path in FILES:
         used = set(re.findall(r"\bMASKMILL_[A-Z0-9_]+", path.read_text()))
         assert used <= known, f"{path.relative_to(ROOT)}: {sorted(used - known)}"

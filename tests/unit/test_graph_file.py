@@ -107,11 +107,7 @@ def test_what_the_odd_graph_says(tmp_path: Path) -> None:
 def test_weights_in_a_file_of_their_own_are_named(tmp_path: Path) -> None:
     path = write_onnx(tmp_path / "m.onnx")
     onnx.save(
-        onnx.load(path),
-        path,
-        save_as_external_data=True,
-        location="m.data",
-        size_threshold=0,
+        onnx.load(path), path, save_as_external_data=True, location="m.data", size_threshold=0
     )
     assert read_graph(path).weight_files == ("m.data",)
 
@@ -287,10 +283,7 @@ def test_an_ir_without_names_of_tensors(tmp_path: Path) -> None:
     path.with_suffix(".bin").write_bytes(b"")
     found = read_graph(path)
     assert found.inputs == (Tensor("im_data", (1, 3, 480, None), "float"),)
-    assert found.outputs == (
-        Tensor("boxes", (1,), "float"),
-        Tensor("classes", (7,), "int64"),
-    )
+    assert found.outputs == (Tensor("boxes", (1,), "float"), Tensor("classes", (7,), "int64"))
     assert found.parameters == 6
 
 

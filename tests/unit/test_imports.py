@@ -34,8 +34,7 @@ def test_the_producer_side_loads_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize(
-    ("package", "allowed"),
-    [("storage", {"storage"}), ("tasks", {"storage", "tasks"})],
+    ("package", "allowed"), [("storage", {"storage"}), ("tasks", {"storage", "tasks"})]
 )
 def test_imports_go_one_way(package: str, allowed: set[str]) -> None:
     ours = {"storage", "tasks", "worker"}

@@ -99,12 +99,7 @@ def torchvision(seed=0, count=30, levels=None, categories=80):
     _, classes, scores = rows_of(seed, count, categories, levels)
     planes, boxes = pasted_planes(seed, count, *IMAGE)
     labels = np.array(oracle.COCO_IDS)[classes] if categories == 80 else classes + 1
-    raw = {
-        "boxes": boxes,
-        "labels": labels,
-        "scores": scores,
-        "masks": planes[:, None],
-    }
+    raw = {"boxes": boxes, "labels": labels, "scores": scores, "masks": planes[:, None]}
     shapes = {"boxes": (None, 4), "labels": (None,), "scores": (None,)}
     shapes["masks"] = (None, 1, None, None)
     numbering = "coco91" if categories == 80 else "one_based"
@@ -401,6 +396,7 @@ OPEN = {"m": ((None, 1, None, None), "float")}
         ("s and s2 could each be scores", {"s2": ((None,), "float")}, {}),
         ("b and b2 could each be boxes", {"b2": ((None, 4), "float")}, {}),
         ("output 'x' is surplus", {"x": ((None, 7), "float")}, {}),
+        ("no 4 outputs agree", {"b": ((9, 4), "float"), "l": ((8,), "int64")}, {}),
         ("output 's' is surplus", {"b": ((None, 5), "float")}, {}),
         ("no output 'x' has the shape or type of scores", {}, {"outputs": {"scores": "x"}}),
         ("no output 'm' has the shape or type of scores", {}, {"outputs": {"scores": "m"}}),

@@ -87,12 +87,7 @@ def test_refusals_name_the_first_offender(found: list[Found], words: str) -> Non
 def test_ids_of_a_coco_input_stay_and_others_follow_the_highest() -> None:
     found = [Found("a", "a"), Found("b", "b", id=7), Found("c", "c", id=3), Found("d", "d")]
     items = planned(found, asked())
-    assert [(item.id, item.file_name) for item in items] == [
-        (3, "c"),
-        (7, "b"),
-        (8, "a"),
-        (9, "d"),
-    ]
+    assert [(item.id, item.file_name) for item in items] == [(3, "c"), (7, "b"), (8, "a"), (9, "d")]
 
 
 @given(st.permutations("abcdefghij"), st.integers(0, 3), st.integers(1, 10))
@@ -162,9 +157,7 @@ def test_ordered_map_keeps_order_and_its_bound(count: int, window: int) -> None:
 def test_differences_are_named_with_both_values() -> None:
     before = asked()
     now = msgspec.structs.replace(
-        before,
-        shard_size=5,
-        settings=msgspec.structs.replace(before.settings, threshold=0.5),
+        before, shard_size=5, settings=msgspec.structs.replace(before.settings, threshold=0.5)
     )
     assert differing(before, now) == [
         "shard size (3 before, 5 now)",

@@ -51,10 +51,7 @@ DETECTRON = {
 TORCHVISION = {"1": (None, 4), "2": (None,), "3": (None,), "4": (None, 1, None, None)}
 ZOO = {"6568": (None, 4), "6570": (None,), "6572": (None,), "6887": (None, 1, 28, 28)}
 DETR = {"logits": (1, 100, 92), "pred_boxes": (1, 100, 4), "pred_masks": (1, 100, None, None)}
-MASK2FORMER = {
-    "class_queries_logits": (1, 100, 81),
-    "masks_queries_logits": (1, 100, 96, 96),
-}
+MASK2FORMER = {"class_queries_logits": (1, 100, 81), "masks_queries_logits": (1, 100, 96, 96)}
 RF_DETR = {"dets": (1, 200, 4), "labels": (1, 200, 91), "masks": (1, 200, 108, 108)}
 
 
@@ -166,8 +163,7 @@ def test_a_network_that_does_not_tell_all_names_what_and_how(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "form",
-    ["0033", "0033 sides", "0002", "0228", "torchvision", "detectron2", "onnx_zoo"],
+    "form", ["0033", "0033 sides", "0002", "0228", "torchvision", "detectron2", "onnx_zoo"]
 )
 def test_canned_mask_rcnn_graphs_get_the_input_of_their_cards(tmp_path: Path, form: Any) -> None:
     card = read_card(graphs_mask_rcnn.write_model(tmp_path, form))

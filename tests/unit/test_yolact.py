@@ -414,12 +414,7 @@ def test_priors_of_the_published_network():
     np.testing.assert_allclose(priors[-3], [0.9, 0.9, 384 / 550, 384 / 550], rtol=1e-6)
 
 
-GOOD = {
-    "b": (1, 100, 4),
-    "s": (1, 100, 6),
-    "c": (1, 100, 8),
-    "p": (1, 17, 19, 8),
-}
+GOOD = {"b": (1, 100, 4), "s": (1, 100, 6), "c": (1, 100, 8), "p": (1, 17, 19, 8)}
 
 
 def tensors(**changes):

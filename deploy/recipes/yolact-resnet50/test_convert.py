@@ -247,10 +247,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
 @pytest.mark.parametrize(
     ("backbone", "reason"),
     [
-        (
-            "resnet50",
-            r"is not the file that was published: its SHA-384 is [0-9a-f]",
-        ),
+        ("resnet50", r"is not the file that was published: its SHA-384 is [0-9a-f]"),
         ("resnet101", "no checksum of published weights with resnet101 is known"),
     ],
 )
@@ -327,10 +324,7 @@ def test_half_precision_halves_the_ir(
 # Under the score that counts, the outputs themselves still differ.
 @pytest.mark.parametrize("score", [0.9, 0.29])
 def test_nothing_is_kept_where_the_graphs_disagree(
-    score: float,
-    arguments: tuple[object, ...],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    score: float, arguments: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = convert.run_onnx
 

@@ -65,11 +65,7 @@ class Undecoded(nn.Module):
         return raw.loc, conf, raw.coefficients, _channels_last(raw), priors
 
 
-WRAPPERS: dict[str, type[nn.Module]] = {
-    "edge": Edge,
-    "background": Background,
-    "raw": Undecoded,
-}
+WRAPPERS: dict[str, type[nn.Module]] = {"edge": Edge, "background": Background, "raw": Undecoded}
 
 
 def export(network: Yolact, form: str, path: Path, picture: str = "image") -> None:
