@@ -18,7 +18,7 @@ from storage import get
 from storage.disk_errors import translating
 from storage.errors import StorageError
 from storage.uris import shown, storable
-from tasks.cards import Build, Card, InputSpec, ModelError, read_card
+from tasks.cards import ENGINES_BY_SUFFIX, Build, Card, InputSpec, ModelError, read_card
 from tasks.categories import Category
 from tasks.check_model import report_lines, try_build
 from tasks.exits import OK, ended
@@ -73,7 +73,8 @@ def _add(file: Path, told: Told, replace: bool, as_json: bool) -> int:
 
 
 def _refuse_taken(name: str, folder: Path, replace: bool) -> None:
-    if not re.fullmatch(_NAME, name):
+    suffix = Path(name).suffix.lower()
+    if not re.fullmatch(_NAME, name) or suffix in (".toml", *ENGINES_BY_SUFFIX):
         raise ModelError(f"{name!r} is no name for a model: give --name of letters, digits, . _ -")
     cards = (folder.parent / f"{name}.toml", ZOO / f"{name}.toml", folder)
     taken = next((each for each in cards if each.exists()), None)

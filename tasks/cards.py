@@ -18,7 +18,9 @@ else:
 # Which engines run a file, the usual one first.
 ENGINES_BY_SUFFIX = {".onnx": ("onnx", "openvino"), ".tflite": ("tflite",), ".xml": ("openvino",)}
 
+LARGEST_SIDE = 1 << 14
 Positive = Annotated[int, msgspec.Meta(ge=1)]
+Side = Annotated[int, msgspec.Meta(ge=1, le=LARGEST_SIDE)]
 Spread = Annotated[float, msgspec.Meta(gt=0)]
 Fit = Literal["stretch", "pad", "letterbox", "sides", "native"]
 
@@ -36,7 +38,7 @@ class InputSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     # (height, width), only where the graph leaves it open
-    size: tuple[Positive, Positive] | None = None
+    size: tuple[Side, Side] | None = None
     fit: Fit = "stretch"
     # "sides" and "native": zeros at the right and bottom, up to a multiple of this
     multiple: Positive = 1
@@ -163,5 +165,8 @@ def _check(card: Card, path: Path) -> None:
         if unread:
             raise ModelError(f'the model card {path}: input.fit = "{spec.fit}" takes no {unread}')
     categories = card.category_list()
-    if not categories or len({each.id for each in categories}) < len(categories):
-        raise ModelError(f"the model card {path} needs categories with an id each of their own")
+    ids, names = {each.id for each in categories}, {each.name.lower() for each in categories}
+    if not categories or min(len(ids), len(names)) < len(categories) or min(ids) < 1 or "" in names:
+        raise ModelError(
+            f"the model card {path} needs categories with a name and an id from 1 each of their own"
+        )

@@ -87,12 +87,18 @@ def mapped(
     wanted: dict[int, int | str] = {}
     for word, target in mapping.items():
         try:
-            wanted[ids_of(categories, [word])[0]] = target
+            (number,) = ids_of(categories, [word])
         except UnknownClass:
             if not allow_unmatched:
                 raise
-    ids = {each.name: each.id for each in categories}
+            continue
+        if number in wanted or target == "":
+            raise UnknownClass(f"the category map names {word!r} twice, or gives it no name")
+        wanted[number] = target
+    ids = {each.name.lower(): each.id for each in categories}
+    ids |= {str(each.id): each.id for each in categories}
     names = {each.id: each for each in categories}
+    highest = max([*names, *(each for each in wanted.values() if isinstance(each, int))])
     made: dict[int, Category] = {}
     places: list[int | None] = []
     for each in categories:
@@ -101,12 +107,13 @@ def mapped(
             continue
         target = wanted[each.id]
         if isinstance(target, str):
-            number = ids.setdefault(target, max(ids.values()) + 1)
-            made.setdefault(number, names.get(number, Category(number, target)))
+            number = ids.setdefault(target.lower(), max(highest, *ids.values()) + 1)
         else:
-            number = target
-            made.setdefault(number, names.get(number, Category(number, each.name)))
+            number, target = target, each.name
+        made.setdefault(number, names.get(number, Category(number, target)))
         places.append(list(made).index(number))
+    if len({each.name for each in made.values()}) < len(made):
+        raise UnknownClass("the category map gives one name to two ids")
     if not made:
         raise UnknownClass("the category map names no class of the model: nothing would be left")
     return tuple(made.values()), tuple(places)

@@ -74,7 +74,10 @@ def read_job(uri: str) -> Job | None:
 
 def read_plan(folder: Folder, shard: ShardName) -> tuple[Item, ...]:
     uri = folder.plan(shard)
-    return tuple(decoded(line, Item, uri) for line in get(uri).splitlines())
+    try:
+        return tuple(decoded(line, Item, uri) for line in get(uri).splitlines())
+    except NotFound as exc:
+        raise JobError(f"{shown(uri)} is not there: the job has no such shard") from exc
 
 
 def read_shard(folder: Folder, shard: ShardName, generation: int = 0) -> Shard:

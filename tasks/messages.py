@@ -16,10 +16,14 @@ ANNOTATE = "maskmill.annotate"
 RECONCILE = "maskmill.reconcile"
 
 
+Number = Annotated[int, msgspec.Meta(ge=0)]
+Hash = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{1,64}$")]  # part of a key: nothing else
+
+
 class ShardMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     job: str
-    run: str
-    shard: int | str
+    run: Hash
+    shard: Number | Hash
     schema: int = SCHEMA
 
 

@@ -131,7 +131,8 @@ def open_job(
     folder = Folder(wished.output, job.run)
     admit(job, folder)
     _require_same(job, wished, routing)
-    state.register(KnownJob(folder.uri, job.run, time.time()))
+    if not state.knows(folder.uri, job.run):  # when it was last sent is the reconciler's to say
+        state.register(KnownJob(folder.uri, job.run, time.time()))
     return Opened(job, folder)
 
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec.structs import replace
 
-from tasks.cards import Build, Card, Fit, InputSpec, ModelError
+from tasks.cards import LARGEST_SIDE, Build, Card, Fit, InputSpec, ModelError
 from tasks.categories import Category, coco80
 from tasks.graph_file import GraphFile, read_graph
 
@@ -141,7 +141,7 @@ def _ultralytics(graph: GraphFile) -> Draft:
     names = _names(graph.metadata)
     size = _literal(graph.metadata.get("imgsz", ""))
     both = size if isinstance(size, list) and len(size) == 2 else [size, size]
-    height, width = (s if type(s) is int and s > 0 else 640 for s in both)
+    height, width = (s if type(s) is int and 0 < s <= LARGEST_SIDE else 640 for s in both)
     spec = replace(_UNIT, fit="letterbox", size=(height, width))
     unknown = () if names else ("categories",)
     # Converters that turn it to NHWC leave its boxes as parts of the input.
@@ -156,7 +156,8 @@ def _names(said: dict[str, str]) -> Categories:
     if not isinstance(names, dict) or sorted(names, key=str) != sorted(range(len(names)), key=str):
         return ()
     found = tuple(str(names[number]) for number in range(len(names)))
-    if not all(each.isprintable() for each in found):
+    lowered = {each.lower() for each in found}
+    if not all(map(str.isprintable, found)) or "" in lowered or len(lowered) < len(found):
         return ()
     known = tuple(each.name for each in coco80())
     return "coco80" if found in (known, tuple(k.replace(" ", "_") for k in known)) else found

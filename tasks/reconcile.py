@@ -16,6 +16,7 @@ from tasks.merge import is_merged
 from tasks.records import Job
 from tasks.state import KnownJob, State, WorkerNow
 
+PATIENCE_S = 600.0
 QUIET_S = 30.0  # after sending, before the same is sent again
 
 
@@ -49,16 +50,17 @@ def look_after(
     if abs(now - known.sent) < (2 * quiet_s if job.open else quiet_s):
         return ""
     busy = [each for each in workers if each.job == known.uri]
-    done = _send(app, folder, job, busy)
+    done = _send(app, folder, job, busy, abs(now - known.sent) < PATIENCE_S)
     if done or job.open:
         state.register(msgspec.structs.replace(known, sent=now))
     return done
 
 
-def _send(app: Celery, folder: Folder, job: Job, busy: list[WorkerNow]) -> str:
+def _send(app: Celery, folder: Folder, job: Job, busy: list[WorkerNow], patient: bool) -> str:
     missing = missing_shards(folder, job)
     # Messages that wait in the queue will come; a duplicate costs a look at the folder.
-    if (missing or job.open) and waiting(app, queue_of(job)):
+    # But another job may fill the queue for ever, so that patience has an end.
+    if patient and (missing or job.open) and waiting(app, queue_of(job)):
         return ""
     in_hand = {each.shard for each in busy}
     lost = [shard for shard in missing if shard not in in_hand]

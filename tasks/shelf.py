@@ -16,6 +16,7 @@ from storage.errors import NotFound
 from storage.uris import basename, below, relative, shown, storable
 from tasks.cards import ENGINES_BY_SUFFIX, Build, Card, Compute, Model, ModelError, read_card
 from tasks.download import checksum
+from tasks.graph_file import read_graph
 from tasks.recognise import derived_card
 
 ZOO = Path(__file__).parent / "zoo"
@@ -124,6 +125,12 @@ def model_at(
         raise ModelError(f"{compute} is a precision of openvino, not of {engine}")
     if storable(str(place)) != str(place):
         raise ModelError(f"the path of the model file {shown(str(place))} is not UTF-8; rename it")
+    outside: tuple[str, ...] = ()
+    if place.suffix.lower() == ".onnx":
+        with suppress(ModelError):  # what cannot be read is the runtime's to say
+            outside = read_graph(place).weight_files
+    if outside:  # the hash would not cover them
+        raise ModelError(f"{place} keeps weights in {', '.join(outside)}: export it as one file")
     sha256 = _require_digest(build.sha256, place, f"the model file {place}")
     return Model(card, build, str(place.resolve()), sha256, engine, compute)
 
@@ -194,6 +201,8 @@ def card_path(name: str) -> Path:
         return place
     if place.suffix.lower() in ENGINES_BY_SUFFIX:
         return place.with_suffix(".toml")
+    if len(name.encode()) > 200:  # no file system has such a name
+        raise ModelError(f"there is no model {shown(name)[:40]}…")
     own, bundled = (folder / f"{name}.toml" for folder in (user_folder(), ZOO))
     if own.is_file():
         return own

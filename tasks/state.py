@@ -12,9 +12,10 @@ import hashlib
 import os
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from secrets import token_hex
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -29,6 +30,9 @@ from tasks.shelf import files_of
 CHUNK = 1 << 20
 AWAY_S = 30.0  # without a word, a worker is taken to be gone
 GONE_S = 3600.0
+
+
+T = TypeVar("T")
 
 
 class KnownJob(msgspec.Struct, frozen=True):
@@ -68,8 +72,12 @@ class State:
         delete(self._job(uri))
 
     def jobs(self) -> Iterator[KnownJob]:
-        for data in self._all("jobs"):
-            yield msgspec.json.decode(data, type=KnownJob)
+        return self._all("jobs", KnownJob)
+
+    def knows(self, uri: str, run: str) -> bool:
+        with suppress(NotFound, msgspec.DecodeError):
+            return msgspec.json.decode(get(self._job(uri)), type=KnownJob).run == run
+        return False
 
     def keep_model(self, path: str, sha256: str) -> str:
         """A copy of a build that every worker can read, by its hash; the URI of its main file."""
@@ -114,19 +122,17 @@ class State:
         return present
 
     def workers(self) -> Iterator[WorkerNow]:
-        for data in self._all("workers"):
-            yield msgspec.json.decode(data, type=WorkerNow)
+        return self._all("workers", WorkerNow)
 
     def _job(self, uri: str) -> str:
         return join(self.uri, f"jobs/{hashlib.sha256(uri.encode()).hexdigest()[:24]}.json")
 
-    def _all(self, part: str) -> Iterator[bytes]:
+    def _all(self, part: str, kind: type[T]) -> Iterator[T]:
+        """What lies in a part of the folder; what cannot be read is somebody else's."""
         try:
             for entry in list_entries(join(self.uri, f"{part}/")):
-                try:
-                    yield get(entry.uri)
-                except NotFound:
-                    continue  # gone between the listing and the look
+                with suppress(NotFound, msgspec.DecodeError):  # gone, or damaged
+                    yield msgspec.json.decode(get(entry.uri), type=kind)
         except NotFound:
             return
 

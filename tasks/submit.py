@@ -6,10 +6,13 @@ submit(["s3://bucket/photos/"], "shapes", "s3://bucket/out", threshold=0.5)
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import msgspec
@@ -18,7 +21,8 @@ from celery import Celery
 from storage import open_read, open_write
 from storage.uris import join, parse, shown
 from tasks.broker import broker_url, make_app, send_shards
-from tasks.folder import Folder, missing_shards
+from tasks.download import checksum
+from tasks.folder import Folder, exists, missing_shards
 from tasks.inputs import LIST_SUFFIXES, Found, InputError, absolute
 from tasks.markers import look_for_halt
 from tasks.messages import AnnotateMessage, SubmitMessage
@@ -159,8 +163,13 @@ def visible(
 
 
 def _uploaded(each: Found, output: str) -> str:
-    there = join(output, f"inputs/{each.file_name}")
-    with open_read(each.uri) as source, open_write(there) as target:
-        while chunk := source.read(CHUNK):
-            target.write(chunk)
+    """Under the hash of its bytes: two inputs of one name stay two, and none replaces another."""
+    with open_read(each.uri) as source, tempfile.NamedTemporaryFile(prefix="maskmill-") as copy:
+        shutil.copyfileobj(source, copy, CHUNK)
+        copy.flush()
+        there = join(output, f"inputs/{checksum('sha256', Path(copy.name))}/{each.file_name}")
+        if not exists(there):
+            copy.seek(0)
+            with open_write(there) as target:
+                shutil.copyfileobj(copy, target, CHUNK)
     return there

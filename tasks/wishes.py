@@ -11,12 +11,12 @@ import msgspec
 from storage import get
 from storage.errors import StorageError
 from storage.uris import shown
-from tasks.cards import Compute, Model
+from tasks.cards import Compute, Model, Positive
 from tasks.categories import Category, UnknownClass, ids_of, mapped, renumber, with_ids
 from tasks.environment import whole_number
 from tasks.records import Settings
 
-CategoryId = Annotated[int, msgspec.Meta(ge=1)]
+CategoryId = Annotated[int, msgspec.Meta(ge=1, lt=2**31)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class Wishes:
     model: str
     output: str
     threshold: float | None = None
-    max_detections: int | None = None
+    max_detections: Positive | None = None
     classes: Sequence[str] = ()
     category_ids: str = ""
     category_map: str = ""
@@ -38,7 +38,7 @@ class Wishes:
     drop_specks: int = 0
     mask_format: Literal["rle", "polygon"] = "rle"
     reduced_decode: bool = True
-    shard_size: int | None = None
+    shard_size: Positive | None = None
     max_failures: int = 0
     overwrite: bool = False
     replace_edited: bool = False

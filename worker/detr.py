@@ -184,8 +184,9 @@ def _to_image(boxes: Float32s, frame: Frame) -> Float64s:
     area where they are not finite."""
     parts = np.where(np.isfinite(boxes).all(axis=1, keepdims=True), boxes, 0)
     size = np.array([frame.image_width, frame.image_height], dtype=np.float64)
-    centre, sides = parts[:, :2] * size, parts[:, 2:] * size
-    return np.hstack([centre - sides / 2, centre + sides / 2])
+    with np.errstate(over="ignore", invalid="ignore"):
+        centre, sides = parts[:, :2] * size, parts[:, 2:] * size
+        return np.hstack([centre - sides / 2, centre + sides / 2])
 
 
 def _softmax(logits: Float32s) -> Float32s:

@@ -123,8 +123,8 @@ class FleetStation(Station):
         if self.consumer is not None:
             self.consumer.cancel_task_queue(queue_of(job))
         else:  # in a pool's child the consumer is another process's
-            here = [current_task.request.hostname]
-            self.app.control.cancel_consumer(queue_of(job), destination=here)
+            here = current_task.request.hostname
+            self.app.control.cancel_consumer(queue_of(job), destination=[here])
         self._send_again(message, job)
 
     def _send_again(self, message: ShardMessage, job: Job) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -14,7 +15,6 @@ from storage import put
 from storage.errors import Exists, StorageError
 from tasks.broker import BrokerDown
 from tasks.cards import ModelError
-from tasks.categories import UnknownClass
 from tasks.environment import SettingError
 from tasks.folder import (
     Folder,
@@ -25,7 +25,6 @@ from tasks.folder import (
     read_job,
     read_shard,
 )
-from tasks.inputs import InputError
 from tasks.markers import Halted, look_for_halt
 from tasks.merge import merge_all
 from tasks.messages import (
@@ -57,17 +56,6 @@ from worker.station import Event, Station
 
 log = logging.getLogger("maskmill.worker")
 
-# What planning a bare client's wish may end with: the message is kept, with the reason.
-REFUSALS = (
-    BrokerDown,
-    InputError,
-    JobError,
-    ModelError,
-    SettingError,
-    StorageError,
-    UnknownClass,
-    msgspec.ValidationError,
-)
 PASSING = ("unavailable", "full")  # a store that mends
 LOOK_S = 2.0  # how often a shard looks for a marker that ends its job
 
@@ -141,37 +129,39 @@ def merge_job(*args: Any, **body: Any) -> None:
 @shared_task(name=SUBMIT)  # type: ignore[untyped-decorator]
 def submit_job(*args: Any, **body: Any) -> None:
     """Plan on this worker what a bare client asks for, and send its shards."""
-    message: SubmitMessage | None = read(SubmitMessage, SUBMIT, args, body)
-    fleet = station
-    if message is None or not isinstance(fleet, FleetStation):
-        return
-    try:
-        fleet.limits.check_output(message.output)
-        fleet.limits.check_files(message)
-        submit_message(message, fleet.app, fleet.state)
-    except BrokerDown as exc:
-        log.warning("%s; the job is planned, and the reconciler will send its shards", exc)
-    except REFUSALS as exc:
-        back_to_the_queue(exc, fleet)
-        fleet.bury(str(exc), SUBMIT, body)
+    take(SubmitMessage, SUBMIT, args, body, lambda it, f: submit_message(it, f.app, f.state))
 
 
 @shared_task(name=ANNOTATE)  # type: ignore[untyped-decorator]
 def annotate_items(*args: Any, **body: Any) -> None:
     """Store what is to be added to an open job, then send its shard."""
-    message: AnnotateMessage | None = read(AnnotateMessage, ANNOTATE, args, body)
-    fleet = station
+
+    def add(message: AnnotateMessage, fleet: FleetStation) -> None:
+        append_message(message, fleet.app, fleet.state, fleet.admit, fleet.open_jobs)
+
+    take(AnnotateMessage, ANNOTATE, args, body, add)
+
+
+def take(
+    kind: type[Any],
+    task: str,
+    args: tuple[Any, ...],
+    body: dict[str, Any],
+    act: Callable[[Any, FleetStation], object],
+) -> None:
+    """Act on a client's message within this worker's limits; one that cannot be is kept."""
+    message, fleet = read(kind, task, args, body), station
     if message is None or not isinstance(fleet, FleetStation):
         return
     try:
         fleet.limits.check_output(message.output)
         fleet.limits.check_files(message)
-        append_message(message, fleet.app, fleet.state, fleet.admit, fleet.open_jobs)
+        act(message, fleet)
     except BrokerDown as exc:
-        log.warning("%s; the inputs are stored, and the reconciler will send them", exc)
-    except REFUSALS as exc:
+        log.warning("%s; what was asked is stored, and the reconciler will send it", exc)
+    except Exception as exc:  # noqa: BLE001 - whatever it is, the message is not lost
         back_to_the_queue(exc, fleet)
-        fleet.bury(str(exc), ANNOTATE, body)
+        fleet.bury(str(exc), task, body)
 
 
 @shared_task(name=RECONCILE)  # type: ignore[untyped-decorator]

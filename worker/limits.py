@@ -32,9 +32,13 @@ class Limits:
     def check_files(self, message: SubmitMessage | AnnotateMessage) -> None:
         """Files that a message would have this worker read on the way to a plan."""
         options = {**message.options, "model": message.model}
+        files = [("inputs", word) for word in getattr(message, "inputs", ())]
         for name in ("model", "category_ids", "category_map", "images_from", "images_root"):
-            word = options.get(name)
-            if isinstance(word, str) and "/" in word and self.refused_input(word):
+            word = str(options.get(name) or "")
+            if "/" in word or name not in ("model", "category_ids"):  # those two may be names
+                files.append((name, word))
+        for name, word in files:
+            if word and self.refused_input(word):
                 raise JobError(f"{name}: {shown(word)} is not below MASKMILL_INPUT_ROOTS")
 
     def check_model(self, name: str, sha256: str) -> None:

@@ -220,7 +220,15 @@ def test_local_inputs_are_uploaded_and_a_model_travels(
         ran = made.run(*command, "--upload", "--wait")
         assert ran.code == 0, get(f"{s3}/out/failures.jsonl")
         assert get(f"{s3}/out/instances.json") == undisturbed
-        look = made.run("status", s3, "--json").events
+        twice = tmp_path / "twice"
+        for part, data in (("A", b"one"), ("B", b"other")):
+            (twice / part).mkdir(parents=True)
+            (twice / part / "same.jpg").write_bytes(data)
+        clash = made.run(
+            "submit", twice / "A", twice / "B", "-m", card, "-o", f"{s3}/clash", "--upload"
+        )
+        assert (clash.code, "same.jpg" in clash.err) == (2, True), "two files of one name stay two"
+        look = made.run("status", f"{s3}/out", "--json").events
         assert [each["job"] for each in look] == [f"{s3}/out"]
     assert len(list((tmp_path / "cache" / "maskmill" / "models").iterdir())) == 1
 

@@ -243,6 +243,7 @@ def test_bad_messages_are_kept_with_the_reason(
         ("'output'", {"options": {"output": str(tmp_path)}}),
         ("never overwritten", {"options": {"overwrite": True}}),
         ("$.threshold", {"options": {"threshold": "much"}}),
+        ("shard_size", {"options": {"shard_size": -1}}),
         ("schema 2", {"schema": 2}),
         ("neither a URI nor a path", {"items": ["photos/a.jpg"]}),
         (".. parts", {"items": [{"uri": one, "file_name": "../../etc/x"}]}),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import onnx
 import pytest
 
 from tasks.cards import ModelError, read_card
@@ -36,12 +37,25 @@ def test_coco_has_its_eighty_on_sparse_ids() -> None:
     [
         (("family", "famly"), "famly"),
         (('["a", "b"]', "[]"), "categories"),
-        (('["a", "b"]', '[{id = 1, name = "a"}, {id = 1, name = "b"}]'), "id each of their own"),
+        (('["a", "b"]', '[{id = 1, name = "a"}, {id = 1, name = "b"}]'), "each of their own"),
+        (('["a", "b"]', '["a", "A"]'), "each of their own"),
+        (('["a", "b"]', '["a", ""]'), "each of their own"),
+        (('["a", "b"]', '[{id = 0, name = "a"}]'), "id from 1"),
         (("m.onnx", "m.pt"), "none of .onnx"),
         (('[[builds]]\nfile = "m.onnx"\n', "builds = []"), "no build"),
         (("name =", "name = ="), "cannot be read"),
     ],
-    ids=["a slip in a key", "no category", "ids twice", "no engine", "no build", "no TOML"],
+    ids=[
+        "a slip in a key",
+        "no category",
+        "ids twice",
+        "names twice",
+        "no name",
+        "id 0",
+        "no engine",
+        "no build",
+        "no TOML",
+    ],
 )
 def test_a_card_that_cannot_be_used_is_one_sentence(
     tmp_path: Path, change: tuple[str, str], words: str
@@ -101,8 +115,19 @@ CATS = (Category(3, "car"), Category(8, "truck"), Category(5, "cat"), Category(9
         ({"cat": 1, "dog": 3}, [(1, "cat"), (3, "car")], (None, None, 0, 1)),
         ({"dog": "x", "car": "y"}, [(10, "y"), (11, "x")], (0, None, None, 1)),
         ({"car": "car", "cat": 3}, [(3, "car")], (0, None, 0, None)),
+        ({"car": 10, "truck": "lorry"}, [(10, "car"), (11, "lorry")], (0, 1, None, None)),
+        ({"car": "Truck", "cat": "8"}, [(8, "truck")], (0, None, 0, None)),
     ],
-    ids=["kept", "two into a new one", "into one there is", "ids", "by the model's order", "both"],
+    ids=[
+        "kept",
+        "two into a new one",
+        "into one there is",
+        "ids",
+        "by the model's order",
+        "both",
+        "new ids and names apart",
+        "case and digits",
+    ],
 )
 def test_what_a_category_map_makes(mapping, categories, places) -> None:
     made, found = mapped(CATS, mapping, allow_unmatched=False)
@@ -117,3 +142,32 @@ def test_a_category_map_that_does_not_match() -> None:
     assert [each.name for each in made] == ["cat"]
     with pytest.raises(UnknownClass, match="nothing would be left"):
         mapped(CATS, {"bicycle": "car"}, allow_unmatched=True)
+
+
+@pytest.mark.parametrize(
+    "mapping", [{"car": "a", "3": "b"}, {"car": ""}, {"car": 100, "truck": "car"}]
+)
+def test_a_category_map_that_contradicts_itself(mapping) -> None:
+    with pytest.raises(UnknownClass, match=r"twice|one name to two ids"):
+        mapped(CATS, mapping, allow_unmatched=False)
+
+
+def test_weights_beside_an_onnx_are_refused(tmp_path: Path) -> None:
+    """Their bytes are not in the hash that a job names."""
+    write_model(tmp_path, "a", "apart")
+    model = onnx.load(tmp_path / "apart.onnx")
+    onnx.save(
+        model,
+        tmp_path / "apart.onnx",
+        save_as_external_data=True,
+        location="apart.data",
+        size_threshold=0,
+    )
+    with pytest.raises(ModelError, match=r"keeps weights in apart\.data: export it as one file"):
+        find_model(str(tmp_path / "apart.toml"))
+
+
+@pytest.mark.parametrize("name", ["a" * 3000, "no-such"])
+def test_there_is_no_such_model(name: str) -> None:
+    with pytest.raises(ModelError, match="there is no model"):
+        find_model(name)

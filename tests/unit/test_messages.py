@@ -1,0 +1,54 @@
+"""What a message may say, and what of the state folder is passed over."""
+
+from __future__ import annotations
+
+import uuid
+
+import msgspec
+import pytest
+
+from storage import put
+from tasks.folder import Folder, JobError, read_plan
+from tasks.messages import ShardMessage, parse
+from tasks.state import KnownJob, State
+
+GOOD = {"job": "s3://b/out", "run": "3cb0548c4c9e", "shard": 3}
+
+
+def test_a_shard_is_a_number_or_a_hash() -> None:
+    assert parse(ShardMessage, GOOD).shard == 3
+    assert parse(ShardMessage, GOOD | {"shard": "0f" * 16}).shard == "0f" * 16
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"shard": "../../../in/evil"}, "it would leave the job folder"),
+        ({"shard": -1}, "no such shard"),
+        ({"run": "../other"}, "it would leave the job folder"),
+        ({"schema": 2}, "of another version"),
+        ({"more": 1}, "a field that is not ours"),
+        ({"job": 5}, "no URI"),
+    ],
+)
+def test_a_message_that_does_not_fit(change, why) -> None:
+    with pytest.raises(msgspec.ValidationError):
+        parse(ShardMessage, GOOD | change)
+
+
+def test_a_shard_that_no_plan_has_is_no_passing_trouble() -> None:
+    with pytest.raises(JobError, match="no such shard"):
+        read_plan(Folder(f"mem://messages/{uuid.uuid4().hex}", "run"), 999)
+
+
+def test_a_damaged_entry_of_the_state_folder_is_passed_over() -> None:
+    state = State(f"mem://state/{uuid.uuid4().hex}")
+    known = KnownJob("s3://b/out", "run", 1.0)
+    state.register(known)
+    put(f"{state.uri}/jobs/zz.json", b"{")
+    put(f"{state.uri}/workers/zz.json", b"{")
+    assert list(state.jobs()) == [known]
+    assert state.present() == []
+    assert state.knows(known.uri, "run")
+    assert not state.knows(known.uri, "another")
+    assert not state.knows("s3://b/other", "run")
