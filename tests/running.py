@@ -29,7 +29,8 @@ def environment(fault: dict[str, Any] | None = None, **variables: str) -> dict[s
     """This process's environment, with faults for the processes started with it."""
     changed = os.environ | variables
     if fault is not None:
-        changed |= {"PYTHONPATH": HOOKS, "MASKMILL_FAULT": json.dumps(fault)}
+        paths = [HOOKS, *filter(None, [changed.get("PYTHONPATH")])]
+        changed |= {"PYTHONPATH": os.pathsep.join(paths), "MASKMILL_FAULT": json.dumps(fault)}
     return changed
 
 
