@@ -30,7 +30,7 @@ fleet-demo: $(READY) ## a broker, an S3 store, two workers and beat as plain pro
 	$(BIN)/python deploy/fleet_demo.py
 
 test: $(READY) ## all tests; they start the services that they need
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 3 --dist worksteal
 
 chaos: $(READY) ## every fault of the list, and a soak that kills anything at any time (CHAOS_MINUTES, CHAOS_KILLS)
 	$(BIN)/python -m pytest tests/chaos
