@@ -22,6 +22,7 @@ LARGEST_SIDE = 1 << 14
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Side = Annotated[int, msgspec.Meta(ge=1, le=LARGEST_SIDE)]
 Spread = Annotated[float, msgspec.Meta(gt=0)]
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Fit = Literal["stretch", "pad", "letterbox", "sides", "native"]
 
 
@@ -48,11 +49,11 @@ class InputSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Accuracy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """AP of one precision, between 0 and 1; None where nobody has published or measured it."""
+    """AP of a build under one protocol; None where nobody has published or measured it."""
 
-    box_ap: float | None = None
-    mask_ap: float | None = None
-    mean_ap: float | None = None
+    box: Share | None = None
+    mask: Share | None = None
+    mean: Share | None = None  # of the two, where that is all that is published
     source: Literal["published", "measured"] = "published"
     on: str = ""
 
@@ -63,7 +64,6 @@ class Facts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     operations: str = ""
     parameters: str = ""
     boards: tuple[str, ...] = ()
-    accuracy: dict[str, Accuracy] = {}  # by precision; "fp32/sides" for another protocol
     notes: str = ""
 
 
@@ -88,6 +88,7 @@ class Build(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sha256: str = ""
     input: InputSpec | None = None
     decode: dict[str, Any] | None = None
+    ap: tuple[Accuracy, ...] = ()  # the first is of this input, others are of other protocols
     downloads: tuple[Download, ...] = ()
 
     @property

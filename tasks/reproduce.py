@@ -52,8 +52,8 @@ def _judge(model: Model, output: str, truth: str, tolerance: float, as_json: boo
     measured = {f"{kind}_ap": report[kind]["ap"] for kind in ("box", "mask")}
     measured["mean_ap"] = report["mean_ap"]
     rows = list(_rows(model, measured))
-    # Only the figure of the card's own input is a gate; the others are of other protocols.
-    own = [abs(row["difference"]) for row in rows if row["key"] == model.build.precision]
+    # Only the figures of this input are a gate; the others are of other protocols.
+    own = [abs(row["difference"]) for row in rows if row["own"]]
     code = OK if max(own, default=0) <= tolerance else GATE_FAILED
     said = {
         "event": "reproduced",
@@ -74,13 +74,12 @@ def _judge(model: Model, output: str, truth: str, tolerance: float, as_json: boo
 
 
 def _rows(model: Model, measured: Facts) -> Iterator[Facts]:
-    for key, accuracy in model.card.facts.accuracy.items():
-        if key.partition("/")[0] == model.build.precision:
-            for figure, here in measured.items():
-                said: float | None = getattr(accuracy, figure)
-                if said is not None:
-                    fact = {"key": key, "figure": figure, "card": said, "difference": here - said}
-                    yield {**fact, "source": accuracy.source, "on": accuracy.on}
+    for number, accuracy in enumerate(model.build.ap):
+        for figure, here in measured.items():
+            said: float | None = getattr(accuracy, figure.removesuffix("_ap"))
+            if said is not None:
+                fact = {"figure": figure, "card": said, "difference": here - said}
+                yield {**fact, "own": not number, "source": accuracy.source, "on": accuracy.on}
 
 
 def _lines(said: Facts) -> Iterator[str]:

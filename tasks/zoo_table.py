@@ -125,7 +125,7 @@ def _cells(model: Facts) -> Iterator[str]:
     for cell in (
         wrap(model["name"], 22),
         (facts["backbone"], facts["dataset"], picture),
-        (*_figures(facts["accuracy"], "fp32"), *_figures(facts["accuracy"], "int8")),
+        (*_figures(builds, "fp32"), *_figures(builds, "int8")),
         (facts["operations"], facts["parameters"], *sizes),
         (*facts["boards"], *model["engines"]),
         here or ["shared" if model["shared"] else "not here"],
@@ -133,14 +133,14 @@ def _cells(model: Facts) -> Iterator[str]:
         yield "\n".join(filter(None, cell)) or _UNKNOWN
 
 
-def _figures(accuracy: Facts, precision: str) -> list[str]:
-    """The figures of a precision: "fp32", or "fp32/…" for another protocol."""
+def _figures(builds: list[Facts], precision: str) -> list[str]:
+    """What the builds of a precision reach, under each protocol."""
     found = []
-    for said in (each for key, each in accuracy.items() if key.partition("/")[0] == precision):
-        box, mask, mean = (_percent(said[f"{name}_ap"]) for name in ("box", "mask", "mean"))
+    for said in (ap for each in builds if each["precision"] == precision for ap in each["ap"]):
+        box, mask, mean = (_percent(said[name]) for name in ("box", "mask", "mean"))
         both = f"{mean} mean" if box == mask == _UNKNOWN else f"{box}/{mask}"
         found.append(f"{precision} {both}{'*' if said['source'] == 'measured' else ''}")
-    return found or [f"{precision} {_UNKNOWN}"]
+    return list(dict.fromkeys(found)) or [f"{precision} {_UNKNOWN}"]
 
 
 def _percent(value: float | None) -> str:

@@ -32,10 +32,12 @@ def write_copy(shelf: Path, figures: dict[str, float], on: str = "the bundled sc
     """The demo model under another name, whose card says these figures."""
     shelf.mkdir()
     shutil.copy(ZOO / "shapes.onnx", shelf)
-    head, _, rest = (ZOO / "shapes.toml").read_text().partition("[facts.accuracy.fp32]")
-    said = "".join(f"{name} = {value}\n" for name, value in figures.items())
-    card = f'{head}[facts.accuracy.fp32]\n{said}on = "{on}"\n{rest[rest.index("[[builds]]") :]}'
-    (shelf / "copy.toml").write_text(card.replace('name = "shapes"', 'name = "copy"'))
+    said = [f"{name.removesuffix('_ap')} = {value}" for name, value in figures.items()]
+    ap = ", ".join([*said, f'on = "{on}"'])
+    card, ended, _ = (ZOO / "shapes.toml").read_text().partition("ap = [")
+    assert ended
+    card = card.replace('name = "shapes"', 'name = "copy"')
+    (shelf / "copy.toml").write_text(f"{card}ap = [{{ {ap} }}]\n")
 
 
 def reproduce(shelf: Path, coco: Path, *more: object) -> tuple[int, dict, str]:

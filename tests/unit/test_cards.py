@@ -21,7 +21,7 @@ def test_every_bundled_card_reads_and_names_its_source() -> None:
     for card in cards:
         assert card.license
         assert card.source
-        assert card.facts.accuracy
+        assert card.builds[0].ap
 
 
 def test_coco_has_its_eighty_on_sparse_ids() -> None:
@@ -43,6 +43,7 @@ def test_coco_has_its_eighty_on_sparse_ids() -> None:
         (('["a", "b"]', '[{id = 0, name = "a"}]'), "id from 1"),
         (("m.onnx", "m.pt"), "none of .onnx"),
         (('[[builds]]\nfile = "m.onnx"\n', "builds = []"), "no build"),
+        (('"m.onnx"\n', '"m.onnx"\nap = [{box = 38.6}]\n'), r"<= 1\.0.*ap\[0\]\.box"),
         (("name =", "name = ="), "cannot be read"),
     ],
     ids=[
@@ -54,6 +55,7 @@ def test_coco_has_its_eighty_on_sparse_ids() -> None:
         "id 0",
         "no engine",
         "no build",
+        "AP in percent",
         "no TOML",
     ],
 )

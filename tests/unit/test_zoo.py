@@ -54,18 +54,18 @@ def test_the_security_models(
     found = card(SECURITY + name)
     assert (found.family, found.input.color, found.categories) == ("mask_rcnn", "bgr", "coco80")
     assert (found.input.size, found.input.fit) == (size, fit)
-    figures = found.facts.accuracy["fp32"]
-    assert (figures.box_ap, figures.mask_ap) == (box, mask)
+    assert (found.builds[0].ap[0].box, found.builds[0].ap[0].mask) == (box, mask)
+    assert not any(build.ap for build in found.builds[1:])
     assert [build.precision for build in found.builds] == precisions
     assert all(len(build.downloads) == 2 for build in found.builds)
 
 
 def test_0033_under_both_of_its_protocols_and_its_age() -> None:
-    found = card(SECURITY + "0033").facts
-    figures = {key: (each.box_ap, each.mask_ap) for key, each in found.accuracy.items()}
-    assert figures == {"fp32": (0.386, 0.343), "fp32/sides": (0.389, 0.347)}
-    assert "2019 R1" in found.notes
-    assert "refuses" in found.notes
+    found = card(SECURITY + "0033")
+    figures = [(each.box, each.mask) for each in found.builds[0].ap]
+    assert figures == [(0.386, 0.343), (0.389, 0.347)]
+    assert "2019 R1" in found.facts.notes
+    assert "refuses" in found.facts.notes
 
 
 def test_the_two_builds_of_yolact_want_other_pixels() -> None:
@@ -107,12 +107,26 @@ def test_the_list_fits_a_hundred_columns(shelf: Path, capsys: pytest.CaptureFixt
     text = capsys.readouterr().out
     assert "\x1b" not in text
     assert max(map(len, text.splitlines())) <= 100
-    ours = card("shapes").facts.accuracy["fp32"]
-    measured = f"{100 * (ours.box_ap or 0):.4g}/{100 * (ours.mask_ap or 0):.4g}*"
+    (ours,) = card("shapes").builds[0].ap
+    measured = f"{100 * (ours.box or 0):.4g}/{100 * (ours.mask or 0):.4g}*"
     known = ("fp32 38.6/34.3", "fp32 38.9/34.7", "int8 –", measured, "21 mean")
     for words in (*known, "fp32 here", "fp32 178.2 MB", "i.MX 93", "security-0002 "):
         assert words in text
     assert "measured" in text
+
+
+def test_each_build_has_figures_of_its_own(shelf: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = 'ap = [{ box = 0.5, mask = 0.4321, source = "measured" }]\n'
+    build = f'[[builds]]\nfile = "mine-int8.onnx"\nprecision = "int8"\n{said}'
+    (shelf / "mine.toml").write_text((ZOO / "shapes.toml").read_text() + build)
+    assert list_models(as_json=False) == 0
+    assert "int8 50/43.21*" in capsys.readouterr().out
+    assert show_model("mine", as_json=False) == 0
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    at = lines.index("file mine-int8.onnx")
+    own = lines[at:]
+    assert own[1] == "precision int8"
+    assert own[own.index("ap") + 1 :][:2] == ["box 0.5", "mask 0.4321"]
 
 
 def test_show_says_what_is_not_published(shelf: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -127,7 +141,7 @@ def test_show_says_what_is_not_published(shelf: Path, capsys: pytest.CaptureFixt
     assert show_model(SECURITY + "0002", as_json=False) == 0
     text = capsys.readouterr().out
     lines = [" ".join(line.split()) for line in text.splitlines()]
-    assert {"size 177479888", "box_ap 0.3986", "mask_ap 0.369", "takes 768×1024"} <= set(lines)
+    assert {"size 177479888", "box 0.3986", "mask 0.369", "takes 768×1024"} <= set(lines)
     assert any(line.startswith("sha384 5791653367195b51") for line in lines)
 
 

@@ -25,6 +25,7 @@ def card_text(
     ]
     parameters = sum(each.numel() for each in network.parameters())
     box, mask = round(ap["box_ap"], 4), round(ap["mask_ap"], 4)
+    mean = round((box + mask) / 2, 4)
     return f"""name = {json.dumps(name)}
 family = "yolact"
 source = "deploy/recipes/yolact"
@@ -40,17 +41,13 @@ color = "rgb"
 backbone = {json.dumps(f"{backbone}, width {network.config.width}")}
 parameters = "{parameters:,}"
 
-[facts.accuracy.fp32]
-box_ap = {box}
-mask_ap = {mask}
-mean_ap = {round((box + mask) / 2, 4)}
-source = "measured"
-on = {json.dumps(on)}
-
 [[builds]]
 file = {json.dumps(graph.name)}
 precision = "fp32"
 sha256 = "{hashlib.sha256(graph.read_bytes()).hexdigest()}"
+ap = [
+    {{ box = {box}, mask = {mask}, mean = {mean}, source = "measured", on = {json.dumps(on)} }},
+]
 """
 
 
