@@ -18,14 +18,14 @@ from storage import get
 from storage.disk_errors import translating
 from storage.errors import StorageError
 from storage.uris import shown, storable
-from tasks.cards import ENGINES_BY_SUFFIX, Build, Card, InputSpec, ModelError, read_card
+from tasks.cards import ENGINES_BY_SUFFIX, Build, Card, Categories, InputSpec, ModelError, read_card
 from tasks.categories import Category
 from tasks.check_model import report_lines, try_build
-from tasks.exits import OK, ended
-from tasks.graph_file import GraphFile, read_graph
+from tasks.exits import OK
+from tasks.graph_file import GraphFile, files_of, read_graph
 from tasks.progress import tell
-from tasks.recognise import ASKED, Categories, Draft, asked, recognise
-from tasks.shelf import ZOO, digest, files_of, user_folder
+from tasks.recognise import ASKED, Draft, asked, recognise
+from tasks.shelf import ZOO, digest, user_folder
 from tasks.zoo_table import Facts
 
 # What was typed of the model, by option: name, family, image and the keys of ASKED. What is empty
@@ -35,18 +35,12 @@ Told = dict[str, str]
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 
 
-def add(file: str, told: Told, replace: bool, as_json: bool) -> int:
-    return ended(lambda: _add(Path(storable(file)), told, replace, as_json), as_json)
-
-
-def _add(file: Path, told: Told, replace: bool, as_json: bool) -> int:
+def add(typed: str, told: Told, replace: bool, as_json: bool) -> int:
+    file = Path(storable(typed))
     name = told["name"] or file.stem
     folder = user_folder() / name
     _refuse_taken(name, folder, replace)
     graph = read_graph(file)
-    if graph.weight_files:
-        outside = ", ".join(graph.weight_files)
-        raise ModelError(f"{file} keeps weights in {outside}: export it as one file")
     draft = _draft(graph, told["family"])
     known = _answers(draft, told, not as_json and sys.stdin.isatty())
     build = Build(file.name, sha256=digest(file))
@@ -163,28 +157,21 @@ def _commit(staged: Path, name: str) -> None:
 def to_toml(card: Card, form: str) -> str:
     """The card for people to read and change; read_card gives the same card back."""
     said = msgspec.to_builtins(card)
-    (build,) = said["builds"]
-    keys = ("name", "family", "description", "license", "categories")
     lines = [
         f"# A {form}. Made by maskmill models add from the file below.",
-        *_lines({key: said[key] for key in keys}),
-        "\n# mean and std are on levels 0…255, in the order of color.\n[input]",
-        *_lines(said["input"]),
-        "\n[decode]",
-        *_lines(said["decode"]),
-        "\n[[builds]]",
-        *_lines({key: build[key] for key in ("file", "precision", "sha256")}),
+        "# mean and std are on levels 0…255, in the order of color.",
     ]
-    return "\n".join(lines) + "\n"
+    keys = ("name", "family", "description", "license", "categories", "input", "decode", "builds")
+    return "\n".join([*lines, *_rows({key: said[key] for key in keys})]) + "\n"
 
 
-def _lines(table: Facts) -> Iterator[str]:
-    return (f"{key} = {_toml(value)}" for key, value in table.items() if value not in (None, ""))
+def _rows(table: Facts) -> Iterator[str]:
+    return (f"{key} = {_toml(value)}" for key, value in table.items() if value or value == 0)
 
 
 def _toml(value: Any) -> str:
     if isinstance(value, dict):
-        return f"{{ {', '.join(f'{key} = {_toml(each)}' for key, each in value.items())} }}"
+        return f"{{ {', '.join(_rows(value))} }}"
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_toml, value))}]"
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

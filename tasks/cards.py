@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
 
-from tasks.categories import Category, coco80
+from tasks.categories import Category, Name, coco80
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -23,6 +24,9 @@ Positive = Annotated[int, msgspec.Meta(ge=1)]
 Side = Annotated[int, msgspec.Meta(ge=1, le=LARGEST_SIDE)]
 Spread = Annotated[float, msgspec.Meta(gt=0)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+_SUFFIXES = "|".join(map(re.escape, ENGINES_BY_SUFFIX))
+NetworkFile = Annotated[str, msgspec.Meta(pattern=rf"(?i)[^/]({_SUFFIXES})\Z")]
+Categories = Literal["coco80"] | Annotated[tuple[Name | Category, ...], msgspec.Meta(min_length=1)]
 Fit = Literal["stretch", "pad", "letterbox", "sides", "native"]
 
 
@@ -47,6 +51,13 @@ class InputSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[Spread, Spread, Spread] = (1.0, 1.0, 1.0)
 
+    def __post_init__(self) -> None:
+        unread = "size" if self.fit == "native" and self.size else ""
+        if self.fit not in ("sides", "native") and self.multiple > 1:
+            unread = "multiple"
+        if unread:
+            raise ValueError(f'fit = "{self.fit}" takes no {unread}')
+
 
 class Accuracy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """AP of a build under one protocol; None where nobody has published or measured it."""
@@ -63,6 +74,7 @@ class Facts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dataset: str = ""
     operations: str = ""
     parameters: str = ""
+    sizes: tuple[str, ...] = ()  # of the weights, where they are published in round figures only
     boards: tuple[str, ...] = ()
     notes: str = ""
 
@@ -83,7 +95,7 @@ class Build(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sha256 is of the bytes of the file, or of the .xml and then the .bin.
     """
 
-    file: str
+    file: NetworkFile
     precision: str = "fp32"
     sha256: str = ""
     input: InputSpec | None = None
@@ -99,8 +111,8 @@ class Build(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     family: str
-    builds: tuple[Build, ...]
-    categories: Literal["coco80"] | tuple[str | Category, ...]
+    builds: Annotated[tuple[Build, ...], msgspec.Meta(min_length=1)]
+    categories: Categories
     input: InputSpec = InputSpec()
     decode: dict[str, Any] = {}  # the family validates it when the model is loaded
     description: str = ""
@@ -140,34 +152,14 @@ class Model(msgspec.Struct, frozen=True):
 
 
 def read_card(path: Path) -> Card:
+    if not path.is_file():  # what is no regular file, a pipe say, might never end
+        raise ModelError(f"there is no model card {path}")
     try:
         card = msgspec.convert(tomllib.loads(path.read_text("utf-8")), Card, strict=False)
-    except FileNotFoundError:
-        raise ModelError(f"there is no model card {path}") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as exc:
         raise ModelError(f"the model card {path} cannot be read: {exc}") from exc
-    _check(card, path)
-    return card
-
-
-def _check(card: Card, path: Path) -> None:
-    if not card.builds:
-        raise ModelError(f"the model card {path} names no build")
-    for build in card.builds:
-        if Path(build.file).suffix.lower() not in ENGINES_BY_SUFFIX:
-            known = ", ".join(ENGINES_BY_SUFFIX)
-            raise ModelError(
-                f"the model card {path} names {build.file!r}, which is none of {known}"
-            )
-    for spec in (card.input, *(build.input for build in card.builds if build.input)):
-        unread = "size" if spec.fit == "native" and spec.size else ""
-        if spec.fit not in ("sides", "native") and spec.multiple > 1:
-            unread = "multiple"
-        if unread:
-            raise ModelError(f'the model card {path}: input.fit = "{spec.fit}" takes no {unread}')
     categories = card.category_list()
     ids, names = {each.id for each in categories}, {each.name.lower() for each in categories}
-    if not categories or min(len(ids), len(names)) < len(categories) or min(ids) < 1 or "" in names:
-        raise ModelError(
-            f"the model card {path} needs categories with a name and an id from 1 each of their own"
-        )
+    if min(len(ids), len(names)) < len(categories):
+        raise ModelError(f"the model card {path} gives two categories one name or one id")
+    return card

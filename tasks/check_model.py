@@ -10,29 +10,26 @@ from storage.uris import shown, storable
 from tasks.annotate import need_worker_parts
 from tasks.cards import Build, Card, Model, ModelError
 from tasks.demo import IMAGES
-from tasks.exits import OK, WRONG, ended
+from tasks.exits import OK, WRONG
 from tasks.inputs import absolute
 from tasks.progress import tell
 from tasks.shelf import builds_at, model_at
 from tasks.wishes import Wishes, settings_of
-from tasks.zoo_table import Facts
+from tasks.zoo_table import Facts, record_lines
 
 PICTURE = str(IMAGES / "000001.jpg")
 
 
 def check(name: str, image: str, output: str, as_json: bool) -> int:
-    return ended(lambda: _check(name, image, Path(storable(output)), as_json), as_json)
-
-
-def _check(name: str, image: str, output: Path, as_json: bool) -> int:
     _, card, builds = builds_at(name)
+    folder = Path(storable(output))
     reports: list[Facts] = []
     for build, place in builds:
         if place is None:
             reports.append({"build": build.file, "fits": None, "problem": "it is not here"})
             continue
         for engine in build.engines:
-            drawing = output / f"{build.file.replace('/', '-')}-{engine}.jpg"
+            drawing = folder / f"{build.file.replace('/', '-')}-{engine}.jpg"
             reports.append(try_build(card, build, place, engine, image, drawing))
     usable = [each["fits"] for each in reports if each["fits"] is not None]
     code = OK if usable and all(usable) else WRONG
@@ -62,14 +59,5 @@ def report_lines(report: Facts) -> Iterator[str]:
     verdict = {True: "fits", False: "does not fit", None: "not tried"}[report["fits"]]
     engine = " ".join(filter(None, (report.get("engine"), report.get("version"))))
     yield f"{report['build']}{f' with {engine}' if engine else ''}: {verdict}"
-    if not report["fits"]:
-        yield f"  {report['problem']}"
-        return
-    found = report["detections"]
-    listed = ", ".join(f"{number} {name}" for name, number in found.items()) or "nothing"
-    yield f"  inputs      {', '.join(report['inputs'])}"
-    yield f"  outputs     {', '.join(report['outputs'])}"
-    yield f"  expected    {', '.join(f'{role}: {each}' for role, each in report['roles'].items())}"
-    yield f"  loaded in   {report['load_seconds']} s"
-    yield f"  found       {sum(found.values())} on {report['picture']}: {listed}"
-    yield f"  drawn       {report['drawn']}, from a score of {report['drawn_from_score']}"
+    said = ("build", "engine", "version", "fits", "path", "expected", "found")
+    yield from record_lines({k: v for k, v in report.items() if k not in said}, "  ")

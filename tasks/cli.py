@@ -8,7 +8,7 @@ import typer
 
 from tasks.cli_fleet import add_fleet_commands
 from tasks.cli_models import app as models
-from tasks.cli_options import Asked, Inputs, JsonFlag, ModelName, Output, asking
+from tasks.cli_options import Asked, Inputs, JsonFlag, ModelName, Output, asking, end
 
 app = typer.Typer(
     name="maskmill",
@@ -66,7 +66,9 @@ def doctor(
     """What this machine can run; or whether a job folder is sound."""
     from tasks.doctor import check_folder, check_machine
 
-    raise typer.Exit(check_folder(output, as_json) if output else check_machine(as_json))
+    if output:
+        end(check_folder, output, as_json)
+    end(check_machine, as_json)
 
 
 @app.command("eval", epilog="Example:\n\n  maskmill eval out --gt instances_val.json")
@@ -78,7 +80,7 @@ def evaluate(
     """COCO box AP, mask AP and their mean, by size and by class."""
     from tasks.evaluate import evaluate as run
 
-    raise typer.Exit(run(output, truth, as_json))
+    end(run, output, truth, as_json)
 
 
 @app.command()

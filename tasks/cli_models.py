@@ -6,11 +6,12 @@ from typing import Annotated
 
 import typer
 
+from tasks.cli_options import JsonFlag, end
+
 _ABOUT = "The zoo: what models there are, and what each one needs."
 app = typer.Typer(name="models", no_args_is_help=True, rich_markup_mode="rich", help=_ABOUT)
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A card's name, a card, or a network.")]
-JsonFlag = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
 
 
 @app.command("list")
@@ -18,7 +19,7 @@ def list_models(as_json: JsonFlag = False) -> None:
     """Every card at hand: accuracy, cost, where it runs, and whether its weights are here."""
     from tasks.zoo_table import list_models as run
 
-    raise typer.Exit(run(as_json))
+    end(run, as_json)
 
 
 @app.command()
@@ -26,7 +27,7 @@ def show(name: Name, as_json: JsonFlag = False) -> None:
     """All of one card: builds, downloads, checksums, where its files are, licence and source."""
     from tasks.zoo_table import show_model as run
 
-    raise typer.Exit(run(name, as_json))
+    end(run, name, as_json)
 
 
 @app.command()
@@ -40,7 +41,7 @@ def pull(
     """Download a build from where it is published, and verify it."""
     from tasks.pull import pull as run
 
-    raise typer.Exit(run(name, precision, as_json))
+    end(run, name, precision, as_json)
 
 
 @app.command(
@@ -60,7 +61,7 @@ def reproduce(
     """Run a model over COCO's val2017 and print measured beside published AP."""
     from tasks.reproduce import reproduce as run
 
-    raise typer.Exit(run(name, coco, output, limit, tolerance, as_json))
+    end(run, name, coco, output, limit, tolerance, as_json)
 
 
 @app.command(
@@ -85,7 +86,7 @@ def add(
 
     told = {"categories": categories, "color": color, "mean": mean, "std": std, "fit": fit}
     told |= {"name": name, "family": family, "image": image}
-    raise typer.Exit(run(file, told, replace, as_json))
+    end(run, file, told, replace, as_json)
 
 
 @app.command(epilog="Exit codes: 0 all that is here fits, 2 it cannot be used.")
@@ -98,4 +99,4 @@ def check(
     """Load every build with every engine that is here, run a picture and draw what is found."""
     from tasks.check_model import check as run
 
-    raise typer.Exit(run(model, image, output, as_json))
+    end(run, model, image, output, as_json)

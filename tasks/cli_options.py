@@ -6,13 +6,14 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, ParamSpec
 
 import typer
 
 if TYPE_CHECKING:
     from tasks.records import Selection
 
+P = ParamSpec("P")
 MOST = 10**12  # what the scratch database can count
 
 
@@ -47,6 +48,13 @@ ModelName = Annotated[
 Output = Annotated[
     str, typer.Option("--output", "-o", help="The job folder: a path, file:// or s3:// URI.")
 ]
+
+
+def end(command: Callable[P, int], *told: P.args, **named: P.kwargs) -> NoReturn:
+    """Run a command, whose last argument is whether JSON is asked for, and leave as it ends."""
+    from tasks.exits import ended
+
+    raise typer.Exit(ended(lambda: command(*told, **named), bool(told[-1])))
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from storage.uris import join, shown
 from tasks.broker import DEFAULT_QUEUE, BrokerDown, broker_url, make_app, queues_for, waiting
 from tasks.cards import ModelError, read_card
 from tasks.environment import SettingError
-from tasks.exits import OK, STOPPED, ended
-from tasks.folder import Folder, JobError, read_job, read_run
+from tasks.exits import OK, STOPPED
+from tasks.folder import Folder, need_job, read_run
 from tasks.progress import tell
 from tasks.shelf import find_model, zoo_cards
 from tasks.state import fleet_state
@@ -30,14 +30,6 @@ _SECRET = ("KEY", "SECRET", "TOKEN", "PASSWORD")
 
 
 def check_machine(as_json: bool) -> int:
-    return ended(lambda: _check_machine(as_json), as_json)
-
-
-def check_folder(output: str, as_json: bool) -> int:
-    return ended(lambda: _check_folder(output, as_json), as_json)
-
-
-def _check_machine(as_json: bool) -> int:
     report = {
         "system": {"python": platform.python_version(), "machine": platform.machine()},
         "engines": _engines(),
@@ -142,10 +134,8 @@ def _lines(report: dict[str, dict[str, Any]]) -> Iterator[str]:
         yield from [f"  {name}: {value}" for name, value in rows.items()] or ["  none"]
 
 
-def _check_folder(output: str, as_json: bool) -> int:
-    job = read_job(output)
-    if job is None:
-        raise JobError(f"{output} holds no job: there is no job.json")
+def check_folder(output: str, as_json: bool) -> int:
+    job = need_job(output)
     audit = import_module("worker.audit")
     folder = Folder(output, job.run)
     found = list(audit.problems(folder, job))

@@ -84,7 +84,7 @@ def _fill(file: FileIO, wanted: Download, version_at: Path, told: Told) -> None:
                 raise ModelError(f"{wanted.url} is not the file that was published: {sizes}")
             version_at.write_text(opened.version, "utf-8")
             try:
-                _copy(opened, file, start, told)
+                _copy(opened, file, start, wanted, told)
                 return
             except Unreachable:
                 done = os.fstat(file.fileno()).st_size
@@ -93,11 +93,14 @@ def _fill(file: FileIO, wanted: Download, version_at: Path, told: Told) -> None:
                 furthest = done
 
 
-def _copy(opened: Opened, file: FileIO, done: int, told: Told) -> None:
+def _copy(opened: Opened, file: FileIO, done: int, wanted: Download, told: Told) -> None:
     told(done, opened.size)
     while chunk := opened.stream.read1(CHUNK):  # type: ignore[attr-defined]
         rest = memoryview(chunk)
         while rest:  # an unbuffered write may take less, as when the disk is nearly full
             rest = rest[file.write(rest) :]
         done += len(chunk)
+        if done > (wanted.size or done):
+            sizes = f"expected {wanted.size} bytes, and it goes on"
+            raise ModelError(f"{wanted.url} is not the file that was published: {sizes}")
         told(done, opened.size)

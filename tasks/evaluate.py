@@ -7,8 +7,8 @@ from importlib import import_module
 from typing import Any
 
 from tasks.annotate import need_worker_parts
-from tasks.exits import OK, ended
-from tasks.folder import Folder, JobError, read_job
+from tasks.exits import OK
+from tasks.folder import Folder, need_job
 from tasks.progress import tell
 
 _ROWS = {
@@ -23,10 +23,6 @@ _ROWS = {
 
 
 def evaluate(output: str, truth: str, as_json: bool) -> int:
-    return ended(lambda: _evaluate(output, truth, as_json), as_json)
-
-
-def _evaluate(output: str, truth: str, as_json: bool) -> int:
     say_report(output, truth, as_json)
     return OK
 
@@ -40,12 +36,8 @@ def say_report(output: str, truth: str, as_json: bool, more: str = "") -> None:
 
 def measure(output: str, truth: str) -> dict[str, Any]:
     need_worker_parts()
-    job = read_job(output)
-    if job is None:
-        raise JobError(f"{output} holds no job: there is no job.json")
-    report: dict[str, Any] = import_module("worker.evaluate").evaluate(
-        Folder(output, job.run), truth
-    )
+    folder = Folder(output, need_job(output).run)
+    report: dict[str, Any] = import_module("worker.evaluate").evaluate(folder, truth)
     return report
 
 

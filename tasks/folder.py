@@ -72,6 +72,13 @@ def read_job(uri: str) -> Job | None:
     return job
 
 
+def need_job(uri: str) -> Job:
+    job = read_job(uri)
+    if job is None:
+        raise JobError(f"{uri} holds no job: there is no job.json")
+    return job
+
+
 def read_plan(folder: Folder, shard: ShardName) -> tuple[Item, ...]:
     uri = folder.plan(shard)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import msgspec
@@ -11,41 +12,36 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColu
 from storage import put
 from storage.errors import Full, NotFound, StorageError
 from storage.uris import below
-from tasks.cards import Build, Card, Download, ModelError, read_card
+from tasks.cards import Build, Card, Download, ModelError
 from tasks.download import checksum, difference, download
-from tasks.exits import OK, ended
+from tasks.exits import OK
 from tasks.progress import choose_face, tell
-from tasks.shelf import card_path, fetch_shared, is_shared, place_of, user_folder
+from tasks.shelf import fetch_shared, find_card, is_shared, place_of, user_folder
 from tasks.zoo_table import Facts
 
 
 def pull(name: str, precision: str, as_json: bool) -> int:
-    return ended(lambda: _pull(name, precision, as_json), as_json)
-
-
-def _pull(name: str, precision: str, as_json: bool) -> int:
-    path = card_path(name)
-    card = read_card(path)
+    path, card = find_card(name)
     build = _chosen(card, precision)
-    if is_shared(path) and not _published(build):
-        at = str(fetch_shared(card, build))
-        files = [{"path": at, "state": "in the cache", "checked": "it is what the card names"}]
-    elif not _published(build):
+    published = _published(build)
+    if not published and is_shared(path):
+        fetch_shared(card, build)
+    columns = ("{task.description}", BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    hidden = choose_face(as_json) != "bar"
+    with Progress(*columns, console=Console(stderr=True), disable=hidden) as bar:
+        files = [_bring(card, build, each, bar) for each in published]
+    ready = place_of(path, card, build)
+    if not files and ready is None:
         raise ModelError(
             f"the card of {card.name} has no address of {build.file}. {card.facts.notes}"
             f" Put the file into {user_folder() / card.name}"
         )
-    else:
-        columns = ("{task.description}", BarColumn(), DownloadColumn(), TimeRemainingColumn())
-        hidden = choose_face(as_json) != "bar"
-        with Progress(*columns, console=Console(stderr=True), disable=hidden) as bar:
-            files = [_bring(card, build, each, bar) for each in _published(build)]
-    ready = place_of(path, card, build)
     lines = ["{path}: {state}, {checked}".format_map(each) for each in files]
     if ready is None:
         lines.append(f"{build.file} itself is not published. {card.facts.notes}")
     else:
-        lines.append(f"ready: maskmill annotate photos/ -m {card.name} -o out")
+        here = "" if files else f"{ready} is here; "
+        lines.append(f"{here}ready: maskmill annotate photos/ -m {name} -o out")
     event = {"event": "pulled", "model": card.name, "build": build.file, "files": files}
     tell(event | {"ready": None if ready is None else str(ready)}, lines, as_json)
     return OK
@@ -70,8 +66,7 @@ def _bring(card: Card, build: Build, wanted: Download, bar: Progress) -> Facts:
     published = bool(wanted.sha384 or wanted.sha256)
     if not published:
         whole = build.sha256 if wanted.file == build.file and target.suffix != ".xml" else ""
-        first = pin.read_text("utf-8").split(" ")[0] if pin.is_file() else whole
-        wanted = msgspec.structs.replace(wanted, sha256=first)
+        wanted = msgspec.structs.replace(wanted, sha256=_first(pin) or whole)
     state = "here already" if target.is_file() else "downloaded"
     if state == "downloaded":
         _download(card, wanted, target, bar)
@@ -80,12 +75,23 @@ def _bring(card: Card, build: Build, wanted: Download, bar: Progress) -> Facts:
     found = checksum("sha256", target)
     checked = "its published checksum is right"
     if not published:
-        put(str(pin), f"{found}  {target.name}\n".encode(), create_only=True)
+        if not pin.is_file():
+            put(str(pin), f"{found}  {target.name}\n".encode(), create_only=True)
         checked = (
             f"no checksum of it is published: SHA-256 {found} is kept in {pin.name},"
             " and what comes later must equal it"
         )
     return {"path": str(target), "state": state, "checked": checked, "sha256": found}
+
+
+def _first(pin: Path) -> str:
+    """The checksum of what came first; empty before."""
+    if not pin.is_file():
+        return ""
+    first = pin.read_bytes().decode("ascii", "replace").partition(" ")[0]
+    if not re.fullmatch("[0-9a-fA-F]{64}", first):
+        raise ModelError(f"{pin} holds no SHA-256 any more; remove it and run this again")
+    return first
 
 
 def _download(card: Card, wanted: Download, target: Path, bar: Progress) -> None:

@@ -9,16 +9,15 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 from msgspec.structs import replace
 
-from tasks.cards import LARGEST_SIDE, Build, Card, Fit, InputSpec, ModelError
-from tasks.categories import Category, coco80
+from tasks.cards import LARGEST_SIDE, Build, Card, Categories, Fit, InputSpec, ModelError
+from tasks.categories import coco80
 from tasks.graph_file import GraphFile, read_graph
 
-Categories = Literal["coco80"] | tuple[str | Category, ...]
 Size = int | None
 
 # Options of `models add`, and what each one tells.
@@ -46,7 +45,7 @@ class Draft(msgspec.Struct, frozen=True):
     family: str
     input: InputSpec = InputSpec()
     unknown: tuple[str, ...] = ("categories",)  # keys of ASKED
-    categories: Categories = ()
+    categories: Categories = ()  # where nobody has told them
     decode: dict[str, Any] = {}
 
 
@@ -77,7 +76,7 @@ def recognise(graph: GraphFile) -> Draft:
         found = ", ".join(map(str, graph.outputs))
         raise ModelError(f"its outputs are those of no family that is known here: {found}")
     # A card names the size only where the graph leaves it open, and only there can it vary.
-    if None in _sides(graph):
+    if None in sides(graph):
         return draft
     spec = replace(draft.input, size=None, multiple=1)
     if spec.fit not in ("sides", "native"):
@@ -86,7 +85,7 @@ def recognise(graph: GraphFile) -> Draft:
     return replace(draft, input=replace(spec, fit="stretch"), unknown=unknown)
 
 
-def _sides(graph: GraphFile) -> tuple[Size, ...]:
+def sides(graph: GraphFile) -> tuple[Size, ...]:
     """Height and width of the picture, which is the input of most axes."""
     shape = max((each.shape for each in graph.inputs), key=len)
     return shape[-3:-1] if shape[-1:] == (3,) else shape[-2:]
@@ -100,7 +99,7 @@ def _by_names(graph: GraphFile) -> Draft | None:
         spec = replace(_BGR, fit="pad", size=(480, 640))
         return Draft("Mask R-CNN of Open Model Zoo until 2019", "mask_rcnn", spec)
     if names >= {"labels", "boxes", "masks"} and shapes["boxes"][1:] == (5,):
-        fit = _OMZ_FITS.get(_sides(graph))
+        fit = _OMZ_FITS.get(sides(graph))
         unknown = ("categories",) if fit else ("categories", "fit")
         spec = replace(_BGR, fit=fit or "stretch")
         return Draft("Mask R-CNN of Open Model Zoo", "mask_rcnn", spec, unknown)

@@ -8,7 +8,7 @@ from pathlib import Path
 from tasks.annotate import annotate
 from tasks.cards import Model
 from tasks.evaluate import measure
-from tasks.exits import OK, ended
+from tasks.exits import OK
 from tasks.inputs import InputError
 from tasks.progress import tell
 from tasks.records import Selection
@@ -22,15 +22,12 @@ GATE_FAILED = 5
 def reproduce(
     name: str, coco: str, output: str, limit: int | None, tolerance: float, as_json: bool
 ) -> int:
-    def command() -> int:
-        truth, images = _truth(Path(coco))
-        model = find_model(name)
-        wishes = Wishes(model=name, output=output or f"reproduce-{model.card.name}")
-        selection = Selection(limit=limit, images_root=str(images))
-        code = annotate([str(truth)], selection, wishes, as_json)
-        return code or _judge(model, wishes.output, str(truth), tolerance, as_json)
-
-    return ended(command, as_json)
+    truth, images = _truth(Path(coco))
+    model = find_model(name)
+    wishes = Wishes(model=name, output=output or f"reproduce-{model.card.name}")
+    selection = Selection(limit=limit, images_root=str(images))
+    code = annotate([str(truth)], selection, wishes, as_json)
+    return code or _judge(model, wishes.output, str(truth), tolerance, as_json)
 
 
 def _truth(coco: Path) -> tuple[Path, Path]:

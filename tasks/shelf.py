@@ -16,7 +16,7 @@ from storage.errors import NotFound
 from storage.uris import basename, below, relative, shown, storable
 from tasks.cards import ENGINES_BY_SUFFIX, Build, Card, Compute, Model, ModelError, read_card
 from tasks.download import checksum
-from tasks.graph_file import read_graph
+from tasks.graph_file import files_of, need_files, read_graph
 from tasks.recognise import derived_card
 
 ZOO = Path(__file__).parent / "zoo"
@@ -84,23 +84,35 @@ def find_model(name: str, runtime: str = "", compute: Compute = "f32") -> Model:
 
 
 def builds_at(name: str) -> tuple[Path, Card, list[tuple[Build, Path | None]]]:
-    """A card, where it lies, and its builds with their files that are here; a network itself is one
-    of them. A network that tells all that a card says needs none.
+    """What find_card finds, and its builds with their files that are here; a network that was
+    asked for itself is the only one.
     """
-    network = Path(name)
-    is_network = network.suffix.lower() in ENGINES_BY_SUFFIX
-    missing = [each for each in files_of(network) if is_network and not each.is_file()]
-    if missing:
-        raise ModelError(f"there is no model file {missing[0]}")
-    if is_network and not network.with_suffix(".toml").is_file():
-        card = derived_card(network)
-        return network, card, [(card.builds[0], network)]
-    path = card_path(name)
-    card = read_card(path)
-    builds = [each for each in card.builds if not is_network or each.file == network.name]
+    path, card = find_card(name)
+    own = Path(name).name if _is_network(name) else ""
+    builds = [each for each in card.builds if own in ("", each.file)]
     if not builds:
-        raise ModelError(f"the model card {path} has no build {network.name!r}")
+        raise ModelError(f"the model card {path} has no build {own!r}")
     return path, card, [(each, place_of(path, card, each)) for each in builds]
+
+
+def find_card(name: str) -> tuple[Path, Card]:
+    """The card of that name, at that path, or beside the network at that path, and where it lies.
+
+    A network without one that tells all that a card says stands for it.
+    """
+    path = Path(name)
+    if _is_network(name):
+        need_files(path)
+        if not path.with_suffix(".toml").is_file():
+            return path, derived_card(path)
+        path = path.with_suffix(".toml")
+    elif path.suffix.lower() != ".toml":
+        path = _card_named(name)
+    return path, read_card(path)
+
+
+def _is_network(name: str) -> bool:
+    return Path(name).suffix.lower() in ENGINES_BY_SUFFIX
 
 
 def _absent(path: Path, card: Card, build: Build) -> ModelError:
@@ -125,12 +137,8 @@ def model_at(
         raise ModelError(f"{compute} is a precision of openvino, not of {engine}")
     if storable(str(place)) != str(place):
         raise ModelError(f"the path of the model file {shown(str(place))} is not UTF-8; rename it")
-    outside: tuple[str, ...] = ()
     if place.suffix.lower() == ".onnx":
-        with suppress(ModelError):  # what cannot be read is the runtime's to say
-            outside = read_graph(place).weight_files
-    if outside:  # the hash would not cover them
-        raise ModelError(f"{place} keeps weights in {', '.join(outside)}: export it as one file")
+        read_graph(place)
     sha256 = _require_digest(build.sha256, place, f"the model file {place}")
     return Model(card, build, str(place.resolve()), sha256, engine, compute)
 
@@ -194,13 +202,7 @@ def cached_build(uri: str, sha256: str) -> Path:
     return place
 
 
-def card_path(name: str) -> Path:
-    """The card of that name, or at that path, or beside the network at that path."""
-    place = Path(name)
-    if place.suffix.lower() == ".toml":
-        return place
-    if place.suffix.lower() in ENGINES_BY_SUFFIX:
-        return place.with_suffix(".toml")
+def _card_named(name: str) -> Path:
     if len(name.encode()) > 200:  # no file system has such a name
         raise ModelError(f"there is no model {shown(name)[:40]}…")
     own, bundled = (folder / f"{name}.toml" for folder in (user_folder(), ZOO))
@@ -223,11 +225,6 @@ def _require_digest(expected: str, path: Path, said: str) -> str:
             f"SHA-256 {found[:16]}… instead of {expected[:16]}…"
         )
     return found
-
-
-def files_of(path: Path) -> list[Path]:
-    """A build's files: OpenVINO keeps the weights of an .xml in a .bin beside it."""
-    return [path, path.with_suffix(".bin")] if path.suffix.lower() == ".xml" else [path]
 
 
 def digest(path: Path) -> str:

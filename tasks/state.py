@@ -24,8 +24,8 @@ from storage.errors import Exists, NotFound
 from storage.uris import join, storable
 from tasks.environment import SettingError
 from tasks.folder import exists
+from tasks.graph_file import files_of
 from tasks.records import encode
-from tasks.shelf import files_of
 
 CHUNK = 1 << 20
 AWAY_S = 30.0  # without a word, a worker is taken to be gone

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -12,11 +12,9 @@ from storage import get
 from storage.errors import StorageError
 from storage.uris import shown
 from tasks.cards import Compute, Model, Positive
-from tasks.categories import Category, UnknownClass, ids_of, mapped, renumber, with_ids
+from tasks.categories import Category, CategoryId, UnknownClass, ids_of, mapped, renumber, with_ids
 from tasks.environment import whole_number
 from tasks.records import Settings
-
-CategoryId = Annotated[int, msgspec.Meta(ge=1, lt=2**31)]
 
 
 @dataclass(frozen=True, kw_only=True)

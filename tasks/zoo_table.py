@@ -12,10 +12,11 @@ from rich.console import Console
 from rich.table import Table
 
 from tasks.cards import Build, Card, ModelError, read_card
-from tasks.exits import OK, ended
-from tasks.graph_file import read_graph
+from tasks.exits import OK
+from tasks.graph_file import files_of, read_graph
 from tasks.progress import say_json, tell
-from tasks.shelf import card_path, files_of, is_shared, place_of, zoo_cards
+from tasks.recognise import sides
+from tasks.shelf import find_card, is_shared, place_of, zoo_cards
 
 Facts = dict[str, Any]
 
@@ -24,18 +25,11 @@ _UNKNOWN = "–"
 _LEGEND = f"AP is in percent and as published, or with * measured by us; {_UNKNOWN} is not known"
 # What an empty field means, where it is not that no source publishes it.
 _EMPTY = {"path": "not here", "graph": "not here", "takes": "what its graph says"}
-_EMPTY |= {"input": "the card's", "decode": "as usual", "notes": "none"}
+_EMPTY |= {"input": "the card's", "decode": "as usual", "notes": "none", "downloads": "none"}
+_EMPTY |= {"detections": "nothing", "card": "none: the network tells all that one would say"}
 
 
 def list_models(as_json: bool) -> int:
-    return ended(lambda: _list(as_json), as_json)
-
-
-def show_model(name: str, as_json: bool) -> int:
-    return ended(lambda: _show(card_path(name), as_json), as_json)
-
-
-def _list(as_json: bool) -> int:
     first_of_name = {path.stem: path for path in reversed(list(zoo_cards()))}
     models = [_listed(first_of_name[name]) for name in sorted(first_of_name)]
     if as_json:
@@ -60,26 +54,22 @@ def _listed(path: Path) -> Facts:
         return {"name": path.stem, "card": str(path), "problem": str(exc)}
 
 
-def _show(path: Path, as_json: bool) -> int:
-    model = _known(path, read_card(path))
-    tell({"event": "model", **model}, _lines(model, ""), as_json)
+def show_model(name: str, as_json: bool) -> int:
+    model = _known(*find_card(name))
+    tell({"event": "model", **model}, record_lines(model), as_json)
     return OK
 
 
 def _known(path: Path, card: Card) -> Facts:
-    """A card and what its files say, as one record; a file's own figure replaces the card's."""
+    """A card and what its files say, as one record."""
     model: Facts = msgspec.to_builtins(card)
     builds = [_build(path, card, each) for each in card.builds]
-    graphs = [each["graph"] for each in builds if each["graph"]]
-    counts = [each["parameters"] for each in graphs if each["parameters"]]
-    if counts:
-        model["facts"]["parameters"] = f"{counts[0] / 1e6:.2f}M"
-    del model["input"]["size"]
-    shape = card.input.size or (graphs[0]["shape"] if graphs else ())
+    graphs = (each["graph"] for each in builds if each["graph"])
+    size = model["input"].pop("size") or next((each["sides"] for each in graphs), ())
     return model | {
-        "card": str(path),
+        "card": str(path) if path.suffix == ".toml" else None,
         "shared": is_shared(path),
-        "takes": "×".join("?" if side is None else str(side) for side in shape),
+        "takes": "×".join("?" if side is None else str(side) for side in size),
         "engines": list(dict.fromkeys(engine for each in card.builds for engine in each.engines)),
         "builds": builds,
     }
@@ -108,8 +98,7 @@ def _graph(place: Path) -> Facts | None:
         return None
     return {
         "format": graph.format_version,
-        "parameters": graph.parameters,  # an int8 build keeps few of its weights as floats
-        "shape": list(graph.inputs[0].shape),
+        "sides": sides(graph),
         "inputs": [str(each) for each in graph.inputs],
         "outputs": [str(each) for each in graph.outputs],
     }
@@ -126,7 +115,7 @@ def _cells(model: Facts) -> Iterator[str]:
         wrap(model["name"], 22),
         (facts["backbone"], facts["dataset"], picture),
         (*_figures(builds, "fp32"), *_figures(builds, "int8")),
-        (facts["operations"], facts["parameters"], *sizes),
+        (facts["operations"], facts["parameters"], *(sizes or facts["sizes"])),
         (*facts["boards"], *model["engines"]),
         here or ["shared" if model["shared"] else "not here"],
     ):
@@ -147,14 +136,14 @@ def _percent(value: float | None) -> str:
     return _UNKNOWN if value is None else f"{100 * value:.4g}"
 
 
-def _lines(record: Facts, indent: str) -> Iterator[str]:
+def record_lines(record: Facts, indent: str = "") -> Iterator[str]:
     """A record as indented lines, where what is empty says why."""
     for name, value in record.items():
         records = value if isinstance(value, list | tuple) else [value]
         if records and all(each and isinstance(each, dict) for each in records):
             for each in records:
                 yield f"{indent}{name if value is each else name.removesuffix('s')}"
-                yield from _lines(each, indent + "  ")
+                yield from record_lines(each, indent + "  ")
         else:
             text = "" if value in (None, {}) else ", ".join(map(str, records))
-            yield f"{indent}{name:<12}{text or _EMPTY.get(name, 'not published')}"
+            yield f"{indent}{name:<11} {text or _EMPTY.get(name, 'not published')}"

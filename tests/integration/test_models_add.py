@@ -163,6 +163,7 @@ def test_on_a_terminal_it_asks(tmp_path: Path, models: Path) -> None:
         (["{net}", *TOLD, "--image", "{tmp}/nowhere.jpg"], "nowhere.jpg", 2),
         (["{net}", *TOLD, "--family", "yolo_seg", "--fit", "stretch"], "was not added", 2),
         (["{tmp}/nowhere.onnx"], "there is no model file", 2),
+        (["{tmp}/pipe.onnx"], "there is no model file", 2),
         (["{tmp}/text.onnx"], "no network", 2),
         (["{tmp}/outside.onnx"], "keeps weights in outside.data", 2),
     ],
@@ -173,6 +174,7 @@ def test_what_cannot_be_added_leaves_nothing(
 ) -> None:
     network = write_model(tmp_path, "a").with_suffix(".onnx")
     (tmp_path / "text.onnx").write_text("this is no network")
+    os.mkfifo(tmp_path / "pipe.onnx")
     onnx.save(
         onnx.load(network),
         tmp_path / "outside.onnx",

@@ -24,7 +24,7 @@ class Source:
 
     def __init__(self) -> None:
         self.data, self.etag, self.url = BYTES, '"one"', ""
-        self.status, self.ranges, self.cut = 200, True, 0
+        self.status, self.ranges, self.cut, self.endless = 200, True, 0, False
         self.asked: list[tuple[str, int]] = []  # the Range asked for, and the bytes sent
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
@@ -42,8 +42,15 @@ class Source:
             request.send_header("Content-Range", f"bytes {start}-{last}/{len(self.data)}")
         if self.etag:
             request.send_header("ETag", self.etag)
-        request.send_header("Content-Length", str(len(body)))
+        if not self.endless:
+            request.send_header("Content-Length", str(len(body)))
         request.end_headers()
+        while self.endless:
+            try:
+                request.wfile.write(body)
+            except OSError:
+                request.close_connection = True
+                return None
         sent = body[: self.cut] if self.cut else body
         self.asked.append((wanted, len(sent)))
         request.wfile.write(sent)
@@ -195,6 +202,42 @@ def test_a_wrong_size_is_refused_before_it_comes(source: Source, shelf: Path) ->
     assert ran.code == 2
     assert "expected 3000000 bytes, found 2999995" in ran.err
     assert leftovers(target) == []
+
+
+@pytest.mark.parametrize("sums", [True, False], ids=["resumed or not", "of no checksum"])
+def test_no_more_is_taken_than_was_published(source: Source, shelf: Path, sums: bool) -> None:
+    """A server that says no length and sends without end."""
+    target = write_card(shelf, source.url, sums=sums)
+    if not sums:
+        card = (shelf / "net.toml").read_text()
+        (shelf / "net.toml").write_text(f"{card}size = {len(BYTES)}\n")
+    source.endless = True
+    ran = pull(shelf)
+    assert ran.code == 2
+    assert "expected 3000000 bytes, and it goes on" in ran.err
+    assert leftovers(target) == []
+
+
+@pytest.mark.parametrize("said", ["", "no checksum\n"])
+def test_a_spoilt_first_checksum_has_a_way_out(source: Source, shelf: Path, said: str) -> None:
+    target = write_card(shelf, source.url, sums=False)
+    assert pull(shelf).code == 0
+    pin = target.with_name("net.onnx.sha256")
+    pin.write_text(said)
+    for _ in range(2):
+        ran = pull(shelf)
+        assert ran.code == 2
+        assert f"{pin} holds no SHA-256 any more; remove it and run this again" in ran.err
+        target.unlink(missing_ok=True)
+    pin.unlink()
+    assert pull(shelf).code == 0
+    assert len(pin.read_text().split()[0]) == 64
+
+
+def test_bundled_weights_need_no_pull(source: Source, shelf: Path) -> None:
+    ran = maskmill("models", "pull", "shapes", MASKMILL_MODELS=str(shelf))
+    assert ran.code == 0, ran.err
+    assert "shapes.onnx is here; ready: maskmill annotate photos/ -m shapes" in ran.out
 
 
 def test_without_a_published_checksum_the_first_is_kept(source: Source, shelf: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import onnx
@@ -36,13 +37,15 @@ def test_coco_has_its_eighty_on_sparse_ids() -> None:
     ("change", "words"),
     [
         (("family", "famly"), "famly"),
-        (('["a", "b"]', "[]"), "categories"),
-        (('["a", "b"]', '[{id = 1, name = "a"}, {id = 1, name = "b"}]'), "each of their own"),
-        (('["a", "b"]', '["a", "A"]'), "each of their own"),
-        (('["a", "b"]', '["a", ""]'), "each of their own"),
-        (('["a", "b"]', '[{id = 0, name = "a"}]'), "id from 1"),
-        (("m.onnx", "m.pt"), "none of .onnx"),
-        (('[[builds]]\nfile = "m.onnx"\n', "builds = []"), "no build"),
+        (('["a", "b"]', "[]"), "length >= 1.*categories"),
+        (('["a", "b"]', '[{id = 1, name = "a"}, {id = 1, name = "b"}]'), "one name or one id"),
+        (('["a", "b"]', '["a", "A"]'), "one name or one id"),
+        (('["a", "b"]', '["a", ""]'), r"length >= 1.*categories\[1\]"),
+        (('["a", "b"]', '[{id = 0, name = "a"}]'), r">= 1.*categories\[0\].id"),
+        (("m.onnx", "m.pt"), r"onnx.*tflite.*xml.*builds\[0\].file"),
+        (("m.onnx", ".onnx"), r"onnx.*tflite.*xml.*builds\[0\].file"),
+        (('[[builds]]\nfile = "m.onnx"\n', "builds = []"), "length >= 1.*builds"),
+        (("[[builds]]", '[input]\nfit = "pad"\nmultiple = 32\n[[builds]]'), "no multiple.*input"),
         (('"m.onnx"\n', '"m.onnx"\nap = [{box = 38.6}]\n'), r"<= 1\.0.*ap\[0\]\.box"),
         (("name =", "name = ="), "cannot be read"),
     ],
@@ -54,7 +57,9 @@ def test_coco_has_its_eighty_on_sparse_ids() -> None:
         "no name",
         "id 0",
         "no engine",
+        "no name of a file",
         "no build",
+        "what is not read",
         "AP in percent",
         "no TOML",
     ],
@@ -67,6 +72,12 @@ def test_a_card_that_cannot_be_used_is_one_sentence(
     with pytest.raises(ModelError, match=words) as refused:
         read_card(card)
     assert str(card) in str(refused.value)
+
+
+def test_a_pipe_is_no_card(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "m.toml")
+    with pytest.raises(ModelError, match="there is no model card"):
+        read_card(tmp_path / "m.toml")
 
 
 def test_a_model_is_found_by_name_by_card_and_by_network(

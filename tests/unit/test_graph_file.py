@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import tracemalloc
 from pathlib import Path
@@ -20,30 +21,18 @@ from tasks.graph_file import GraphFile, Tensor, read_graph
 from tests.graphs import write_model
 
 DTYPES = {TensorProto.FLOAT: "float", TensorProto.INT64: "int64", TensorProto.BOOL: "bool"}
-FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
 
 
 def plain(path: Path) -> GraphFile:
     """The same by the onnx package."""
     model = onnx.load(path, load_external_data=False)
     stored = {each.name for each in model.graph.initializer}
-    weights = [each for each in model.graph.initializer if each.data_type in FLOATS]
-    outside = {
-        pair.value
-        for each in model.graph.initializer
-        if each.data_location == TensorProto.EXTERNAL
-        for pair in each.external_data
-        if pair.key == "location"
-    }
     opset = next(each.version for each in model.opset_import if not each.domain)
     return GraphFile(
         tuple(_tensor(each) for each in model.graph.input if each.name not in stored),
         tuple(_tensor(each) for each in model.graph.output),
         {each.key: each.value for each in model.metadata_props},
-        sum(int(np.prod(each.dims)) for each in weights) or None,
-        path.stat().st_size,
         f"ONNX IR {model.ir_version}, opset {opset}",
-        tuple(sorted(outside)),
     )
 
 
@@ -100,7 +89,6 @@ def test_what_the_odd_graph_says(tmp_path: Path) -> None:
     found = read_graph(write_onnx(tmp_path / "odd.onnx"))
     assert list(map(str, found.inputs)) == ["a (?×3×?×640 float)", "m ( bool)"]
     assert found.metadata["names"] == "{0: 'Käse', 1: 'b'}"
-    assert found.parameters == 4 * 3 + 1
     assert found.format_version == "ONNX IR 9, opset 17"
 
 
@@ -109,7 +97,8 @@ def test_weights_in_a_file_of_their_own_are_named(tmp_path: Path) -> None:
     onnx.save(
         onnx.load(path), path, save_as_external_data=True, location="m.data", size_threshold=0
     )
-    assert read_graph(path).weight_files == ("m.data",)
+    with pytest.raises(ModelError, match=r"m\.onnx keeps weights in m\.data: export it as one"):
+        read_graph(path)
 
 
 def test_weights_are_not_read(tmp_path: Path) -> None:
@@ -120,8 +109,8 @@ def test_weights_are_not_read(tmp_path: Path) -> None:
     found = read_graph(path)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert found.parameters == 9_000_000
-    assert found.file_size > 36_000_000
+    assert path.stat().st_size > 36_000_000
+    assert len(found.inputs) == 2
     assert peak < 1_000_000
 
 
@@ -179,12 +168,12 @@ def _sentence_or_graph(path: Path) -> bool:
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (b"", "no graph"),
+        (b"", "no inputs"),
         (b"this is no network", "damaged"),
         (b"\x3a\x00", "no inputs"),
         (b"\x3a\x80\x80\x80\x80\x80\x80\x80\x80\x80\x01", "damaged"),
         (b"\x08\x01" * 400_000, "more parts"),
-        (b"\x3a\x04\x2a\x02\x42\x00" + b"\x00" * 9, "no graph|damaged"),
+        (b"\x3a\x04\x2a\x02\x42\x00" + b"\x00" * 9, "no inputs|damaged"),
     ],
     ids=["empty", "text", "empty graph", "negative length", "a million fields", "field zero"],
 )
@@ -197,23 +186,17 @@ def test_what_is_no_network_is_one_sentence(tmp_path: Path, data: bytes, words: 
     assert time.monotonic() - start < 20
 
 
-def test_a_weight_of_endless_axes_is_refused(tmp_path: Path) -> None:
-    """Their product would be a number of millions of digits."""
-    dims = b"\xff\xff\xff\xff\xff\xff\xff\xff\x7f" * 100_000
-    tensor = b"\x0a" + _varint(len(dims)) + dims + b"\x10\x01"
-    graph = b"\x2a" + _varint(len(tensor)) + tensor
+def test_a_name_without_end_is_refused_before_it_is_read(tmp_path: Path) -> None:
     path = tmp_path / "x.onnx"
-    path.write_bytes(b"\x3a" + _varint(len(graph)) + graph)
-    with pytest.raises(ModelError, match="100000 axes"):
+    with path.open("wb") as file:  # metadata_props, of it the value: sizes, and then a hole
+        file.write(b"\x72\x85\x80\x80\x40\x12\x80\x80\x80\x40")
+        file.truncate(10 + (64 << 21))
+    tracemalloc.start()
+    with pytest.raises(ModelError, match="more text"):
         read_graph(path)
-
-
-def _varint(number: int) -> bytes:
-    parts = []
-    while number > 0x7F:
-        parts.append(number & 0x7F | 0x80)
-        number >>= 7
-    return bytes([*parts, number])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1_000_000
 
 
 def test_other_files(tmp_path: Path) -> None:
@@ -223,8 +206,11 @@ def test_other_files(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="there is no model file"):
         read_graph(tmp_path / "nowhere.onnx")
     (tmp_path / "folder.onnx").mkdir()
-    with pytest.raises(ModelError, match="cannot be read"):
+    with pytest.raises(ModelError, match="there is no model file"):
         read_graph(tmp_path / "folder.onnx")
+    os.mkfifo(tmp_path / "pipe.onnx")
+    with pytest.raises(ModelError, match="there is no model file"):
+        read_graph(tmp_path / "pipe.onnx")
 
 
 def write_ir(folder: Path, form: Any = "b") -> tuple[Path, Any]:
@@ -250,8 +236,6 @@ def test_ir_as_openvino_reads_it(tmp_path: Path, form: Any) -> None:
     for ours, theirs in ((found.inputs, loaded.inputs), (found.outputs, loaded.outputs)):
         assert [each[:2] for each in ours] == [(each.name, each.shape) for each in theirs]
     assert found.metadata == {"labels": "traffic_light car", "model_type": "YOLO"}
-    assert found.parameters == plain(path.with_suffix(".onnx")).parameters
-    assert found.file_size == path.stat().st_size + path.with_suffix(".bin").stat().st_size
     assert found.format_version == "OpenVINO IR 11"
     path.with_suffix(".bin").unlink()
     with pytest.raises(ModelError, match=r"there is no model file .*canned\.bin"):
@@ -284,7 +268,6 @@ def test_an_ir_without_names_of_tensors(tmp_path: Path) -> None:
     found = read_graph(path)
     assert found.inputs == (Tensor("im_data", (1, 3, 480, None), "float"),)
     assert found.outputs == (Tensor("boxes", (1,), "float"), Tensor("classes", (7,), "int64"))
-    assert found.parameters == 6
 
 
 BOMB = '<!DOCTYPE net [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;">]><net version="&b;"></net>'

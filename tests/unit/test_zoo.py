@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tasks.cards import Card, read_card
+from tasks.cards import Card, ModelError, read_card
 from tasks.shelf import ZOO
 from tasks.zoo_table import list_models, show_model
+from tests import graphs_yolo_seg
 
 CARDS = [read_card(path) for path in sorted(ZOO.glob("*.toml"))]
 SECURITY = "instance-segmentation-security-"
@@ -87,8 +88,8 @@ def test_the_list_as_json(shelf: Path, capsys: pytest.CaptureFixture[str]) -> No
     models = {each["name"]: each for each in json.loads(capsys.readouterr().out)["models"]}
     assert "cannot be read" in models["broken"]["problem"]
     shapes = models["shapes"]
-    assert shapes["facts"]["parameters"] == "0.72M", "counted in the file"
-    assert shapes["takes"] == "1×3×224×224", "read from the file"
+    assert shapes["takes"] == "224×224", "read from the file"
+    assert models["yolact-edge-mobilenetv2"]["takes"] == "550×550", "read from the card"
     (build,) = shapes["builds"]
     assert build["bytes"] == (ZOO / "shapes.onnx").stat().st_size
     assert build["path"] == str(ZOO / "shapes.onnx")
@@ -109,7 +110,7 @@ def test_the_list_fits_a_hundred_columns(shelf: Path, capsys: pytest.CaptureFixt
     assert max(map(len, text.splitlines())) <= 100
     (ours,) = card("shapes").builds[0].ap
     measured = f"{100 * (ours.box or 0):.4g}/{100 * (ours.mask or 0):.4g}*"
-    known = ("fp32 38.6/34.3", "fp32 38.9/34.7", "int8 –", measured, "21 mean")
+    known = ("fp32 38.6/34.3", "fp32 38.9/34.7", "int8 –", measured, "21 mean", "int8 8.5 MB")
     for words in (*known, "fp32 here", "fp32 178.2 MB", "i.MX 93", "security-0002 "):
         assert words in text
     assert "measured" in text
@@ -138,6 +139,7 @@ def test_show_says_what_is_not_published(shelf: Path, capsys: pytest.CaptureFixt
         f"{name} not published" for name in ("size", "sha256", "sha384")
     ]
     assert {"path not here", "license MIT", "boards i.MX 8M Plus, i.MX 93"} <= set(lines)
+    assert "sizes fp32 32 MB, int8 8.5 MB" in lines
     assert show_model(SECURITY + "0002", as_json=False) == 0
     text = capsys.readouterr().out
     lines = [" ".join(line.split()) for line in text.splitlines()]
@@ -152,6 +154,17 @@ def test_show_looks_into_the_file(shelf: Path, capsys: pytest.CaptureFixture[str
     assert len(graph["outputs"]) == 4
 
 
-def test_a_name_that_nobody_knows(shelf: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert show_model("nowhere", as_json=False) == 2
-    assert "no model 'nowhere'; the cards at hand: instance-seg" in capsys.readouterr().err
+def test_a_name_that_nobody_knows(shelf: Path) -> None:
+    with pytest.raises(ModelError, match="no model 'nowhere'; the cards at hand: instance-seg"):
+        show_model("nowhere", as_json=False)
+
+
+def test_show_takes_a_network_that_needs_no_card(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    graphs_yolo_seg.write_model(tmp_path, "raw")
+    (tmp_path / "canned.toml").unlink()
+    assert show_model(str(tmp_path / "canned.onnx"), as_json=False) == 0
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "card none: the network tells all that one would say" in lines
+    assert {"family yolo_seg", "fit letterbox", f"path {tmp_path}/canned.onnx"} <= set(lines)
