@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tasks.records import Settings
 from worker.detections import Detections
-from worker.rle import Rle, decode, encode
+from worker.rle import Rle, cropped, encode
 
 Bools = NDArray[np.bool_]
 
@@ -34,8 +34,7 @@ def refine(found: Detections, settings: Settings) -> Detections:
 
 def _tidied(mask: Rle, holes_below: int, specks_below: int) -> Rle:
     """Parts hang together over corners, holes do not: as an outline is drawn."""
-    x, y, width, height = mask.box
-    crop = decode(mask)[y : y + height, x : x + width]
+    crop, x, y = cropped(mask)
     if specks_below:
         crop = crop & ~_small(crop, specks_below, connectivity=8)
     if holes_below:

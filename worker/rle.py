@@ -70,6 +70,16 @@ def decode(rle: Rle) -> Bools:
     return mask
 
 
+def cropped(rle: Rle) -> tuple[Bools, int, int]:
+    """The mask within its box, without decoding the columns beside it, and the box's x and y."""
+    x, y, width, height = rle.box
+    first, last = x * rle.height, (x + width) * rle.height
+    ends = np.clip(np.cumsum(runs_of(rle.counts)), first, last)
+    columns = np.repeat(np.arange(len(ends)) % 2 == 1, np.diff(ends, prepend=first))
+    crop: Bools = columns.reshape(width, rle.height).T[y : y + height]
+    return crop, x, y
+
+
 def runs_of(counts: str) -> Ints:
     """The run lengths behind a compressed string: off, on, off, …"""
     if not counts.isascii():
