@@ -1,4 +1,4 @@
-"""Where bytes live: plain paths, S3, HTTP and memory behind one small protocol."""
+"""Where bytes live: plain paths, S3 and HTTP behind one small protocol."""
 
 from storage.streams import Entry as Entry
 from storage.verbs import delete as delete

@@ -1,6 +1,6 @@
-"""Parsing and joining URIs: plain paths, `file://`, `s3://`, `http(s)://` and `mem://`.
+"""Parsing and joining URIs: plain paths, `file://`, `s3://` and `http(s)://`.
 
-Keys of S3 and memory stores are taken literally. `file://` and HTTP paths are percent-encoded.
+Keys of S3 are taken literally. `file://` and HTTP paths are percent-encoded.
 Names on disk are bytes; those that are not UTF-8 travel as surrogate escapes, and `storable`
 turns them into a `file://` URI that JSON can hold.
 """
@@ -51,7 +51,7 @@ def parse(uri: str) -> Location:
         raise BadUri(uri, "is not a usable URI: it is not valid UTF-8")
     if scheme in ("http", "https"):
         return _parse_http(uri, scheme)
-    if scheme not in ("s3", "mem"):
+    if scheme != "s3":
         raise BadUri(uri, f"is not a usable URI: {scheme}:// is not supported")
     if not _BUCKET.fullmatch(host):
         raise BadUri(uri, "is not a usable URI: it names no valid bucket")

@@ -32,7 +32,6 @@ _STORES = {
     "s3": "storage.s3",
     "http": "storage.http",
     "https": "storage.http",
-    "mem": "storage.memory",
 }
 
 

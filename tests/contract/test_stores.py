@@ -16,7 +16,7 @@ from storage import errors, globs
 from storage.uris import join, relative
 from tests.conftest import S3_STORES
 
-STORES = ["disk", "file", "memory", *S3_STORES]
+STORES = ["disk", "file", *S3_STORES]
 
 HOSTILE_NAMES = [
     "with space.jpg",
@@ -56,8 +56,6 @@ def root(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """An empty folder to work in."""
     if kind in S3_STORES:
         return request.getfixturevalue(f"{kind}_s3") + "/some/folder"
-    if kind == "memory":
-        return f"mem://tests/{tmp_path.name}"
     folder = tmp_path / "a folder"
     folder.mkdir()
     return folder.as_uri() if kind == "file" else str(folder)

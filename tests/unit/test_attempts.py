@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import uuid
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -53,8 +53,8 @@ def test_an_image_is_given_up_after_two_careful_deaths_on_it() -> None:
     assert History(dict(enumerate(hasty)), NOW).given_up == frozenset()
 
 
-def test_an_attempt_is_written_before_the_first_image_and_says_how_it_ended() -> None:
-    folder = Folder(f"mem://attempts/{uuid.uuid4().hex}", "run")
+def test_an_attempt_is_written_before_the_first_image_and_says_how_it_ended(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path), "run")
     place = folder.attempts(3)
     with Trying(place, "me", read_history(place)) as trying:
         assert read_attempts(place)[0].ended == ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import uuid
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -36,13 +36,13 @@ def test_a_message_that_does_not_fit(change, why) -> None:
         parse(ShardMessage, GOOD | change)
 
 
-def test_a_shard_that_no_plan_has_is_no_passing_trouble() -> None:
+def test_a_shard_that_no_plan_has_is_no_passing_trouble(tmp_path: Path) -> None:
     with pytest.raises(JobError, match="no such shard"):
-        read_plan(Folder(f"mem://messages/{uuid.uuid4().hex}", "run"), 999)
+        read_plan(Folder(str(tmp_path), "run"), 999)
 
 
-def test_a_damaged_entry_of_the_state_folder_is_passed_over() -> None:
-    state = State(f"mem://state/{uuid.uuid4().hex}")
+def test_a_damaged_entry_of_the_state_folder_is_passed_over(tmp_path: Path) -> None:
+    state = State(str(tmp_path))
     known = KnownJob("s3://b/out", "run", 1.0)
     state.register(known)
     put(f"{state.uri}/jobs/zz.json", b"{")

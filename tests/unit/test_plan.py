@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import tracemalloc
-import uuid
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import msgspec
 import pytest
@@ -32,14 +32,11 @@ def asked(shard_size: int = 3, **selection: object) -> Asked:
     return Asked(("in",), Selection(**selection), model, options, shard_size)
 
 
-def new_folder() -> Folder:
-    return Folder(f"mem://plans/{uuid.uuid4().hex}", "run")
-
-
 def planned(found: Iterable[Found], wanted: Asked) -> list[Item]:
-    folder = new_folder()
-    counts = write_plan(folder, found, wanted.selection, wanted.shard_size)
-    parts = [read_plan(folder, number) for number in range(counts.shards)]
+    with TemporaryDirectory() as uri:
+        folder = Folder(uri, "run")
+        counts = write_plan(folder, found, wanted.selection, wanted.shard_size)
+        parts = [read_plan(folder, number) for number in range(counts.shards)]
     assert all(len(part) == wanted.shard_size for part in parts[:-1])
     items = [item for part in parts for item in part]
     assert len(items) == counts.items
@@ -60,11 +57,11 @@ def test_items_are_the_distinct_inputs_in_order(names: list[str], shard_size: in
     assert [item.id for item in items] == list(range(1, len(items) + 1))
 
 
-def test_counts_name_what_was_left_out() -> None:
-    found = [*images("aab"), *(Found(f"mem://x/{n}.md", f"{n}.md", is_image=False) for n in "cd")]
-    counts = write_plan(new_folder(), found, Selection(), 3)
+def test_counts_name_what_was_left_out(tmp_path: Path) -> None:
+    found = [*images("aab"), *(Found(f"s3://x/{n}.md", f"{n}.md", is_image=False) for n in "cd")]
+    counts = write_plan(Folder(str(tmp_path), "run"), found, Selection(), 3)
     assert (counts.items, counts.shards, counts.duplicates, counts.not_images) == (2, 1, 1, 2)
-    assert counts.not_images_named == ("mem://x/c.md", "mem://x/d.md")
+    assert counts.not_images_named == ("s3://x/c.md", "s3://x/d.md")
 
 
 @pytest.mark.parametrize(
@@ -77,9 +74,9 @@ def test_counts_name_what_was_left_out() -> None:
     ],
     ids=["file names clash", "ids clash", "no image", "a presigned query stays unsaid"],
 )
-def test_refusals_name_the_first_offender(found: list[Found], words: str) -> None:
+def test_refusals_name_the_first_offender(tmp_path: Path, found: list[Found], words: str) -> None:
     with pytest.raises(InputError) as refused:
-        write_plan(new_folder(), found, Selection(), 3)
+        write_plan(Folder(str(tmp_path), "run"), found, Selection(), 3)
     assert words in str(refused.value)
     assert "sig=" not in str(refused.value)
 
@@ -130,8 +127,8 @@ def test_memory_does_not_grow_with_the_plan(
     assert many < peak(lambda: list(stream(20_000))) / 5
 
 
-def test_plan_parts_are_all_that_is_written() -> None:
-    folder = new_folder()
+def test_plan_parts_are_all_that_is_written(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path), "run")
     write_plan(folder, images("abcd"), Selection(), 3)
     uris = [entry.uri for entry in list_entries(folder.uri + "/")]
     assert uris == [folder.plan(0), folder.plan(1)]

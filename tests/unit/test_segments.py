@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import uuid
 from collections import Counter
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 
@@ -39,10 +39,10 @@ NOTHING_DRAWN = lambda folder, job, picks: False  # noqa: E731
 
 
 @pytest.fixture
-def folder(request: pytest.FixtureRequest) -> Folder:
-    if getattr(request, "param", "mem") == "s3":
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
+    if getattr(request, "param", "disk") == "s3":
         return Folder(f"{request.getfixturevalue('moto_s3')}/out", "run")
-    return Folder(f"mem://open/{uuid.uuid4().hex}", "run")
+    return Folder(str(tmp_path), "run")
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ class Reads:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.uris: list[str] = []
-        store = import_module("storage.memory")
+        store = import_module("storage.disk")
         monkeypatch.setattr(store, "open_versioned", self._counting(store.open_versioned))
 
     def _counting(self, verb):

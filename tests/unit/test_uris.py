@@ -13,14 +13,7 @@ from storage import errors, uris
 NAMES = st.text(st.characters(exclude_characters="/\0", codec="utf-8"), min_size=1).filter(
     lambda name: name not in (".", "..") and "\\" not in name
 )
-ROOTS = [
-    "photos",
-    "/data/my photos",
-    "file:///data/my%20photos",
-    "s3://in",
-    "s3://in/a",
-    "mem://x/y",
-]
+ROOTS = ["photos", "/data/my photos", "file:///data/my%20photos", "s3://in", "s3://in/a"]
 
 
 @pytest.mark.parametrize(
@@ -35,7 +28,6 @@ ROOTS = [
         ("s3://b//a", "s3", "b", "/a"),
         ("https://h.example:8443/a%20b.jpg?sig=1", "https", "h.example", "a b.jpg"),
         ("http://[::1]/a", "http", "::1", "a"),
-        ("mem://n/k", "mem", "n", "k"),
     ],
 )
 def test_parse(uri: str, scheme: str, host: str, path: str) -> None:
@@ -57,6 +49,7 @@ def test_parse(uri: str, scheme: str, host: str, path: str) -> None:
         "s3://KEY:SECRET@bucket/key",
         "s3://b/\udcff",
         "gs://b/k",
+        "mem://b/k",
         "http:///path",
         "http://h:port/",
         "http://[::1/",
