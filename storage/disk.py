@@ -16,7 +16,7 @@ from typing import BinaryIO
 from storage.disk_errors import LINK_UNSUPPORTED, NO_FILE, MappedFile, translating
 from storage.disk_listing import TEMPORARY, version_of, walk
 from storage.errors import Exists, NotFound, Refused, StorageError
-from storage.streams import Entry, Opened, read_all
+from storage.streams import Entry, Opened, holds, read_all
 from storage.uris import Location, shown
 
 logger = logging.getLogger(__name__)
@@ -40,11 +40,9 @@ def get_versioned(location: Location, max_bytes: int | None) -> tuple[bytes, str
     return read_all(open_versioned(location), location.uri, max_bytes)
 
 
-def head(location: Location) -> Entry:
+def require(location: Location) -> None:
     with translating(location.uri):
-        facts = os.stat(location.path)
-    _require_file(location.uri, facts)
-    return Entry(location.uri, facts.st_size, version_of(facts))
+        _require_file(location.uri, os.stat(location.path))
 
 
 def list_entries(location: Location, starting: str) -> Iterator[Entry]:
@@ -104,7 +102,7 @@ def _create(location: Location, temporary: str, data: bytes) -> None:
     try:
         _link(temporary, location.path)
     except FileExistsError as error:
-        if head(location).size != len(data) or get_versioned(location, None)[0] != data:
+        if not holds(open_versioned(location), data):
             raise Exists(location.uri) from error
 
 

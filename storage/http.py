@@ -54,11 +54,9 @@ def get_versioned(location: Location, max_bytes: int | None) -> tuple[bytes, str
     return _insist(lambda: read_all(_open(location, deadline), location.uri, max_bytes))
 
 
-def head(location: Location) -> Entry:
+def require(location: Location) -> None:
     """By a GET whose body is not read, for a presigned URL is good for one method only."""
-    opened = open_versioned(location)
-    opened.stream.close()
-    return Entry(location.uri, -1 if opened.size is None else opened.size, opened.version)
+    open_versioned(location).stream.close()
 
 
 def list_entries(location: Location, starting: str) -> Iterator[Entry]:

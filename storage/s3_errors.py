@@ -5,34 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    CredentialRetrievalError,
-    NoCredentialsError,
-    ParamValidationError,
-    PartialCredentialsError,
-    SSOError,
-    TokenRetrievalError,
-)
+from botocore import exceptions as botocore
 
 from storage import errors
 from storage.uris import Location
 
 CREDENTIAL_ERRORS = (
-    NoCredentialsError,
-    PartialCredentialsError,
-    CredentialRetrievalError,
-    TokenRetrievalError,
-    SSOError,
+    botocore.NoCredentialsError,
+    botocore.PartialCredentialsError,
+    botocore.CredentialRetrievalError,
+    botocore.TokenRetrievalError,
+    botocore.SSOError,
 )
-
 
 _KEY = errors.NotFound, None
 _LOGIN = errors.NoCredentials, "needs other credentials: the store does not accept these"
 _LOGIN_EXPIRED = errors.NoCredentials, "needs new credentials: these have expired"
 _FULL = errors.Full, None
 _NAME = errors.BadUri, "is not a usable URI: its store takes no such name"
+_CHANGED = errors.Unavailable, "changed while it was read"
 _REGION = errors.Unavailable, "lives in another region than the one configured"
 
 _ANSWERS: dict[str | int, tuple[type[errors.StorageError], str | None]] = {
@@ -47,6 +38,7 @@ _ANSWERS: dict[str | int, tuple[type[errors.StorageError], str | None]] = {
     "InvalidObjectState": (errors.Denied, "is archived: it has to be restored before reading"),
     "EntityTooLarge": (errors.TooLarge, "is larger than its store takes"),
     **dict.fromkeys(("AuthorizationHeaderMalformed", 301, 307, 308), _REGION),
+    412: _CHANGED,
 }
 """What an error code, else a status stands for, whoever answers it."""
 
@@ -55,26 +47,31 @@ _ANSWERS: dict[str | int, tuple[type[errors.StorageError], str | None]] = {
 def translating(location: Location, *, writing: bool = False) -> Iterator[None]:
     try:
         yield
-    except ClientError as error:
+    except botocore.ClientError as error:
         raise _answered(location, error, writing) from error
     except CREDENTIAL_ERRORS as error:
         raise errors.NoCredentials(location.uri) from error
-    except ParamValidationError as error:
+    except botocore.ParamValidationError as error:
         raise errors.BadUri(location.uri, "is not a usable URI: S3 takes no such key") from error
-    except (BotoCoreError, RecursionError) as error:
+    except (botocore.BotoCoreError, RecursionError) as error:
         # Seen: a redirect without a region makes botocore ask for the region without end.
         raise errors.Unavailable(location.uri) from error
 
 
-def code_of(error: ClientError) -> str:
+def code_of(error: botocore.ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
-def status_of(error: ClientError) -> int:
+def status_of(error: BaseException | None) -> int:
+    """The HTTP status of an answer; 0 where there was none."""
+    if not isinstance(error, botocore.ClientError):
+        return 0
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
-def _answered(location: Location, error: ClientError, writing: bool) -> errors.StorageError:
+def _answered(
+    location: Location, error: botocore.ClientError, writing: bool
+) -> errors.StorageError:
     code, status, uri = code_of(error), status_of(error), location.uri
     if code == "NoSuchBucket":
         return errors.NoBucket(f"s3://{location.host}")

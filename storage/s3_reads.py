@@ -1,31 +1,63 @@
-"""Reading S3 objects through broken connections."""
+"""Reading and listing S3 objects, through broken connections too."""
 
 from __future__ import annotations
 
 import io
 import time
+from collections.abc import Iterator
 from typing import Any
 
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError
 
-from storage.errors import Unavailable
+from storage.errors import StorageError, Unavailable
 from storage.s3_clients import client_for
 from storage.s3_errors import status_of, translating
 from storage.settings import s3_settings
-from storage.streams import CHUNK, Opened, backoff
-from storage.uris import Location
+from storage.streams import CHUNK, Entry, Opened, backoff, read_all
+from storage.uris import Location, as_folder, join
 
 
 def open_versioned(location: Location) -> Opened:
     with translating(location):
-        answer = client_for(location).get_object(Bucket=location.host, Key=location.path)
+        answer = _get(location)
     reader = _Reader(location, answer)
     return Opened(io.BufferedReader(reader, CHUNK), reader.size, version_of(answer))
+
+
+def get_versioned(location: Location, max_bytes: int | None) -> tuple[bytes, str]:
+    return read_all(open_versioned(location), location.uri, max_bytes)
+
+
+def require(location: Location) -> None:
+    """By its first byte: an answer to HEAD could not tell a missing bucket from a missing key."""
+    try:
+        with translating(location):
+            _get(location, Range="bytes=0-0")["Body"].read()
+    except StorageError as error:
+        if status_of(error.__cause__) != 416:  # an empty object has no first byte
+            raise
+
+
+def list_entries(location: Location, starting: str) -> Iterator[Entry]:
+    """Keys that end in a slash are folders made by a console, not objects."""
+    folder = as_folder(location.path)
+    listing = client_for(location).get_paginator("list_objects_v2")
+    with translating(location):
+        for page in listing.paginate(Bucket=location.host, Prefix=folder + starting):
+            for found in page.get("Contents", ()):
+                if not found["Key"].endswith("/"):
+                    uri = join(location.uri, found["Key"][len(folder) :])
+                    yield Entry(uri, int(found["Size"]), version_of(found))
 
 
 def version_of(answer: dict[str, Any]) -> str:
     """An ETag without its quotes, as listings and answers may differ in them."""
     return str(answer.get("ETag", "")).strip('"')
+
+
+def _get(location: Location, **conditions: str) -> Any:
+    names = {"Bucket": location.host, "Key": location.path}
+    return client_for(location).get_object(**names, **conditions)
 
 
 class _Reader(io.RawIOBase):
@@ -37,7 +69,7 @@ class _Reader(io.RawIOBase):
     def __init__(self, location: Location, answer: dict[str, Any]) -> None:
         self._location = location
         self._body = answer["Body"]
-        self._etag = answer.get("ETag")
+        self._same = {"IfMatch": answer["ETag"]} if "ETag" in answer else {}
         self.size = int(answer["ContentLength"]) if "ContentLength" in answer else None
         self._position = 0
         self._breaks = 0
@@ -67,17 +99,8 @@ class _Reader(io.RawIOBase):
             ) from cause
         time.sleep(backoff(self._breaks))
         with translating(self._location):
-            try:
-                self._body = client_for(self._location).get_object(
-                    Bucket=self._location.host,
-                    Key=self._location.path,
-                    Range=f"bytes={self._position}-",
-                    **({"IfMatch": self._etag} if self._etag else {}),
-                )["Body"]
-            except ClientError as error:
-                if status_of(error) != 412:
-                    raise
-                raise Unavailable(self._location.uri, "changed while it was read") from error
+            rest = _get(self._location, Range=f"bytes={self._position}-", **self._same)
+        self._body = rest["Body"]
 
     def close(self) -> None:
         self._body.close()

@@ -14,10 +14,7 @@ CHUNK = 1 << 20
 
 @dataclass(frozen=True)
 class Entry:
-    """`version` changes when the content does: an ETag, or "size-mtime_ns" for files.
-
-    `size` is -1 where an HTTP server does not tell it.
-    """
+    """`version` changes when the content does: an ETag, or "size-mtime_ns" for files."""
 
     uri: str
     size: int
@@ -47,6 +44,12 @@ def read_all(opened: Opened, uri: str, max_bytes: int | None) -> tuple[bytes, st
     if count < size:
         raise Unavailable(uri, "became shorter while it was read")
     return b"".join(chunks), opened.version
+
+
+def holds(opened: Opened, data: bytes) -> bool:
+    """Whether an object is these bytes."""
+    with opened.stream as stream:
+        return opened.size == len(data) and stream.read() == data
 
 
 def backoff(attempt: int) -> float:

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 from importlib import import_module
 from typing import BinaryIO, Protocol, cast
 
+from storage.errors import NotFound
 from storage.streams import Entry, Opened
 from storage.uris import Location, parse
 
@@ -20,7 +21,7 @@ class Store(Protocol):
 
     def get_versioned(self, location: Location, max_bytes: int | None) -> tuple[bytes, str]: ...
     def open_versioned(self, location: Location) -> Opened: ...
-    def head(self, location: Location) -> Entry: ...
+    def require(self, location: Location) -> None: ...
     def list_entries(self, location: Location, starting: str) -> Iterator[Entry]: ...
     def put(self, location: Location, data: bytes, create_only: bool) -> None: ...
     def delete(self, location: Location) -> None: ...
@@ -71,10 +72,14 @@ def list_entries(uri_prefix: str, *, starting: str = "") -> Iterator[Entry]:
     return store.list_entries(location, starting)
 
 
-def head(uri: str) -> Entry:
-    """What a listing would say of one object."""
+def exists(uri: str) -> bool:
+    """Whether there is an object of this name."""
     store, location = _resolve(uri)
-    return store.head(location)
+    try:
+        store.require(location)
+    except NotFound:
+        return False
+    return True
 
 
 def delete(uri: str) -> None:

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from storage import Entry, delete, get, head, list_entries, put
+from storage import Entry, delete, get, list_entries, put
+from storage import exists as exists
 from storage.errors import NotFound
 from storage.uris import join, shown
 from tasks.ordered import ordered_map
@@ -254,14 +255,6 @@ def delete_run(folder: Folder) -> None:
                 delete(entry.uri)
         except NotFound:
             continue
-
-
-def exists(uri: str) -> bool:
-    try:
-        head(uri)
-    except NotFound:
-        return False
-    return True
 
 
 def decoded(data: bytes, kind: type[T], uri: str) -> T:

@@ -59,7 +59,7 @@ def test_pipes_and_sockets_are_refused_at_once(tmp_path: Path) -> None:
         listener.bind(str(tmp_path / "socket.jpg"))
         assert listed(tmp_path) == []
         for name in ("pipe.jpg", "socket.jpg"):
-            for verb in (storage.get, storage.head):
+            for verb in (storage.get, storage.exists):
                 with pytest.raises(errors.Refused, match="a device, a socket or a pipe"):
                     verb(str(tmp_path / name))
     with pytest.raises(errors.Refused):
@@ -96,7 +96,7 @@ def test_temporary_files_of_a_killed_writer_are_not_listed(tmp_path: Path) -> No
     assert len(os.listdir(tmp_path)) == 1
     assert listed(tmp_path) == []
     with pytest.raises(errors.NotFound):
-        storage.head(str(target))
+        storage.get(str(target))
 
 
 def test_a_put_leaves_no_temporary_file_and_respects_the_umask(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_something_in_the_way_is_not_writable(tmp_path: Path) -> None:
 
 
 def test_names_too_long_for_the_disk_are_bad(tmp_path: Path) -> None:
-    for verb in (storage.get, storage.head):
+    for verb in (storage.get, storage.exists):
         with pytest.raises(errors.BadUri):
             verb(str(tmp_path / ("x" * 300)))
     with pytest.raises(errors.BadUri):

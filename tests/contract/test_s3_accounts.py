@@ -16,7 +16,7 @@ from tests.services import free_port
 
 VERBS = {
     "get": storage.get,
-    "head": storage.head,
+    "exists": storage.exists,
     "list": lambda uri: list(storage.list_entries(uri)),
     "put": lambda uri: storage.put(uri, b"x"),
     "create": lambda uri: storage.put(uri, b"x", create_only=True),
@@ -217,7 +217,7 @@ def test_checksums_can_be_asked_for(moto_s3: str, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("key", ["", "a\udcff"])
 def test_keys_that_s3_does_not_take(moto_s3: str, key: str) -> None:
-    for verb in ("get", "head", "put", "create", "delete"):
+    for verb in ("get", "exists", "put", "create", "delete"):
         with pytest.raises(errors.BadUri):
             VERBS[verb](f"{moto_s3}/{key}")
 
