@@ -10,6 +10,7 @@ import msgspec
 
 from tasks.graph_file import Tensor
 from worker.detections import ModelMismatch
+from worker.intake import Intake
 
 Part = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -70,7 +71,8 @@ def find_roles(
     """
     others = [each for each in tensors if each not in beside]
     candidates = _candidates(others, roles, named)
-    ways = _agreeing(candidates)
+    ways = [each for each in product(*candidates) if _agree(each)]
+    ways = [each for each in ways if len({one.tensor.name for one in each}) == len(each)]
     problem = _problem(roles, candidates, ways, named)
     if problem is None:
         used = [reading.tensor for reading in ways[0]]
@@ -78,17 +80,13 @@ def find_roles(
         if not surplus or named.keys() >= {role.name for role in roles}:
             return ways[0]
         problem = f"output {surplus[0]!r} is surplus"
-    raise ModelMismatch(problem, [str(role) for role in roles], [str(each) for each in tensors])
+    raise ModelMismatch(problem, roles, tensors)
 
 
-def ways_to_read(tensors: Tensors, roles: Sequence[Role], named: Named) -> list[Readings]:
-    """All ways to give each role an output of its own, so that each letter has one size."""
-    return _agreeing(_candidates(tensors, roles, named))
-
-
-def _agreeing(candidates: list[list[Reading]]) -> list[Readings]:
-    ways = [each for each in product(*candidates) if _agree(each)]
-    return [each for each in ways if len({one.tensor.name for one in each}) == len(each)]
+def need_stretch(intake: Intake, tensors: Tensors) -> None:
+    if intake.spec.fit != "stretch":
+        reason = "its boxes are parts of a stretched picture"
+        raise ModelMismatch(reason, ['input.fit = "stretch"'], tensors)
 
 
 def _candidates(tensors: Tensors, roles: Sequence[Role], named: Named) -> list[list[Reading]]:

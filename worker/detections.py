@@ -1,14 +1,15 @@
-"""What every decoder gives: the detections of one image, in its pixels, checked once."""
+"""What every decoder gives: the detections of one image, in its pixels."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from worker.nms import total_order
 from worker.preprocess import Frame
-from worker.rle import Bools, Rle
+from worker.rle import Bools, Float32s, Float64s, Rle
 
 Indices = NDArray[np.intp]
 Raw = Mapping[str, NDArray[np.floating]]  # what a graph put out, by name
@@ -17,13 +18,46 @@ Raw = Mapping[str, NDArray[np.floating]]  # what a graph put out, by name
 class ModelMismatch(Exception):
     """A model that does not fit its card, in one sentence with the tensors expected and found."""
 
-    def __init__(self, reason: str, expected: Sequence[str], found: Sequence[str]) -> None:
-        self.expected = tuple(expected)
-        self.found = tuple(found)
+    def __init__(self, reason: str, expected: Iterable[object], found: Iterable[object]) -> None:
+        self.expected = tuple(map(str, expected))
+        self.found = tuple(map(str, found))
         super().__init__(
-            f"the model does not fit its card: {reason}; expected {', '.join(expected)}; "
-            f"found {', '.join(found) or 'nothing'}"
+            f"the model does not fit its card: {reason}; expected {', '.join(self.expected)}; "
+            f"found {', '.join(self.found) or 'nothing'}"
         )
+
+
+class Wanted(NamedTuple):
+    """What is asked for of an answer: it is left as if the rest were filtered from it.
+
+    threshold: leaves out what scores below it. keep_classes: indices of the classes that may take
+    one of the `max_detections` places.
+    """
+
+    threshold: float | None = None
+    max_detections: int | None = None
+    keep_classes: frozenset[int] | None = None
+
+    def passing(self, scores: NDArray[np.floating], classes: NDArray[np.integer]) -> Bools:
+        """Which may be in the answer; no score that is not finite, and no class below 0."""
+        passing: Bools = np.isfinite(scores) & (classes >= 0)
+        if self.threshold is not None:
+            passing &= scores.astype(np.float64) >= self.threshold
+        if self.keep_classes is not None:
+            passing &= np.isin(classes, list(self.keep_classes))
+        return passing
+
+    def rows_over(self, scores: Float32s, least: np.float32) -> tuple[Indices, Float32s]:
+        """Of (N, C) scores the rows with one over `least` that may pass, and their (R, C) scores;
+        one that is not finite counts as none: it is minus infinity there."""
+        level = least if self.threshold is None else max(np.float32(self.threshold), least)
+        rows = np.flatnonzero((scores >= level).any(axis=1))
+        some = np.where(np.isfinite(scores[rows]), scores[rows], -np.inf)
+        over = some.max(axis=1, initial=-np.inf) > least
+        return rows[over], some[over]
+
+
+ALL = Wanted()
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,73 +71,20 @@ class Detections:
     dropped: how many more there were whose mask came out empty
     """
 
-    boxes: NDArray[np.float64]
-    scores: NDArray[np.float64]
+    boxes: Float64s
+    scores: Float64s
     classes: NDArray[np.int64]
     masks: tuple[Rle, ...]
     height: int
     width: int
     dropped: int = 0
 
-    def __post_init__(self) -> None:
-        problem = self._misshapen() or self._outside() or self._unordered()
-        if problem:
-            raise ValueError(f"these are no detections: {problem}")
-
     def __len__(self) -> int:
         return len(self.scores)
 
-    def _misshapen(self) -> str | None:
-        count = len(self.masks)
-        for name, shape, kind in (
-            ("boxes", (count, 4), np.float64),
-            ("scores", (count,), np.float64),
-            ("classes", (count,), np.int64),
-        ):
-            array = getattr(self, name)
-            if array.shape != shape or array.dtype != kind:
-                return f"{name} is {array.dtype} {array.shape}, not {kind.__name__} {shape}"
-        return None
-
-    def _outside(self) -> str | None:
-        x1, y1, x2, y2 = self.boxes.T
-        fits = (x1 >= 0) & (x1 < x2) & (x2 <= self.width)
-        fits &= (y1 >= 0) & (y1 < y2) & (y2 <= self.height)
-        if not fits.all():
-            return f"box {np.flatnonzero(~fits)[0]} is empty or leaves the image"
-        if not np.isfinite(self.scores).all():
-            return "a score is not finite"
-        if (self.classes < 0).any():
-            return "a class is negative"
-        if any((m.height, m.width) != (self.height, self.width) for m in self.masks):
-            return "a mask has another size than the image"
-        if any(m.area < 1 for m in self.masks):
-            return "a mask is empty"
-        return None
-
-    def _unordered(self) -> str | None:
-        order = total_order(self.boxes, self.scores, self.classes)
-        return None if (order == np.arange(len(self))).all() else "they are not in total order"
-
-
-def chosen(
-    scores: NDArray[np.floating],
-    classes: NDArray[np.integer],
-    threshold: float | None,
-    keep_classes: frozenset[int] | None,
-) -> Bools:
-    """Which of them may be in the answer: finite scores from the threshold on, of a class that is
-    kept. A class below 0 is none."""
-    passing: Bools = np.isfinite(scores) & (classes >= 0)
-    if threshold is not None:
-        passing &= scores.astype(np.float64) >= threshold
-    if keep_classes is not None:
-        passing &= np.isin(classes, list(keep_classes))
-    return passing
-
 
 def finished(
-    boxes: NDArray[np.float64],
+    boxes: Float64s,
     scores: NDArray[np.floating],
     classes: NDArray[np.integer],
     frame: Frame,

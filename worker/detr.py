@@ -10,20 +10,38 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import cv2
 import msgspec
 import numpy as np
 
-from worker.binding import Part, Table, Tensors, options_of
-from worker.detections import Detections, Indices, ModelMismatch, Raw, chosen, finished
-from worker.detr_outputs import Classes, Form, Head, Outputs, classes_of_columns, find_outputs
+from tasks.categories import coco80
+from worker.binding import Named, Part, Role, Table, Tensors, find_roles, need_stretch, options_of
+from worker.detections import ALL, Detections, Indices, ModelMismatch, Raw, Wanted, finished
 from worker.intake import Intake
 from worker.nms import total_order
 from worker.preprocess import Frame
-from worker.rle import Bools, Ints, Rle
-from worker.surfaces import Float32s, Float64s, Grid, half_pixel, surface_masks
+from worker.rle import Bools, Float32s, Float64s, Ints, Rle
+from worker.surfaces import Grid, half_pixel, surface_masks
 
+Form = Literal["detr", "mask2former", "rf_detr"]
+Head = Literal["logits", "masks", "boxes"]
+Classes = Literal["sparse", "direct"]
+
+# What exporters call them. Optimum leaves DETR's boxes out, Mask2Former has none.
+_NAMES: dict[Form, dict[Head, tuple[str, ...]]] = {
+    "mask2former": {"logits": ("class_queries_logits",), "masks": ("masks_queries_logits",)},
+    "rf_detr": {"logits": ("labels",), "masks": ("masks",), "boxes": ("dets",)},
+    "detr": {
+        "logits": ("logits", "pred_logits"),
+        "masks": ("pred_masks",),
+        "boxes": ("pred_boxes",),
+    },
+}
+_PATTERNS: dict[Head, str] = {"logits": "1 Q C", "masks": "1 Q P R", "boxes": "1 Q 4"}
+# Columns over COCO's sparse ids: 0 to 90, or with the 250 of the panoptic heads stuff after them.
+_SPARSE = (91, 250)
 # Where a card says nothing: what each form's published post-processing keeps.
 _SCORE_THRESHOLDS: dict[Form, float] = {"detr": 0, "mask2former": 0.5, "rf_detr": 0.3}
 _MASK2FORMER_SIDE = 384  # fixed in its post-processing, whatever the input
@@ -38,52 +56,85 @@ class DetrOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     outputs: dict[Head, str] = {}
 
 
+class Outputs(NamedTuple):
+    form: Form
+    names: dict[Head, str]
+    columns: int  # of the logits
+
+
 def bind(outputs: Tensors, table: Table, categories: int, intake: Intake) -> DetrDecoder:
     """The decoder of a graph with these outputs; raises ModelMismatch where they do not fit."""
-    found = [str(tensor) for tensor in outputs]
     options = options_of(DetrOptions, table)
-    bound = find_outputs(outputs, options.form, options.outputs)
-    if bound.form == "rf_detr" and intake.spec.fit != "stretch":
-        expected = ['input.fit = "stretch"']
-        raise ModelMismatch("its boxes are parts of a stretched picture", expected, found)
+    bound = _find_outputs(outputs, options.form, options.outputs)
+    if bound.form == "rf_detr":
+        need_stretch(intake, outputs)
+    classes = _classes_of_columns(bound, categories, options.classes, outputs)
     least = options.score_threshold
-    return DetrDecoder(
-        bound,
-        classes_of_columns(bound, categories, options.classes, found),
-        np.float32(_SCORE_THRESHOLDS[bound.form] if least is None else least),
-    )
+    least = _SCORE_THRESHOLDS[bound.form] if least is None else least
+    return DetrDecoder(bound, classes, np.float32(least))
+
+
+def _find_outputs(outputs: Tensors, form: Form | None, named: Named) -> Outputs:
+    """By the card's names, then by those of the first form that has both logits and masks here.
+
+    Other outputs are let be: exporters add hidden states and auxiliary ones.
+    """
+    here = {tensor.name for tensor in outputs}
+    for each in _NAMES if form is None else (form,):
+        wanted: dict[Head, tuple[str, ...]] = _NAMES[each] | {r: (n,) for r, n in named.items()}
+        names = {head: name for head, some in wanted.items() for name in some if name in here}
+        own = form is not None or any(names[h] in _NAMES[each].get(h, ()) for h in names)
+        if own and {"logits", "masks", *named} <= names.keys():
+            found = find_roles(outputs, [Role(head, [_PATTERNS[head]]) for head in names], names)
+            columns = found[list(names).index("logits")].tensor.shape[2]
+            return Outputs(each, names, columns or 0)
+    known = [" and ".join(some[0] for some in names.values()) for names in _NAMES.values()]
+    raise ModelMismatch("no form has outputs of these names", [*named.values(), *known], outputs)
+
+
+def _classes_of_columns(
+    bound: Outputs, category_count: int, kind: Classes | None, outputs: Tensors
+) -> Indices:
+    """(C,) the category of each class column, -1 where there is none, as for no object.
+
+    The last column is that of no object; of RF-DETR it is a class of the published weights, and
+    beside a user's own classes one that nothing trains.
+    """
+    coco = [each.id for each in coco80()]
+    last = bound.form != "rf_detr"
+    if kind is None:
+        sparse = category_count == len(coco) and bound.columns - last in _SPARSE
+        kind = "sparse" if sparse else "direct"
+        exact = sparse or bound.columns in (category_count + 1, category_count + last)
+    else:
+        exact = bound.columns - last >= (coco[-1] + 1 if kind == "sparse" else category_count)
+    if not exact or (kind == "sparse" and category_count != len(coco)):
+        reason = f"{bound.columns} class columns are neither its categories nor COCO's sparse ids"
+        raise ModelMismatch(reason, [f"{category_count + last} columns"], outputs)
+    classes = np.full(bound.columns, -1)
+    classes[coco if kind == "sparse" else slice(category_count)] = np.arange(category_count)
+    return classes
 
 
 @dataclass(frozen=True, eq=False)
 class DetrDecoder:
     outputs: Outputs
-    classes: Ints  # (C,) the category of each class column, or -1
+    classes: Indices  # (C,) the category of each class column, or -1
     least: np.float32
 
-    def __call__(
-        self,
-        raw: Raw,
-        frame: Frame,
-        threshold: float | None = None,
-        max_detections: int | None = None,
-        keep_classes: frozenset[int] | None = None,
-    ) -> Detections:
-        """The detections of one image.
-
-        `threshold` leaves out what scores below it and `keep_classes` all other classes, as if
-        filtered from the answer; `max_detections` are the best of what is left. A box that has no
-        area in the image or is not finite is left out; a mask that is empty counts as dropped.
-        """
+    def __call__(self, raw: Raw, frame: Frame, wanted: Wanted = ALL) -> Detections:
+        """The detections of one image. A box that has no area in the image or is not finite is
+        left out; a mask that is empty counts as dropped."""
         heads = self._heads(raw)
         planes, grid = heads["masks"], self._grid(heads["masks"], frame)
         scores = self._scores(heads["logits"])
-        passing = self._passing(scores, threshold, keep_classes)
+        passing = self._passing(scores, wanted)
         if self.outputs.form == "mask2former":  # a mask only lowers a score
             sure = np.ones((len(scores), 1), dtype=np.float32)
             for place in np.flatnonzero(passing.any(axis=1)):
                 sure[place] = _certainty(planes[place])
             scores = np.where(passing, scores, 0) * sure
-            passing &= self._passing(scores, threshold, keep_classes)
+            passing &= self._passing(scores, wanted)
         query, column = np.nonzero(passing)
         scores, classes = scores[query, column], self.classes[column]
 
@@ -92,11 +143,12 @@ class DetrDecoder:
             masks = surface_masks([planes[each] for each in queries], grid)
             return [masks[each] for each in back]
 
+        limit = wanted.max_detections
         if "boxes" in heads:
             boxes = _to_image(heads["boxes"][query], frame)
-            return finished(boxes, scores, classes, frame, masks_of, max_detections)
+            return finished(boxes, scores, classes, frame, masks_of, limit)
         # Without boxes the limit takes the lower class and query among equal scores.
-        best = total_order(np.zeros((len(query), 4)), scores, classes)[:max_detections]
+        best = total_order(np.zeros((len(query), 4)), scores, classes)[:limit]
         masks = masks_of(best)
         found = _filled(masks), scores[best], classes[best]
         return finished(*found, frame, lambda places: [masks[each] for each in places])
@@ -130,12 +182,10 @@ class DetrDecoder:
         those.flat[best] = scores.flat[best]
         return those
 
-    def _passing(
-        self, scores: Float32s, threshold: float | None, keep_classes: frozenset[int] | None
-    ) -> Bools:
+    def _passing(self, scores: Float32s, wanted: Wanted) -> Bools:
         # RF-DETR keeps what is over its threshold, Mask2Former what is not under it.
         over = scores > self.least if self.outputs.form == "rf_detr" else scores >= self.least
-        return over & chosen(scores, self.classes, threshold, keep_classes)
+        return over & wanted.passing(scores, self.classes)
 
     def _grid(self, planes: Float32s, frame: Frame) -> Grid:
         """Where the image's pixels fall on the planes: from a side in between by nearest, but for

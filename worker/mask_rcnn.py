@@ -15,11 +15,11 @@ import numpy as np
 
 from tasks.categories import coco80
 from worker.binding import Named, Role, Table, Tensors, find_roles, is_whole, options_of
-from worker.detections import Detections, Indices, ModelMismatch, Raw, chosen, finished
+from worker.detections import ALL, Detections, Indices, ModelMismatch, Raw, Wanted, finished
 from worker.intake import Intake
-from worker.pasting import Float32s, Float64s, plane_masks, rounded_masks, sampled_masks
+from worker.pasting import plane_masks, rounded_masks, sampled_masks
 from worker.preprocess import Frame
-from worker.rle import Rle
+from worker.rle import Float32s, Float64s, Rle
 
 Labels = Literal["zero_based", "one_based", "coco91"]
 Paste = Literal["rounded", "sampled"]
@@ -53,7 +53,6 @@ class Outputs(NamedTuple):
 
 def bind(outputs: Tensors, table: Table, categories: int, intake: Intake) -> MaskRcnnDecoder:
     """The decoder of a graph with these outputs; raises ModelMismatch where they do not fit."""
-    found = [str(tensor) for tensor in outputs]
     options = options_of(MaskRcnnOptions, table)
     bound = _find_outputs(outputs, categories, options.outputs)
     # torchvision's masks cover the image, all others their box.
@@ -61,7 +60,7 @@ def bind(outputs: Tensors, table: Table, categories: int, intake: Intake) -> Mas
     planes = native and bound.channels == 1 and not bound.detectron2
     if bound.side == intake.size or (planes and options.paste is not None):
         expected = ['input.fit = "native" with a graph that leaves its size open, no decode.paste']
-        raise ModelMismatch("its masks cover the whole input", expected, found)
+        raise ModelMismatch("its masks cover the whole input", expected, outputs)
     labels: Labels = "one_based"
     if bound.detectron2 or bound.scores is None:  # the latter is Open Model Zoo since 2020
         labels = "zero_based"
@@ -119,22 +118,12 @@ class MaskRcnnDecoder:
     class_of_label: Indices
     paste: Paste | Literal["planes"]
 
-    def __call__(
-        self,
-        raw: Raw,
-        frame: Frame,
-        threshold: float | None = None,
-        max_detections: int | None = None,
-        keep_classes: frozenset[int] | None = None,
-    ) -> Detections:
-        """The detections of one image.
-
-        `threshold` leaves out what scores below it, `keep_classes` every other class, before the
-        best `max_detections` are taken. Rows that are no detection take no place: padding, labels
+    def __call__(self, raw: Raw, frame: Frame, wanted: Wanted = ALL) -> Detections:
+        """The detections of one image. Rows that are no detection take no place: padding, labels
         without a category, scores or boxes that are not finite, boxes without area in the image.
         """
         boxes, classes, scores, masks = self._rows(raw, frame)
-        usable = chosen(scores, classes, threshold, keep_classes) & np.isfinite(boxes).all(axis=1)
+        usable = wanted.passing(scores, classes) & np.isfinite(boxes).all(axis=1)
         rows = np.flatnonzero(usable)
         if self.outputs.scores is None:  # Open Model Zoo fills up with rows of zeros
             rows = rows[boxes[rows].sum(axis=1, dtype=np.float64) > 0]
@@ -143,7 +132,8 @@ class MaskRcnnDecoder:
         def masks_of(places: Indices) -> list[Rle]:
             return self._pasted(masks, rows[places], classes[places], boxes_image[places], frame)
 
-        return finished(boxes_image, scores[rows], classes, frame, masks_of, max_detections)
+        limit = wanted.max_detections
+        return finished(boxes_image, scores[rows], classes, frame, masks_of, limit)
 
     def _pasted(
         self, masks: Float32s, rows: Indices, classes: Indices, boxes: Float64s, frame: Frame

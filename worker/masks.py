@@ -1,22 +1,36 @@
-"""YOLACT's masks from prototypes: sigmoid(prototypes · coefficients), cut to the box at prototype
-resolution with one cell around it, bilinear to the image, > 0.5."""
+"""Masks from prototypes, as YOLACT and Ultralytics publish them, in each box's region only."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import cv2
 import numpy as np
 
-from worker.rle import Ints, Rle
-from worker.surfaces import Float32s, Grid, chunks, half_pixel, level_masks
+from worker.detections import ModelMismatch
+from worker.preprocess import Frame
+from worker.rle import Bools, Float32s, Ints, Rle, encode
+from worker.surfaces import Grid, chunks, half_pixel, level_masks, surface_masks
+
+Resizing = Literal["rounded", "truncated"]
 
 _HALF = np.float32(0.5)
 _ABOVE_HALF: np.float32 = np.nextafter(_HALF, np.float32(1))
+_FAR = np.float32(1e30)  # the most that a cell counts as; one that is no number is so far outside
+# Off and on, for a surface above zero where a mask is on: a hair's breadth puts one half on the
+# side of "on", or all that is less than wholly on on the side of "off".
+_LEVELS = {"rounded": (2**-20 - 1, 1.0), "truncated": (-1.0, 2**-20)}
 
 
 def prototype_masks(
     prototypes: Float32s, coefficients: Float32s, boxes: Float32s, height: int, width: int
 ) -> list[Rle]:
-    """Masks of a height × width image, one for each row of coefficients (N, K).
+    """YOLACT's masks of a height × width image: sigmoid(prototypes · coefficients), cut to the box
+    at prototype resolution with one cell around it, bilinear to the image, > 0.5.
 
-    prototypes: (P, Q, K), of any strides. boxes: (N, 4) xyxy as parts of the image, unclipped.
-    A prototype cell that is not a number counts as outside every mask.
+    prototypes: (P, Q, K), of any strides. coefficients: (N, K). boxes: (N, 4) xyxy as parts of the
+    image, unclipped. A prototype cell that is not a number counts as outside every mask.
     """
     rows, columns = prototypes.shape[:2]
     edges = _crop_edges(boxes, rows, columns)
@@ -25,9 +39,15 @@ def prototype_masks(
     masks: list[Rle] = []
     for part in chunks(len(boxes), rows * columns):
         with np.errstate(over="ignore", invalid="ignore"):
-            logits = (coefficients[part] @ flat).reshape(-1, rows, columns)
+            logits = (_finite(coefficients[part]) @ flat).reshape(-1, rows, columns)
             masks += level_masks(_cut_out(logits, edges[part]), grid, _probability, _HALF)
     return masks
+
+
+def _finite(coefficients: Float32s) -> Float32s:
+    """With zeros, which make an empty mask, for those of a detection that are not all finite."""
+    finite = np.isfinite(coefficients).all(axis=1, keepdims=True)
+    return np.where(finite, coefficients, np.float32(0))
 
 
 def _crop_edges(boxes: Float32s, rows: int, columns: int) -> Ints:
@@ -61,3 +81,76 @@ def _probability(logits: Float32s) -> Float32s:
     """
     value = 1 / (1 + np.exp(-logits))
     return np.where(logits > 0, np.maximum(value, _ABOVE_HALF), np.minimum(value, _HALF))
+
+
+def prototype_steps(sides: Sequence[int], cells: Sequence[int]) -> Ints:
+    """Pixels of the input per cell, down and across: whole in every network of Ultralytics."""
+    steps, odd = np.divmod(sides, cells)
+    if odd.any():
+        expected = [f"prototypes of a whole part of {sides[0]}×{sides[1]}, as a quarter"]
+        found = [f"{cells[0]}×{cells[1]}"]
+        raise ModelMismatch("its prototypes do not fit its input", expected, found)
+    return steps
+
+
+def resized_masks(
+    prototypes: Float32s, coefficients: Float32s, boxes: Float32s, frame: Frame, resizing: Resizing
+) -> list[Rle]:
+    """Ultralytics' masks: logits at the input's size, > 0, cut to the box there, and that mask
+    resized to the image without the letterbox; see worker/yolo_seg.py.
+
+    prototypes: (K, P, Q), of any strides. coefficients: (N, K). boxes: (N, 4) xyxy in pixels of
+    the input. One mask's float32 surface exists at a time, about as large as its box there.
+    """
+    content = np.array([frame.content_height, frame.content_width])
+    start = np.array([frame.top, frame.left])
+    grid = Grid(
+        half_pixel(frame.content_height, frame.image_height),
+        half_pixel(frame.content_width, frame.image_width),
+    )
+    cells = prototypes.shape[1:]
+    sides = frame.input_height, frame.input_width
+    steps = prototype_steps(sides, cells)
+    corners = np.clip(boxes.reshape(-1, 2, 2)[..., ::-1], 0, np.array(sides, np.float32))
+    edges = np.ceil(corners * (1 / steps).astype(np.float32)).astype(np.int64)  # (N, 2, 2) of cells
+    used = np.clip(edges + np.array([[-2], [1]]), 0, cells)  # with what they are interpolated from
+    pixels = np.clip(np.ceil(corners).astype(np.int64), start, start + content)
+    masks = []
+    for vector, use, seen in zip(_finite(coefficients), used, pixels, strict=True):
+        rows, columns = _between(use, 0)
+        surface = _logits(vector, prototypes[:, rows, columns])
+        height, width = ((use[1] - use[0]) * steps).tolist()
+        scaled = cv2.resize(surface, (width, height), interpolation=cv2.INTER_LINEAR)
+        mask = scaled[_between(seen, use[0] * steps)] > 0
+        masks.append(_onto_image(mask, (seen[0] - start).tolist(), grid, frame, resizing))
+    return masks
+
+
+def _between(corners: Ints, origin: Ints | int) -> tuple[slice, slice]:
+    (top, left), (bottom, right) = (corners - origin).tolist()
+    return slice(top, bottom), slice(left, right)
+
+
+def _logits(coefficients: Float32s, prototypes: Float32s) -> Float32s:
+    with np.errstate(over="ignore", invalid="ignore"):
+        logits = np.tensordot(coefficients, prototypes, 1)
+        finite: Float32s = np.clip(np.fmax(logits, -_FAR), -_FAR, _FAR)
+        return finite
+
+
+def _onto_image(
+    mask: Bools, corner: list[int], grid: Grid, frame: Frame, resizing: Resizing
+) -> Rle:
+    """A mask in the content, with its top and left there, as one of the image."""
+    top, left = corner
+    height, width = frame.image_height, frame.image_width
+    if not mask.any():
+        return encode(mask[:0, :0], 0, 0, height, width)
+    if (height, width) == (frame.content_height, frame.content_width):
+        return encode(mask, left, top, height, width)
+    # Of the content's whole width, for far columns clamped to the edge would crowd in one cell.
+    off, on = _LEVELS[resizing]
+    plane = np.full((1, mask.shape[0] + 2, frame.content_width), off, dtype=np.float32)
+    plane[0, 1:-1, left : left + mask.shape[1]][mask] = on
+    rows = np.clip(grid.rows - (top - 1), 0, plane.shape[1] - 1)
+    return surface_masks(plane, Grid(rows, grid.columns))[0]

@@ -6,12 +6,12 @@ import importlib
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tasks.cards import Model, ModelError
+from worker.detections import Detections, Raw, Wanted
 from worker.intake import Intake, bind_input
 from worker.preprocess import Frame
 from worker.runtimes import Runtime
@@ -26,14 +26,12 @@ FAMILIES = {
 ENGINES = {"onnx": "worker.onnx_runtime", "openvino": "worker.openvino_runtime"}
 _WARM_UP = (480, 640)  # of the picture, for graphs that leave their size open
 
-Raw = dict[str, NDArray[np.float32]]
-
 
 @dataclass(frozen=True)
 class LoadedModel:
     runtime: Runtime
     intake: Intake
-    decode: Callable[..., Any]  # the family's decoder, see worker/yolact.py
+    decode: Callable[[Raw, Frame, Wanted], Detections]  # the family's decoder
     engine_version: str
 
     def infer(self, tensor: NDArray[np.generic], frame: Frame) -> Raw:

@@ -12,12 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-from worker.rle import Ints, Rle, from_flips
-
-Float32s = NDArray[np.float32]
-Float64s = NDArray[np.float64]
+from worker.rle import Float32s, Float64s, Ints, Rle, encode, from_flips
 
 # Crossings looked for at once at most: keeps memory flat, however many and large the boxes are.
 _CROSSINGS = 1 << 20
@@ -62,10 +58,7 @@ def plane_masks(planes: Float32s, rows: Sequence[int], boxes: Float64s) -> list[
     around = np.clip(corners, 0, [width, height] * 2).astype(np.int64).tolist()
     masks: list[Rle] = []
     for row, (x1, y1, x2, y2) in zip(rows, around, strict=True):
-        on = np.zeros((y2 - y1 + 2, x2 - x1), dtype=np.bool_)
-        np.greater(planes[row, y1:y2, x1:x2], 0.5, out=on[1:-1])
-        y, x = np.divmod(np.flatnonzero(on[1:] != on[:-1]), x2 - x1)
-        masks += from_flips((x + x1) * height + y + y1, 1, height, width)
+        masks.append(encode(planes[row, y1:y2, x1:x2] > 0.5, x1, y1, height, width))
     return masks
 
 

@@ -13,6 +13,8 @@ from pycocotools import mask as coco
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
+Float32s = NDArray[np.float32]
+Float64s = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -55,10 +57,9 @@ def encode(
     width = columns if width is None else width
     if x0 < 0 or y0 < 0 or x0 + columns > width or y0 + rows > height:
         raise ValueError(f"a crop {crop.shape} at ({x0}, {y0}) leaves the {width}×{height} image")
-    padded = np.zeros((columns, rows + 2), dtype=np.bool_)
-    padded[:, 1:-1] = crop.T
-    flips = np.flatnonzero(padded[:, 1:] != padded[:, :-1])
-    x, y = np.divmod(flips, rows + 1)
+    on = np.zeros((rows + 2, columns), dtype=np.bool_)
+    on[1:-1] = crop
+    y, x = np.divmod(np.flatnonzero(on[1:] != on[:-1]), max(columns, 1))
     return from_flips((x + x0) * height + (y + y0), 1, height, width)[0]
 
 

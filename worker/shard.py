@@ -18,9 +18,9 @@ from storage.errors import StorageError
 from storage.uris import shown
 from tasks.ordered import ordered_map
 from tasks.records import Annotation, Failure, Image, Item, RleMask, Settings
-from worker.detections import Detections
+from worker.detections import Detections, Raw, Wanted
 from worker.images import BadImage, decode, read_header
-from worker.model import LoadedModel, Raw
+from worker.model import LoadedModel
 from worker.polygons import polygons
 from worker.preprocess import Frame
 from worker.refinement import refine
@@ -189,14 +189,8 @@ def infer(prepared: Prepared, model: LoadedModel, watch: Stopwatch) -> Ran:
 
 
 def finish(ran: Ran, model: LoadedModel, settings: Settings) -> Outcome:
-    found: Detections = model.decode(
-        ran.raw,
-        ran.frame,
-        threshold=settings.threshold,
-        max_detections=settings.max_detections,
-        keep_classes=_kept_classes(settings),
-    )
-    found = refine(found, settings)
+    wanted = Wanted(settings.threshold, settings.max_detections, _kept_classes(settings))
+    found = refine(model.decode(ran.raw, ran.frame, wanted), settings)
     item, frame = ran.item, ran.frame
     return Outcome(
         item,

@@ -9,12 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from worker.rle import Bools, Ints, Rle, from_flips
+from worker.rle import Bools, Float32s, Float64s, Ints, Rle, from_flips
 
-Float32s = NDArray[np.float32]
-Float64s = NDArray[np.float64]
 # From plane values to what is interpolated: positive ones go above the level, others not.
 Value = Callable[[Float32s], Float32s]
 

@@ -1,16 +1,9 @@
 """Ultralytics' -seg networks (YOLOv8, 11, 26): raw outputs to Detections.
 
-The reference is the authors' own evaluation. It makes a mask at the size of the input, cuts the
-letterbox off, and resizes that mask of zeros and ones to the image, bilinearly. `masks` says how
-the first is made:
-
-    upsampled      logits to the input's size, > 0, cut to the box there: the evaluation since
-                   8.2.60, and since 2026 (#24463, #25298) what prediction does as well
-    logits         logits cut to the box among the prototypes, to the input's size, > 0: what
-                   prediction did before; masks bleed out of their boxes
-    probabilities  the same with sigmoids, > 0.5: what it did up to 2024 (#13939)
-
-and `resize` how the second: "rounded", on from one half, as in 8.0 to 8.3.228, which the AP of
+The reference is the authors' own evaluation. It makes a mask at the size of the input: logits
+resized to it, > 0, cut to the box there (since 8.2.60; since 2026, #24463 and #25298, prediction
+does so as well). It cuts the letterbox off, and resizes that mask of zeros and ones to the image,
+bilinearly. `resize` says how: "rounded", on from one half, as in 8.0 to 8.3.228, which the AP of
 YOLOv8 and 11 comes from, or "truncated", on only where all that a pixel is interpolated from is,
 as since 8.3.229 (#22651). The two are one where the content has the image's size.
 
@@ -30,18 +23,17 @@ from typing import Literal, NamedTuple
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
-from worker.binding import Count, Part, Role, Table, Tensors, options_of, ways_to_read
-from worker.detections import Detections, Indices, ModelMismatch, Raw, chosen, finished
+from worker.binding import Count, Part, Role, Table, Tensors, find_roles, options_of
+from worker.detections import ALL, Detections, Indices, Raw, Wanted, finished
 from worker.intake import Intake
+from worker.masks import Resizing, prototype_steps, resized_masks
 from worker.nms import greedy_nms, total_order
 from worker.preprocess import Frame
-from worker.rle import Rle
-from worker.yolo_masks import Making, Resizing, prototype_steps, resized_masks
+from worker.rle import Float32s, Rle
 
-Float32s = NDArray[np.float32]
 Form = Literal["raw", "end_to_end"]
+Ways = dict[str, tuple[Form, bool]]  # by the shape of the predictions: their form, and if turned
 
 
 class YoloOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -54,7 +46,6 @@ class YoloOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     nms_iou: Part = 0.7
     max_candidates: Count = 30_000
     max_detections: Count = 300
-    masks: Making = "upsampled"
     resize: Resizing = "rounded"
 
 
@@ -64,41 +55,26 @@ class Outputs(NamedTuple):
     form: Form
     turned: bool  # predictions (1, F, N), their features before the anchors
     deep: bool  # prototypes (1, P, Q, K), as TensorFlow has them
-    cells: tuple[int | None, ...]  # height and width of a prototype
 
 
 def bind(outputs: Tensors, table: Table, categories: int, intake: Intake) -> YoloDecoder:
     """The decoder of a graph with these outputs; raises ModelMismatch where they do not fit."""
     options = options_of(YoloOptions, table)
-    bound = _find_outputs(outputs, categories, options.predictions)
-    if intake.size:
-        prototype_steps(intake.size, [cells or 1 for cells in bound.cells])
-    return YoloDecoder(options, bound, categories)
-
-
-def _find_outputs(tensors: Tensors, categories: int, form: Form | None) -> Outputs:
-    """The one way to read the graph's outputs; raises ModelMismatch where there is none."""
     # K coefficients follow: raw cx, cy, w, h and each class's score; else x1, y1, x2, y2, score
-    # and class.
+    # and class. With two classes both have as many columns, but raw ones are rarely written so.
     wide = 4 + categories
-    patterns = [f"1 K+{wide} N", f"1 N K+{wide}", "1 N K+6"]
-    roles = Role("predictions", patterns), Role("prototypes", ["1 K P Q", "1 P Q K"])
-    found: list[Outputs] = []
-    for flat, planes in ways_to_read(tensors, roles, {}) if len(tensors) == 2 else ():
-        kind: Form = "end_to_end" if flat.way == 2 else "raw"
-        shape, deep = planes.tensor.shape, planes.way == 1
-        cells = shape[1:3] if deep else shape[2:]
-        if form in (None, kind):
-            names = flat.tensor.name, planes.tensor.name
-            found.append(Outputs(*names, kind, flat.way == 0, deep, cells))
-    # With two classes both forms have as many columns, but raw ones are rarely written as columns.
-    ends = [each for each in found if each.form == "end_to_end"]
-    if len(ends) == 1 and not any(each.turned for each in found):
-        found = ends
-    if len(found) == 1:
-        return found[0]
-    reason = "its outputs can be read in two ways" if found else "its outputs have other shapes"
-    raise ModelMismatch(reason, [str(role) for role in roles], [str(each) for each in tensors])
+    raw: Ways = {f"1 K+{wide} N": ("raw", True), f"1 N K+{wide}": ("raw", False)}
+    ends: Ways = {"1 N K+6": ("end_to_end", False)}
+    ways = {"raw": raw, "end_to_end": ends, None: raw | ends}[options.predictions]
+    roles = Role("predictions", list(ways)), Role("prototypes", ["1 K P Q", "1 P Q K"])
+    flat, planes = find_roles(outputs, roles, {})
+    deep = planes.way == 1
+    cells = planes.tensor.shape[1:3] if deep else planes.tensor.shape[2:]
+    if intake.size:
+        prototype_steps(intake.size, [size or 1 for size in cells])
+    form, turned = list(ways.values())[flat.way]
+    bound = Outputs(flat.tensor.name, planes.tensor.name, form, turned, deep)
+    return YoloDecoder(options, bound, categories)
 
 
 class _Found(NamedTuple):
@@ -120,72 +96,52 @@ class YoloDecoder:
     outputs: Outputs
     categories: int
 
-    def __call__(
-        self,
-        raw: Raw,
-        frame: Frame,
-        threshold: float | None = None,
-        max_detections: int | None = None,
-        keep_classes: frozenset[int] | None = None,
-    ) -> Detections:
-        """The detections of one image.
-
-        `threshold` leaves out what scores below it, as if filtered from the answer.
-        `keep_classes` are the classes that may take one of the `max_detections` places.
-        """
-        limit = self.options.max_detections if max_detections is None else max_detections
+    def __call__(self, raw: Raw, frame: Frame, wanted: Wanted = ALL) -> Detections:
+        """The detections of one image."""
+        options = self.options
+        limit = options.max_detections if wanted.max_detections is None else wanted.max_detections
         raw_form = self.outputs.form == "raw"
         predictions = np.asarray(raw[self.outputs.predictions][0], dtype=np.float32)
         predictions = predictions.T if self.outputs.turned else predictions  # (N, F)
         prototypes = np.asarray(raw[self.outputs.prototypes][0], dtype=np.float32)
         prototypes = np.moveaxis(prototypes, 2, 0) if self.outputs.deep else prototypes
-        found = (self._candidates if raw_form else self._listed)(predictions, frame)
+        size = (frame.input_width, frame.input_height) if options.boxes == "normalised" else (1, 1)
+        unit = np.array(size * 2, np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):
+            found = (self._candidates if raw_form else self._listed)(predictions, unit, wanted)
         # What becomes of a candidate depends only on better ones, so choosing may come first.
-        kept = chosen(found.scores, found.classes, threshold, keep_classes)
+        kept = wanted.passing(found.scores, found.classes)
         found = found.at(np.flatnonzero(kept & np.isfinite(found.boxes).all(axis=1)))
-        most = self.options.max_candidates if raw_form else limit
-        found = found.at(total_order(*found[:3])[:most])
+        found = found.at(total_order(*found[:3])[: options.max_candidates if raw_form else limit])
         if raw_form:
-            found = found.at(greedy_nms(*found[:3], iou=self.options.nms_iou, limit=limit))
+            found = found.at(greedy_nms(*found[:3], iou=options.nms_iou, limit=limit))
         coefficients = predictions[found.rows, -len(prototypes) :]
-        # Those that are not finite make an empty mask, as zeros do.
-        finite = np.isfinite(coefficients).all(axis=1, keepdims=True)
-        coefficients = np.where(finite, coefficients, np.float32(0))
-        way = self.options.masks, self.options.resize
 
         def masks_of(places: Indices) -> list[Rle]:
             boxes = found.boxes[places]
-            return resized_masks(prototypes, coefficients[places], boxes, frame, *way)
+            return resized_masks(prototypes, coefficients[places], boxes, frame, options.resize)
 
         boxes_image = frame.to_image(found.boxes)
         return finished(boxes_image, found.scores, found.classes, frame, masks_of)
 
-    def _listed(self, predictions: Float32s, frame: Frame) -> _Found:
+    def _listed(self, predictions: Float32s, unit: Float32s, wanted: Wanted) -> _Found:
         """The rows over the threshold of an end-to-end graph: box, score, class, coefficients."""
-        scores, classes = predictions[:, 4], predictions[:, 5]
-        good = scores > np.float32(self.options.score_threshold)
-        good &= (classes >= 0) & (classes < self.categories) & (classes == np.floor(classes))
-        rows = np.flatnonzero(good)
-        with np.errstate(over="ignore"):
-            boxes = predictions[rows, :4] * self._unit(frame)
-        return _Found(boxes, scores[rows], classes[rows].astype(np.intp), rows)
-
-    def _candidates(self, predictions: Float32s, frame: Frame) -> _Found:
-        """The anchors and classes over the threshold; a score that is not finite is none."""
         least = np.float32(self.options.score_threshold)
-        scores = predictions[:, 4 : 4 + self.categories]
-        rows = np.flatnonzero((scores > least).any(axis=1))
-        scores = np.where(np.isfinite(scores[rows]), scores[rows], -np.inf)
+        rows, scores = wanted.rows_over(predictions[:, 4:5], least)
+        classes = predictions[rows, 5]
+        known = (classes >= 0) & (classes < self.categories) & (classes == np.floor(classes))
+        classes = np.where(known, classes, -1).astype(np.intp)
+        return _Found(predictions[rows, :4] * unit, scores[:, 0], classes, rows)
+
+    def _candidates(self, predictions: Float32s, unit: Float32s, wanted: Wanted) -> _Found:
+        """The anchors and classes over the threshold."""
+        least = np.float32(self.options.score_threshold)
+        rows, scores = wanted.rows_over(predictions[:, 4 : 4 + self.categories], least)
         over = scores > least
         if not self.options.multi_label:
             over &= np.arange(self.categories) == scores.argmax(axis=1)[:, np.newaxis]
         place, classes = np.nonzero(over)
-        with np.errstate(over="ignore", invalid="ignore"):
-            boxes = predictions[rows[place], :4] * self._unit(frame)  # centre and size
-            half = boxes[:, 2:] / 2
-            boxes = np.hstack([boxes[:, :2] - half, boxes[:, :2] + half])
+        boxes = predictions[rows[place], :4] * unit  # centre and size
+        half = boxes[:, 2:] / 2
+        boxes = np.hstack([boxes[:, :2] - half, boxes[:, :2] + half])
         return _Found(boxes, scores[place, classes], classes, rows[place])
-
-    def _unit(self, frame: Frame) -> Float32s:
-        size = (frame.input_width, frame.input_height)
-        return np.array((size if self.options.boxes == "normalised" else (1, 1)) * 2, np.float32)

@@ -13,6 +13,7 @@ from tasks.cards import InputSpec
 from tasks.graph_file import Tensor
 from tests.bench.case import Case
 from tests.oracles.yolact_heads import Heads, make_heads
+from worker.detections import Wanted
 from worker.intake import Intake
 from worker.yolact import bind
 
@@ -66,7 +67,7 @@ def cases() -> Iterator[Case]:
             decode = bind(tensors, {}, 80, intake)
             frame = intake.frame(height, width)
             for threshold in THRESHOLDS:
-                ours = partial(decode, raw, frame, threshold=threshold)
+                ours = partial(decode, raw, frame, Wanted(threshold))
                 yield Case(
                     f"yolact, threshold {threshold or 'none'}",
                     width,

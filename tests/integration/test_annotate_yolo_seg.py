@@ -32,10 +32,9 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("masks", ["upsampled", "logits"])
 @pytest.mark.parametrize("form", FORMS)
-def test_a_graph_equals_the_oracle(tmp_path: Path, photos: Path, form: Form, masks: str) -> None:
-    card = write_model(tmp_path, form, decode=f'masks = "{masks}"\n')
+def test_a_graph_equals_the_oracle(tmp_path: Path, photos: Path, form: Form) -> None:
+    card = write_model(tmp_path, form)
     ran = maskmill("annotate", photos, "-m", card, "-o", tmp_path / "out")
     assert ran.code == 0, ran.err
     dataset = json.loads((tmp_path / "out" / "instances.json").read_bytes())
@@ -47,7 +46,7 @@ def test_a_graph_equals_the_oracle(tmp_path: Path, photos: Path, form: Form, mas
         written = [each for each in dataset["annotations"] if each["image_id"] == image["id"]]
         with Image.open(photos / image["file_name"]) as opened:
             pixels = np.asarray(opened.convert("RGB"))
-        plain = _oracle(runtime, intake, pixels, form, masks)
+        plain = _oracle(runtime, intake, pixels, form)
         seen = [place for place, most in enumerate(plain.most) if most.any()]
         assert len(written) == len(seen)
         for each, place in zip(written, seen, strict=True):
@@ -57,9 +56,7 @@ def test_a_graph_equals_the_oracle(tmp_path: Path, photos: Path, form: Form, mas
     assert maskmill("doctor", tmp_path / "out").code == 0
 
 
-def _oracle(
-    runtime: OnnxRuntime, intake: Intake, pixels: np.ndarray, form: Form, masks: str
-) -> oracle.Plain:
+def _oracle(runtime: OnnxRuntime, intake: Intake, pixels: np.ndarray, form: Form) -> oracle.Plain:
     frame = intake.frame(*pixels.shape[:2])
     raw = runtime.run(intake.feeds(intake.tensor(pixels, frame), frame))
     rows, prototypes = raw["output0"][0], raw["output1"][0]
@@ -71,7 +68,7 @@ def _oracle(
         found = oracle.listed(rows, len(NAMES))
     else:
         found = oracle.suppressed(oracle.raw_candidates(rows, len(NAMES)))
-    return oracle.decode(found, prototypes, *pixels.shape[:2], (SIZE, SIZE), masks)
+    return oracle.decode(found, prototypes, *pixels.shape[:2], (SIZE, SIZE))
 
 
 def _assert_same(written: dict[str, Any], plain: oracle.Plain, place: int) -> None:

@@ -24,7 +24,7 @@ from tests.graphs_ir import COLOURS, FORMS, WHOLE_PICTURE, write_ir, write_model
 from tests.pictures import jpeg
 from tests.running import maskmill
 from worker import openvino_runtime
-from worker.detections import Detections
+from worker.detections import Detections, Wanted
 from worker.images import decode, read_header
 from worker.model import LoadedModel, load_model
 from worker.openvino_runtime import ov
@@ -49,7 +49,7 @@ def found_in(loaded: LoadedModel, data: bytes, threshold: float | None = None) -
     header = read_header(data, max_pixels=1 << 24)
     frame = loaded.intake.frame(header.height, header.width)
     tensor = loaded.intake.tensor(decode(data, header, None), frame)
-    return loaded.decode(loaded.infer(tensor, frame), frame, threshold=threshold)
+    return loaded.decode(loaded.infer(tensor, frame), frame, Wanted(threshold))
 
 
 def overlap(first: Detections, second: Detections) -> np.ndarray:

@@ -1,70 +1,92 @@
-"""Detections are checked once, on construction, and a refusal says what is wrong."""
+"""What every decoder ends with: detections in total order, in the image, none of them empty."""
+
+from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from worker.detections import Detections, ModelMismatch
+from tasks.cards import InputSpec
+from worker.detections import ModelMismatch, Wanted, finished
+from worker.preprocess import to_frame
 from worker.rle import encode
 
 HEIGHT, WIDTH = 6, 8
-MASK = encode(np.ones((2, 2), bool), 1, 1, HEIGHT, WIDTH)
+FRAME = to_frame(HEIGHT, WIDTH, InputSpec(), (HEIGHT, WIDTH))
+BOX = st.tuples(*[st.sampled_from([-3, -0.5, 0, 1, 2.5, 5, 6, 7.9, 8, 9.0, np.inf])] * 4)
 
 
-def fields(**changes):
-    return {
-        "boxes": np.array([[0, 0, 8, 6], [1, 1, 2, 2.0]]),
-        "scores": np.array([0.9, 0.5]),
-        "classes": np.array([3, 0], dtype=np.int64),
-        "masks": (MASK, MASK),
-        "height": HEIGHT,
-        "width": WIDTH,
-        **changes,
-    }
+@st.composite
+def rows(draw):
+    count = draw(st.integers(0, 7))
+    boxes = np.array([draw(BOX) for _ in range(count)], dtype=float).reshape(-1, 4)
+    scores = [draw(st.sampled_from([0.25, 0.5, 0.75])) for _ in range(count)]
+    classes = [draw(st.integers(0, 2)) for _ in range(count)]
+    areas = [draw(st.integers(0, 2)) for _ in range(count)]
+    return boxes, np.array(scores, np.float32), np.array(classes, np.intp), areas
 
 
-def second_box(*box):
-    return {"boxes": np.array([[0, 0, 8, 6], box], dtype=float)}
+@given(rows(), st.sampled_from([None, 0, 1, 3]))
+def test_any_rows_become_sound_detections(made, limit):
+    boxes, scores, classes, areas = made
+    asked = []
 
+    def masks_of(places):
+        asked.extend(places.tolist())
+        return [encode(np.ones((1, areas[n]), bool), 1, n % HEIGHT, HEIGHT, WIDTH) for n in places]
 
-def test_good_detections_are_taken():
-    found = Detections(**fields())
-    assert len(found) == 2
-    assert found.dropped == 0
-
-
-def test_none_is_an_ordinary_value():
-    none = Detections(
-        np.zeros((0, 4)), np.zeros(0), np.zeros(0, np.int64), (), HEIGHT, WIDTH, dropped=3
-    )
-    assert len(none) == 0
-    assert none.dropped == 3
+    found = finished(boxes, scores, classes, FRAME, masks_of, limit)
+    kinds = [array.dtype for array in (found.boxes, found.scores, found.classes)]
+    assert kinds == [np.float64, np.float64, np.int64]
+    assert found.boxes.shape == (len(found), 4) == (len(found.masks), 4)
+    x1, y1, x2, y2 = found.boxes.T
+    assert ((x1 >= 0) & (x1 < x2) & (x2 <= WIDTH) & (y1 >= 0) & (y1 < y2) & (y2 <= HEIGHT)).all()
+    ranks = [
+        (-score, *box, kind)
+        for score, box, kind in zip(
+            found.scores.tolist(), found.boxes.tolist(), found.classes.tolist(), strict=True
+        )
+    ]
+    assert ranks == sorted(ranks)
+    assert all(mask.area and (mask.height, mask.width) == (HEIGHT, WIDTH) for mask in found.masks)
+    clipped = np.clip(boxes, 0, [WIDTH, HEIGHT] * 2)
+    solid = [n for n, (a, b, c, d) in enumerate(clipped.tolist()) if a < c and b < d]
+    assert len(asked) == len(solid[:limit])
+    assert set(asked) <= set(solid)
+    assert len(found) + found.dropped == len(asked)
+    assert [areas[n] for n in asked if areas[n]] == [mask.area for mask in found.masks]
 
 
 @pytest.mark.parametrize(
-    ("says", "changes"),
+    ("why", "wanted", "passing"),
     [
-        ("scores is float64", {"scores": np.array([0.9])}),
-        ("boxes is float64", {"boxes": np.zeros((2, 5))}),
-        ("boxes is float32", {"boxes": fields()["boxes"].astype(np.float32)}),
-        ("classes is int32", {"classes": np.array([3, 0], dtype=np.int32)}),
-        ("boxes is float64", {"masks": (MASK,)}),
-        ("box 1 is empty or leaves", second_box(-1, 1, 2, 2)),
-        ("box 1 is empty or leaves", second_box(1, 1, 8.01, 2)),
-        ("box 1 is empty or leaves", second_box(1, 1, 2, 6.01)),
-        ("box 1 is empty or leaves", second_box(1, 1, 1, 2)),
-        ("box 1 is empty or leaves", second_box(2, 1, 1, 2)),
-        ("box 1 is empty or leaves", second_box(1, 1, np.nan, 2)),
-        ("score is not finite", {"scores": np.array([np.inf, 0.5])}),
-        ("class is negative", {"classes": np.array([3, -1], dtype=np.int64)}),
-        ("another size", {"masks": (MASK, encode(np.ones((2, 2), bool)))}),
-        ("a mask is empty", {"masks": (MASK, encode(np.zeros((HEIGHT, WIDTH), bool)))}),
-        ("not in total order", {"scores": np.array([0.5, 0.9])}),
-        ("not in total order", {"scores": np.array([0.5, 0.5]), **second_box(0, 0, 8, 5)}),
+        ("a finite score of a class", Wanted(), [1, 0, 0, 1, 1, 0]),
+        ("from the threshold on", Wanted(0.5), [1, 0, 0, 0, 1, 0]),
+        ("of a class that is kept", Wanted(keep_classes=frozenset({2, 7})), [0, 0, 0, 1, 1, 0]),
+        ("of none", Wanted(keep_classes=frozenset()), [0] * 6),
     ],
 )
-def test_bad_detections_are_refused(says, changes):
-    with pytest.raises(ValueError, match=f"no detections: .*{says}"):
-        Detections(**fields(**changes))
+def test_what_may_be_in_the_answer(why, wanted, passing):
+    scores = np.array([0.5, np.nan, np.inf, 0.25, 0.75, 0.9], np.float32)
+    classes = np.array([0, 1, 1, 2, 2, -1])
+    assert wanted.passing(scores, classes).tolist() == [bool(each) for each in passing]
+
+
+@pytest.mark.parametrize(
+    ("why", "wanted", "rows"),
+    [
+        ("over the least", Wanted(), [0, 3]),
+        ("and over the threshold", Wanted(0.5), [3]),
+        ("a threshold under the least", Wanted(0.1), [0, 3]),
+    ],
+)
+def test_rows_with_a_score_over_the_least(why, wanted, rows):
+    scores = np.array([[0.3, 0], [0.2, 0.1], [np.inf, np.nan], [np.nan, 0.5]], np.float32)
+    found, kept = wanted.rows_over(scores, np.float32(0.2))
+    assert found.tolist() == rows
+    assert kept.dtype == np.float32
+    assert kept[-1].tolist() == [-np.inf, 0.5]
 
 
 def test_a_mismatch_is_one_sentence_with_both_sides():

@@ -9,7 +9,7 @@ from tasks.cards import InputSpec
 from tasks.categories import coco80
 from tasks.graph_file import Tensor
 from tests.oracles import detr as oracle
-from worker.detections import ModelMismatch
+from worker.detections import ModelMismatch, Wanted
 from worker.detr import bind
 from worker.intake import Intake
 from worker.preprocess import to_frame
@@ -180,7 +180,7 @@ def test_limit_threshold_and_classes_choose_from_the_whole_answer(form):
     decoder, frame = bound(raw, 3), frame_of()
 
     def rows(**options):
-        found = decoder(raw, frame, **options)
+        found = decoder(raw, frame, Wanted(**options))
         parts = found.boxes.tolist(), found.scores.tolist(), found.classes.tolist(), found.masks
         return list(zip(*parts, strict=True))
 
@@ -194,7 +194,7 @@ def test_limit_threshold_and_classes_choose_from_the_whole_answer(form):
     assert rows(keep_classes=frozenset()) == rows(max_detections=0) == rows(threshold=1.1) == []
     best = rows(max_detections=4)
     assert best == whole[: len(best)] != []
-    assert len(best) + decoder(raw, frame, max_detections=4).dropped == 4
+    assert len(best) + decoder(raw, frame, Wanted(max_detections=4)).dropped == 4
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -309,12 +309,12 @@ def test_forms_are_known_by_their_names(why, shapes, table, form):
             {"outputs": {"logits": "a", "masks": "b"}},
             3,
         ),
-        ("other shapes", {**DETR, "pred_masks": (1, 9, 12)}, {}, 3),
-        ("other shapes", {**DETR, "pred_masks": (1, 8, 12, 16)}, {}, 3),
-        ("other shapes", {**DETR, "pred_boxes": (1, 9, 5)}, {}, 3),
-        ("other shapes", {**DETR, "logits": (1, 9, None)}, {}, 3),
-        ("other shapes", {**DETR, "logits": (2, 9, 4)}, {}, 3),
-        ("other shapes", {**RF_DETR, "labels": (1, 9)}, {}, 3),
+        ("'pred_masks' has the shape of masks", {**DETR, "pred_masks": (1, 9, 12)}, {}, 3),
+        ("no 3 outputs agree", {**DETR, "pred_masks": (1, 8, 12, 16)}, {}, 3),
+        ("'pred_boxes' has the shape of boxes", {**DETR, "pred_boxes": (1, 9, 5)}, {}, 3),
+        ("'logits' has the shape of logits", {**DETR, "logits": (1, 9, None)}, {}, 3),
+        ("'logits' has the shape of logits", {**DETR, "logits": (2, 9, 4)}, {}, 3),
+        ("'labels' has the shape of logits", {**RF_DETR, "labels": (1, 9)}, {}, 3),
         ("4 class columns are neither", DETR, {}, 5),
         ("4 class columns are neither", DETR, {}, 80),
         ("92 class columns are neither", {**DETR, "logits": (1, 9, 92)}, {}, 3),

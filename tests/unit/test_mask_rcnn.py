@@ -9,7 +9,7 @@ from tasks.cards import InputSpec
 from tasks.graph_file import Tensor
 from tests.oracles import mask_rcnn as oracle
 from tests.unit.test_pasting import heat_maps, pasted_planes
-from worker.detections import ModelMismatch
+from worker.detections import ModelMismatch, Wanted
 from worker.intake import Intake
 from worker.mask_rcnn import bind
 from worker.rle import decode as pixels
@@ -200,7 +200,7 @@ def test_each_form_equals_the_reference(form, seed):
 )
 def test_any_outputs_equal_the_reference(form, seed, count, levels, limit):
     made = FORMS[form](seed, count, levels)
-    found = made.bound()(made.raw, made.frame, max_detections=limit)
+    found = made.bound()(made.raw, made.frame, Wanted(max_detections=limit))
     assert_same(found, made.plain(limit=limit))
 
 
@@ -211,13 +211,13 @@ def test_a_threshold_and_classes_filter_the_answer(form, threshold):
     decoder, classes = made.bound(), frozenset(range(0, 80, 2))
     whole = as_rows(decoder(made.raw, made.frame))
     passed = [row for row in whole if row[1] >= threshold]
-    assert as_rows(decoder(made.raw, made.frame, threshold=threshold)) == passed
+    assert as_rows(decoder(made.raw, made.frame, Wanted(threshold=threshold))) == passed
     kept = [row for row in passed if row[2] in classes]
     options = {"threshold": threshold, "keep_classes": classes}
-    assert as_rows(decoder(made.raw, made.frame, **options)) == kept
-    few = decoder(made.raw, made.frame, max_detections=4, **options)
+    assert as_rows(decoder(made.raw, made.frame, Wanted(**options))) == kept
+    few = decoder(made.raw, made.frame, Wanted(max_detections=4, **options))
     assert as_rows(few) == kept[: 4 - few.dropped]
-    assert len(decoder(made.raw, made.frame, keep_classes=frozenset())) == 0
+    assert len(decoder(made.raw, made.frame, Wanted(keep_classes=frozenset()))) == 0
 
 
 @pytest.mark.parametrize(
@@ -312,7 +312,7 @@ def test_ten_thousand_detections(form):
     real = 7_500 if form == "1040" else 10_000
     # The remaining ones have an empty mask or lie outside the picture.
     assert real * 0.8 < len(found) + found.dropped <= real
-    assert len(made.bound()(made.raw, made.frame, max_detections=100)) <= 100
+    assert len(made.bound()(made.raw, made.frame, Wanted(max_detections=100))) <= 100
 
 
 @pytest.mark.parametrize("form", ["1040", "Detectron2"])

@@ -11,18 +11,27 @@ from tasks.cards import InputSpec
 from tasks.graph_file import Tensor
 from tests.oracles import yolact as oracle
 from tests.oracles.yolact_heads import Heads, make_heads
-from worker.detections import ModelMismatch
+from worker.detections import ModelMismatch, Wanted
 from worker.intake import Intake
 from worker.rle import decode as pixels
-from worker.yolact import bind, make_priors
+from worker.yolact import bind
 
 CLASSES = 5
 INPUT = (48, 64)
 INTAKE = Intake(InputSpec(), "image", "nchw", INPUT, np.float32)
 FRAME = SimpleNamespace(image_height=61, image_width=97)
-# Of a 48 × 64 input: (6·8 + 3·4 + 2·2) places of two ratios each.
-PRIORS = {"prior_scales": [8, 16, 32], "prior_ratios": [1, 0.5]}
-ANCHORS = 128
+# Centre x, centre y, width, height: of a 48 × 64 input 6·8, 3·4 and 2·2 places of two sides each.
+PRIORS = np.array(
+    [
+        [(x + 0.5) / columns, (y + 0.5) / rows, side / 64, side / 64]
+        for rows, columns, scale in ((6, 8, 8), (3, 4, 16), (2, 2, 32))
+        for y in range(rows)
+        for x in range(columns)
+        for side in (scale, scale * 0.5**0.5)
+    ],
+    dtype=np.float32,
+)
+ANCHORS = len(PRIORS)
 
 
 def small_heads(seed=0, objects=8, levels=None):
@@ -92,40 +101,26 @@ def offsets(heads, priors):
     return np.hstack([place, np.log(size / priors[:, 2:]) / 0.2]).astype(np.float32)
 
 
-def form_g(heads, with_priors=False, logits=False):
-    """The authors' own graph: offsets, softmax with background, priors inside or made by us."""
-    priors = make_priors(INPUT, PRIORS["prior_scales"], PRIORS["prior_ratios"])
-    scores = np.log(np.maximum(heads.scores, 1e-9)) + 3 if logits else heads.scores
+def form_g(heads):
+    """The authors' own graph: offsets beside their priors, softmax with background."""
     raw = batched(
-        loc=offsets(heads, priors),
-        conf=scores.astype(np.float32),
+        loc=offsets(heads, PRIORS),
+        conf=heads.scores,
         mask=heads.coefficients,
         proto=heads.prototypes,
     )
-    table = {"boxes": "loc", "scores": "logits" if logits else "probabilities"}
-    if with_priors:
-        return {**raw, "priors": priors}, table
-    return raw, {**table, **PRIORS}
+    return {**raw, "priors": PRIORS}, {"boxes": "loc"}
 
 
-FORMS = {
-    "A": form_a,
-    "B": form_b,
-    "G": form_g,
-    "G with priors": lambda heads: form_g(heads, with_priors=True),
-    "G with logits": lambda heads: form_g(heads, logits=True),
-}
+FORMS = {"A": form_a, "B": form_b, "G with priors": form_g}
 
 
 def reference(raw, table, height, width, **options):
     """The plain answer to the same outputs, whichever form they have."""
     boxes = raw.get("boxes", raw.get("identity"))
     if boxes is None:
-        priors = make_priors(INPUT, PRIORS["prior_scales"], PRIORS["prior_ratios"])
-        boxes = oracle.decode_offsets(raw["loc"][0], priors)[None]
+        boxes = oracle.decode_offsets(raw["loc"][0], PRIORS)[None]
     scores = raw["conf"][0] if "conf" in raw else raw["identity_1"][0].T
-    if table.get("scores") == "logits":
-        scores = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
     prototypes = raw["proto"][0] if "proto" in raw else raw["identity_2"][0]
     if prototypes.shape[0] != prototypes.shape[1]:
         prototypes = np.moveaxis(prototypes, 0, 2)
@@ -178,7 +173,7 @@ def test_each_form_equals_the_reference(form, nms, seed):
 @pytest.mark.parametrize("limit", [1, 10, 100, 1000])
 def test_a_crowd_equals_the_reference(nms, limit):
     raw, table = form_b(crowd(limit))
-    found = bound(raw, nms=nms)(raw, FRAME, max_detections=limit)
+    found = bound(raw, nms=nms)(raw, FRAME, Wanted(max_detections=limit))
     assert len(found) == limit or len(found) > 20
     assert_same(found, reference(raw, table, 61, 97, nms=nms, limit=limit))
 
@@ -210,7 +205,7 @@ def test_a_graph_of_full_size(objects):
     heads = make_heads(objects, objects)
     some = heads.scores[:, 1:].max(axis=1) > 0.3
     raw, _ = form_b(heads)
-    found = bound(raw, categories=80)(raw, FRAME, threshold=0.3)
+    found = bound(raw, categories=80)(raw, FRAME, Wanted(threshold=0.3))
     scores = np.where(heads.scores[some] >= 0.3, heads.scores[some], np.float32(-1))[:, 1:]
     plain = oracle.decode(
         heads.boxes[some], scores, heads.coefficients[some], heads.prototypes, 61, 97
@@ -226,7 +221,7 @@ def test_a_threshold_is_a_filter_of_the_answer(nms, levels, threshold):
     raw, table = form_b(small_heads(3, levels=levels))
     decoder = bound(raw, nms=nms, **table)
     whole = [row for row in as_rows(decoder(raw, FRAME)) if row[1] >= threshold]
-    assert as_rows(decoder(raw, FRAME, threshold=threshold)) == whole
+    assert as_rows(decoder(raw, FRAME, Wanted(threshold=threshold))) == whole
 
 
 @pytest.mark.parametrize("nms", ["fast", "per_class", "agnostic"])
@@ -234,11 +229,13 @@ def test_a_threshold_is_a_filter_of_the_answer(nms, levels, threshold):
 def test_classes_that_are_kept(nms, classes):
     raw, table = form_b(crowd(4))
     decoder = bound(raw, nms=nms, **table)
-    whole = [row for row in as_rows(decoder(raw, FRAME, max_detections=999)) if row[2] in classes]
+    whole = [
+        row for row in as_rows(decoder(raw, FRAME, Wanted(max_detections=999))) if row[2] in classes
+    ]
     kept = frozenset(classes)
-    assert as_rows(decoder(raw, FRAME, max_detections=999, keep_classes=kept)) == whole
+    assert as_rows(decoder(raw, FRAME, Wanted(max_detections=999, keep_classes=kept))) == whole
     # Classes that are not kept take no place.
-    few = decoder(raw, FRAME, max_detections=3, keep_classes=kept)
+    few = decoder(raw, FRAME, Wanted(max_detections=3, keep_classes=kept))
     assert as_rows(few) == whole[:3]
 
 
@@ -247,10 +244,11 @@ def test_the_best_are_kept(limit):
     raw, table = form_b(crowd(5))
     decoder = bound(raw, **table)
     assert (
-        as_rows(decoder(raw, FRAME, max_detections=limit)) == as_rows(decoder(raw, FRAME))[:limit]
+        as_rows(decoder(raw, FRAME, Wanted(max_detections=limit)))
+        == as_rows(decoder(raw, FRAME))[:limit]
     )
     assert as_rows(bound(raw, max_detections=limit, **table)(raw, FRAME)) == as_rows(
-        decoder(raw, FRAME, max_detections=limit)
+        decoder(raw, FRAME, Wanted(max_detections=limit))
     )
 
 
@@ -306,24 +304,14 @@ def test_coefficients_that_are_not_finite_make_no_mask(bad):
 
 @pytest.mark.parametrize("nms", ["fast", "per_class", "agnostic"])
 @pytest.mark.parametrize(
-    ("why", "score", "logits", "count"),
-    [
-        ("under", 0.0499, False, 0),
-        ("at, which is not over", 0.05, False, 0),
-        ("over by a hair", 0.0501, False, 1),
-        ("under after the softmax", 0.0499, True, 0),
-        ("over by a hair after the softmax", 0.0501, True, 1),
-    ],
+    ("why", "score", "count"),
+    [("under", 0.0499, 0), ("at, which is not over", 0.05, 0), ("over by a hair", 0.0501, 1)],
 )
-def test_the_threshold_of_the_card(why, score, logits, count, nms):
+def test_the_threshold_of_the_card(why, score, count, nms):
     heads = one_detection((0.1, 0.1, 0.5, 0.5))
     heads.scores[40, 3] = score
-    heads.scores[:, 0] = 1 - heads.scores[:, 1:].sum(axis=1)
     raw, _ = form_b(heads)
-    if logits:
-        raw["conf"] = np.log(np.maximum(raw["conf"], 1e-9))
-    decoder = bound(raw, nms=nms, scores="logits" if logits else "probabilities")
-    assert len(decoder(raw, FRAME, threshold=0.01)) == count
+    assert len(bound(raw, nms=nms)(raw, FRAME, Wanted(threshold=0.01))) == count
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -352,7 +340,7 @@ def test_ten_thousand_detections(nms, expected):
             rng.uniform(0, 3, (17, 17, 8)).astype(np.float32),
         )
     )
-    found = bound(raw, nms=nms)(raw, FRAME, max_detections=2_000)
+    found = bound(raw, nms=nms)(raw, FRAME, Wanted(max_detections=2_000))
     assert len(found) + found.dropped == expected
 
 
@@ -370,7 +358,7 @@ def test_ten_thousand_detections(nms, expected):
 )
 def test_one_box(why, box, expected):
     raw, _ = form_b(one_detection(box))
-    found = bound(raw)(raw, FRAME, threshold=0.5)
+    found = bound(raw)(raw, FRAME, Wanted(threshold=0.5))
     assert found.dropped == 0
     if expected is None:
         assert len(found) == 0
@@ -381,7 +369,7 @@ def test_one_box(why, box, expected):
 def test_an_empty_mask_is_dropped_and_counted():
     heads = one_detection((0.1, 0.1, 0.5, 0.5))
     raw, _ = form_b(heads._replace(coefficients=-heads.coefficients))
-    found = bound(raw)(raw, FRAME, threshold=0.5)
+    found = bound(raw)(raw, FRAME, Wanted(threshold=0.5))
     assert (len(found), found.dropped) == (0, 1)
 
 
@@ -399,19 +387,6 @@ def test_the_outputs_are_never_written_into(form):
     for array in raw.values():
         array.setflags(write=False)
     assert len(bound(raw, **table)(raw, FRAME))
-
-
-def test_priors_of_the_published_network():
-    priors = make_priors((550, 550), (24, 48, 96, 192, 384), (1, 0.5, 2))
-    assert priors.shape == (19248, 4)
-    # Level, row, column, ratio; the height is the width.
-    np.testing.assert_allclose(priors[0], [0.5 / 69, 0.5 / 69, 24 / 550, 24 / 550], rtol=1e-6)
-    np.testing.assert_allclose(priors[1, 2:], [24 * 0.5**0.5 / 550] * 2, rtol=1e-6)
-    np.testing.assert_allclose(priors[2, 2:], [24 * 2**0.5 / 550] * 2, rtol=1e-6)
-    np.testing.assert_allclose(priors[3, :2], [1.5 / 69, 0.5 / 69], rtol=1e-6)
-    np.testing.assert_allclose(priors[69 * 3, :2], [0.5 / 69, 1.5 / 69], rtol=1e-6)
-    np.testing.assert_allclose(priors[69 * 69 * 3, 2], 48 / 550, rtol=1e-6)
-    np.testing.assert_allclose(priors[-3], [0.9, 0.9, 384 / 550, 384 / 550], rtol=1e-6)
 
 
 GOOD = {"b": (1, 100, 4), "s": (1, 100, 6), "c": (1, 100, 8), "p": (1, 17, 19, 8)}
@@ -458,7 +433,9 @@ def test_outputs_are_found_by_shape_in_any_order(why, changes, turned):
         ("no 4 outputs agree", {"c": None}, {}),
         ("no 4 outputs agree", {"s": None, "c": (1, 100, 6), "p": (1, 9, 9, 6)}, {}),
         ("output 'segm' is surplus", {"segm": (1, 5, 69, 69)}, {}),
-        ("'priors' is surplus .*boxes = \"loc\"", {"priors": (100, 4)}, {}),
+        ("output 'priors' is surplus", {"priors": (100, 4)}, {}),
+        ("nothing has the shape of priors", {}, {"boxes": "loc"}),
+        ("no 5 outputs agree", {"priors": (99, 4)}, {"boxes": "loc"}),
         ("b and b2 could each be boxes", {"b2": (1, 100, 4)}, {}),
         ("c and s could each be scores", {"c": (1, 100, 6), "p": (1, 17, 19, 6)}, {}),
         ("order of its axes", {"p": (1, 8, 8, 8)}, {}),
@@ -471,14 +448,11 @@ def test_outputs_are_found_by_shape_in_any_order(why, changes, turned):
         ),
         ("no output 'x' has the shape of scores", {}, {"outputs": {"scores": "x"}}),
         ("no output 'p' has the shape of scores", {}, {"outputs": {"scores": "p"}}),
-        ("logits need their background", {"s": (1, 100, 5)}, {"scores": "logits"}),
-        ("priors are others than the card's", {}, {"boxes": "loc"}),
         ("table is not valid .*unknown field `nsm`", {}, {"nsm": "fast"}),
         ("table is not valid .*nms", {}, {"nms": "soft"}),
         ("table is not valid .*nms_iou", {}, {"nms_iou": 1.5}),
         ("table is not valid .*max_detections", {}, {"max_detections": 0}),
         ("table is not valid .*outputs", {}, {"outputs": {"masks": "c"}}),
-        ("table is not valid .*prior_scales", {}, {"prior_scales": []}),
     ],
 )
 def test_a_graph_that_does_not_fit_is_refused(says, changes, table):
@@ -530,18 +504,19 @@ def test_outputs_that_disagree_when_run_are_refused():
     raw["mask"] = raw["mask"][:, 1:]
     with pytest.raises(ModelMismatch, match="one number of anchors"):
         decoder(raw, FRAME)
-    raw, table = form_g(small_heads(0), with_priors=True)
+    raw, table = form_g(small_heads(0))
     decoder = bound(raw, **table)
     raw["priors"] = raw["priors"][1:]
     with pytest.raises(ModelMismatch, match="one number of anchors"):
         decoder(raw, FRAME)
 
 
-@pytest.mark.parametrize("shape", [(100, 4), (1, 100, 4)])
-def test_priors_are_told_from_boxes_by_their_name(shape):
-    found = bind(tensors(the_priors=shape), {"boxes": "loc"}, CLASSES, INTAKE).outputs
-    assert (found.boxes, found.priors) == ("b", "the_priors")
-    named = {"boxes": "loc", "outputs": {"boxes": "prior_boxes"}}
-    renamed = tensors(b=None, prior_boxes=(1, 100, 4), priors=shape)
-    found = bind(renamed, named, CLASSES, INTAKE).outputs
-    assert (found.boxes, found.priors) == ("prior_boxes", "priors")
+def test_priors_are_told_from_boxes_by_their_rank():
+    found = bind(tensors(any_name=(100, 4)), {"boxes": "loc"}, CLASSES, INTAKE).outputs
+    assert (found.boxes, found.priors) == ("b", "any_name")
+
+
+def test_boxes_are_parts_of_a_stretched_picture():
+    intake = Intake(InputSpec(fit="pad"), "image", "nchw", INPUT, np.float32)
+    with pytest.raises(ModelMismatch, match="stretched"):
+        bind(tensors(), {}, CLASSES, intake)
