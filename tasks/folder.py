@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any, TypeVar
 
 import msgspec
@@ -14,11 +12,10 @@ from storage import Entry, delete, get, list_entries, put
 from storage import exists as exists
 from storage.errors import NotFound
 from storage.uris import join, shown
-from tasks.ordered import ordered_map
-from tasks.records import SCHEMA, Annotation, Attempt, Failure, Item, Job, Retry, Shard, encode
+from tasks.ordered import side_by_side
+from tasks.records import SCHEMA, Attempt, Image, Item, Job, Retry, Shard, encode
 
 SHEET = "contact-sheet.jpg"
-READERS = 8
 T = TypeVar("T")
 
 ShardName = int | str  # a planned shard's number, or the hash that names a part of an open job
@@ -63,12 +60,8 @@ class Folder:
 
 def read_job(uri: str) -> Job | None:
     """The job in this folder, or None where nothing has been planned."""
-    try:
-        data = get(join(uri, "job.json"))
-    except NotFound:
-        return None
-    job = decoded(data, Job, join(uri, "job.json"))
-    if job.schema != SCHEMA:
+    job = read_any(join(uri, "job.json"), Job)
+    if job is not None and job.schema != SCHEMA:
         raise JobError(f"{join(uri, 'job.json')} has schema {job.schema}; this program reads 1")
     return job
 
@@ -98,35 +91,24 @@ def whole_shard(folder: Folder, shard: ShardName, generations: Iterable[int]) ->
     whole = read_shard(folder, shard)
     for generation in sorted(set(generations) - {0}):
         again = read_shard(folder, shard, generation)
-        tried = {image.id for image in again.images} | {each.image_id for each in again.failures}
-        images = [each for each in whole.images if each.id not in tried]
-        annotations = [each for each in whole.annotations if each.image_id not in tried]
-        failures = [each for each in whole.failures if each.image_id not in tried]
-        whole = msgspec.structs.replace(
-            whole,
-            images=tuple(sorted([*images, *again.images], key=lambda each: each.id)),
-            annotations=_in_plan_order(annotations, again.annotations),
-            failures=_in_plan_order(failures, again.failures),
-            empty_masks=whole.empty_masks + again.empty_masks,
-        )
+        tried = {_image_of(each) for each in (*again.images, *again.failures)}
+        changed: dict[str, Any] = {"empty_masks": whole.empty_masks + again.empty_masks}
+        for name in ("images", "annotations", "failures"):
+            kept = (each for each in getattr(whole, name) if _image_of(each) not in tried)
+            changed[name] = tuple(sorted([*kept, *getattr(again, name)], key=_image_of))
+        whole = msgspec.structs.replace(whole, **changed)
     return whole
 
 
-R = TypeVar("R", Annotation, Failure)
-
-
-def _in_plan_order(kept: Iterable[R], again: Iterable[R]) -> tuple[R, ...]:
-    return tuple(sorted(chain(kept, again), key=lambda each: each.image_id))
+def _image_of(each: Any) -> int:
+    return int(each.id if isinstance(each, Image) else each.image_id)
 
 
 def read_run(folder: Folder) -> dict[str, Any] | None:
     """run.json, which seals a merge; None while there is none."""
     uri = folder.file("run.json")
-    try:
-        record = decoded(get(uri), dict[str, Any], uri)
-    except NotFound:
-        return None
-    if not {"run", "instances_sha256", "files"} <= set(record):
+    record = read_any(uri, dict[str, Any])
+    if record is not None and not {"run", "instances_sha256", "files"} <= set(record):
         raise JobError(f"{shown(uri)} is not of this program; delete it to merge anew")
     return record
 
@@ -140,16 +122,11 @@ def missing_shards(folder: Folder, job: Job) -> list[ShardName]:
     return sorted(missing)
 
 
-def parts(folder: Folder, job: Job) -> Iterable[ShardName]:
+def parts(folder: Folder, job: Job) -> Sequence[ShardName]:
     """The names of all shards that there are to be, in order."""
     if not job.open:
         return range(job.counts.shards)
     return sorted(stem for stem, _ in _names(join(folder.uri, f"plan/{folder.run}/")))
-
-
-def count_parts(folder: Folder) -> int:
-    """How many plan parts there are."""
-    return sum(1 for _ in _names(join(folder.uri, f"plan/{folder.run}/")))
 
 
 def written(folder: Folder) -> dict[ShardName, set[int]]:
@@ -184,12 +161,9 @@ def _numbers(prefix: str) -> Iterator[int]:
 
 def _names(prefix: str) -> Iterator[tuple[str, str]]:
     """The names below a prefix, cut at the first dot."""
-    try:
-        for entry in list_entries(prefix):
-            stem, _, rest = entry.uri.rpartition("/")[2].partition(".")
-            yield stem, rest
-    except NotFound:
-        return
+    for entry in entries_of(prefix):
+        stem, _, rest = entry.uri.rpartition("/")[2].partition(".")
+        yield stem, rest
 
 
 def generation_due(folder: Folder, shard: ShardName) -> int | None:
@@ -235,12 +209,7 @@ def every_attempt(folder: Folder) -> Iterator[tuple[str, Attempt]]:
     def read(entry: Entry) -> tuple[str, Attempt]:
         return entry.uri, decoded(get(entry.uri), Attempt, entry.uri)
 
-    with ThreadPoolExecutor(READERS) as pool:
-        try:
-            entries = list_entries(join(folder.uri, f"attempts/{folder.run}/"))
-            yield from ordered_map(pool, read, entries, window=2 * READERS)
-        except NotFound:
-            return
+    return side_by_side(read, entries_of(join(folder.uri, f"attempts/{folder.run}/")))
 
 
 def write_attempt(uri: str, attempt: Attempt) -> None:
@@ -250,11 +219,24 @@ def write_attempt(uri: str, attempt: Attempt) -> None:
 def delete_run(folder: Folder) -> None:
     """A run that job.json names no longer, or never did. Nothing but its own folders is touched."""
     for part in ("plan", "shards", "attempts", "retries", "segments"):
-        try:
-            for entry in list_entries(join(folder.uri, f"{part}/{folder.run}/")):
-                delete(entry.uri)
-        except NotFound:
-            continue
+        for entry in entries_of(join(folder.uri, f"{part}/{folder.run}/")):
+            delete(entry.uri)
+
+
+def entries_of(prefix: str) -> Iterator[Entry]:
+    """What lies below a prefix; nothing where there is no such folder."""
+    try:
+        yield from list_entries(prefix)
+    except NotFound:
+        return
+
+
+def read_any(uri: str, kind: type[T]) -> T | None:
+    """What is written there, None where nothing is."""
+    try:
+        return decoded(get(uri), kind, uri)
+    except NotFound:
+        return None
 
 
 def decoded(data: bytes, kind: type[T], uri: str) -> T:

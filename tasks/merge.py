@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
@@ -23,6 +23,7 @@ from tasks.folder import (
     every_attempt,
     exists,
     missing_shards,
+    parts,
     read_job,
     read_retries,
     read_run,
@@ -30,7 +31,7 @@ from tasks.folder import (
     whole_shard,
     written,
 )
-from tasks.ordered import ordered_map
+from tasks.ordered import side_by_side
 from tasks.provenance import producer_versions
 from tasks.records import Annotation, Job, Shard, encode
 from tasks.segments import segments
@@ -62,18 +63,13 @@ Draw = Callable[[Folder, Job, list[Picked]], bool]
 class Merged:
     """What a merge found, for run.json, the summary and the contact sheet."""
 
-    images: int = 0
-    annotations: int = 0
-    failures: int = 0
-    empty_masks: int = 0
+    generation: int  # of the latest retry that it takes in
+    counts: Counter[str]  # as run.json has them
     by_class: Counter[int] = field(default_factory=Counter)
     by_failure: Counter[str] = field(default_factory=Counter)
     kinds: dict[bytes, Any] = field(default_factory=dict)
     picks: list[Picked] = field(default_factory=list)
     sha256: str = ""
-    generation: int = 0  # of the latest retry that it takes in
-    inputs: int = 0
-    objects: int | None = None  # of an open job: how many shard objects it takes in
 
 
 def merge_all(folder: Folder, job: Job, draw: Draw, *, replace_edited: bool = False) -> None:
@@ -98,26 +94,22 @@ def merge_part(folder: Folder, job: Job) -> str:
 
 def merge(folder: Folder, job: Job, *, replace_edited: bool = False, into: str = "") -> Merged:
     """Write instances.json, results.json and failures.jsonl; `seal` comes when all else is done."""
-    merged = Merged(generation=_latest_retry(folder), inputs=job.counts.items)
+    merged = Merged(_latest_retry(folder), Counter(inputs=job.counts.items))
     if not into and not job.open and missing_shards(folder, job):
         raise JobError(f"{folder.uri} is not done yet")  # a message that came late, into a retry
     before = _sealed_hash(folder) if not into else None
     with ExitStack() as stack:
-        spool = stack.enter_context(tempfile.TemporaryFile(prefix="maskmill-merge-"))
-        instances = _Hashing(stack.enter_context(open_write(folder.file(into + "instances.json"))))
-        results = stack.enter_context(open_write(folder.file(into + "results.json")))
-        failures = stack.enter_context(open_write(folder.file(into + "failures.jsonl")))
+        files = [stack.enter_context(open_write(folder.file(into + name))) for name in FILES]
         taken = stack.enter_context(segments(folder)) if job.open else None
         if taken is not None:
             taken.grow()
-            merged.inputs, merged.objects = taken.items, taken.objects
-        shards = _shards(folder, job, bool(into)) if taken is None else taken.shards()
-        _write_all(job, merged, shards, instances, results, failures, spool)
-        merged.sha256 = instances.digest.hexdigest()
-        if not into and merged.images + merged.failures != merged.inputs:
+            merged.counts = Counter(inputs=taken.items, shard_objects=taken.objects)
+        _write_all(job, merged, taken.shards() if taken else _shards(folder, job), *files)
+        n = merged.counts
+        if not into and n["images"] + n["failures"] != n["inputs"]:
             raise JobError(
-                f"{folder.uri} does not add up: {merged.images} images and {merged.failures}"
-                f" failures for {merged.inputs} inputs"
+                f"{folder.uri} does not add up: {n['images']} images and {n['failures']}"
+                f" failures for {n['inputs']} inputs"
             )
         # With no seal it is a merge that was cut off: a new job refuses a folder with such a file.
         if before is not None and not replace_edited:
@@ -145,11 +137,10 @@ def is_merged(folder: Folder, job: Job) -> bool:
     if record is None or record["run"] != job.run:
         return False
     if job.open:
-        if record.get("shard_objects") != sum(1 for _ in shard_objects(folder)):
-            return False
-    elif record.get("generation", 0) != _latest_retry(folder):
-        return False
-    return all(exists(folder.file(name)) for name in record["files"])
+        up_to_date = record.get("shard_objects") == sum(1 for _ in shard_objects(folder))
+    else:
+        up_to_date = record.get("generation", 0) == _latest_retry(folder)
+    return up_to_date and all(exists(folder.file(name)) for name in record["files"])
 
 
 class _Hashing:
@@ -166,53 +157,52 @@ def _write_all(
     job: Job,
     merged: Merged,
     shards: Iterator[Shard],
-    instances: _Hashing,
+    dataset: BinaryIO,
     results: BinaryIO,
     failures: BinaryIO,
-    spool: BinaryIO,
 ) -> None:
     """One pass over the shards; annotations wait in a spool file until all images are written."""
     polygons = job.asked.settings.mask_format == "polygon"
+    instances = _Hashing(dataset)
     instances.write(b'{"info":{"description":"instance segmentation by maskmill"},"licenses":[],')
     instances.write(b'"images":[')
     results.write(b"[")
+    counts = merged.counts
+    counts.update(images=0, annotations=0, failures=0, empty_masks_dropped=0)
     draws: list[tuple[bool, bytes, Picked]] = []
-    for shard in shards:
-        for image in shard.images:
-            instances.write((b",\n" if merged.images else b"\n") + encode(image))
-            merged.images += 1
-        for each in shard.annotations:
-            comma = b",\n" if merged.annotations else b"\n"
-            merged.annotations += 1
-            merged.by_class[each.category_id] += 1
-            spool.write(comma + encode(dataset_record(each, merged.annotations, polygons)))
-            results.write(comma + encode(_result_record(each)))
-        for failure in shard.failures:
-            merged.failures += 1
-            merged.by_failure[f"{failure.stage}/{failure.kind}"] += 1
-            failures.write(encode(failure) + b"\n")
-        merged.empty_masks += shard.empty_masks
-        merged.kinds[encode(shard.produced_by)] = shard.produced_by
-        _draw(draws, shard)
-    instances.write(b'\n],"annotations":[')
-    spool.seek(0)
-    while chunk := spool.read(1 << 20):
-        instances.write(chunk)
+    with tempfile.TemporaryFile(prefix="maskmill-merge-") as spool:
+        for shard in shards:
+            for image in shard.images:
+                instances.write((b",\n" if counts["images"] else b"\n") + encode(image))
+                counts["images"] += 1
+            for each in shard.annotations:
+                comma = b",\n" if counts["annotations"] else b"\n"
+                counts["annotations"] += 1
+                merged.by_class[each.category_id] += 1
+                spool.write(comma + encode(dataset_record(each, counts["annotations"], polygons)))
+                results.write(comma + encode(_result_record(each)))
+            for failure in shard.failures:
+                failures.write(encode(failure) + b"\n")
+                counts["failures"] += 1
+                merged.by_failure[f"{failure.stage}/{failure.kind}"] += 1
+            counts["empty_masks_dropped"] += shard.empty_masks
+            merged.kinds[encode(shard.produced_by)] = shard.produced_by
+            _draw(draws, shard)
+        instances.write(b'\n],"annotations":[')
+        spool.seek(0)
+        shutil.copyfileobj(spool, instances, 1 << 20)
     categories = [msgspec.to_builtins(each) for each in job.asked.settings.categories]
     instances.write(b'\n],"categories":' + encode(categories) + b"}\n")
     results.write(b"\n]\n")
+    merged.sha256 = instances.digest.hexdigest()
     merged.picks = [pick for _, _, pick in sorted(draws, key=lambda draw: draw[2].image)]
 
 
-def _shards(folder: Folder, job: Job, partial: bool) -> Iterator[Shard]:
+def _shards(folder: Folder, job: Job) -> Iterator[Shard]:
+    """Those that are there: of a job that is done, all."""
     done = written(folder)
-
-    def read(number: int) -> Shard:
-        return whole_shard(folder, number, done.get(number, ()))
-
-    wanted = [n for n in range(job.counts.shards) if n in done or not partial]
-    with ThreadPoolExecutor(READERS) as pool:
-        yield from ordered_map(pool, read, wanted, window=READERS)
+    there = (shard for shard in parts(folder, job) if shard in done)
+    return side_by_side(lambda n: whole_shard(folder, n, done[n]), there, READERS, READERS)
 
 
 def dataset_record(each: Annotation, number: int, polygons: bool) -> dict[str, Any]:
@@ -297,7 +287,7 @@ def hash_of(uri: str) -> str | None:
 
 
 def _run_record(folder: Folder, job: Job, merged: Merged) -> dict[str, Any]:
-    names = {each.id: each.name for each in job.asked.settings.categories}
+    found = merged.by_class
     seconds: Counter[str] = Counter()
     ends: Counter[str] = Counter()
     workers = set()
@@ -310,13 +300,10 @@ def _run_record(folder: Folder, job: Job, merged: Merged) -> dict[str, Any]:
         "run": job.run,
         "generation": merged.generation,
         "instances_sha256": merged.sha256,
-        "inputs": merged.inputs,
-        **({} if merged.objects is None else {"shard_objects": merged.objects}),
-        "images": merged.images,
-        "annotations": merged.annotations,
-        "failures": merged.failures,
-        "empty_masks_dropped": merged.empty_masks,
-        "annotations_by_class": {names[n]: merged.by_class[n] for n in names if merged.by_class[n]},
+        **merged.counts,
+        "annotations_by_class": {
+            each.name: found[each.id] for each in job.asked.settings.categories if found[each.id]
+        },
         "failures_by_kind": dict(sorted(merged.by_failure.items())),
         "model": {"name": job.asked.model.card.name, "sha256": job.asked.model.sha256},
         "produced_by": [merged.kinds[key] for key in sorted(merged.kinds)],

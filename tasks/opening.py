@@ -9,19 +9,14 @@ from typing import Any, BinaryIO, NamedTuple, cast
 
 import msgspec
 
-from storage import delete, get, put
-from storage.errors import NotFound
 from storage.uris import join, without_query
 from tasks.cards import Model
 from tasks.folder import Folder, JobDiffers, delete_run, exists, read_job
 from tasks.inputs import Found, InputError, absolute, find
-from tasks.plan import PlanDiffers, commit_job, write_plan
-from tasks.records import Asked, Job, ModelRef, Routing, Selection, Settings, encode
+from tasks.plan import commit_job, write_plan
+from tasks.records import Asked, Job, ModelRef, Routing, Selection, Settings
 
 SHARD_SIZE = 64
-PLANNING = "planning.json"
-
-
 DERIVED = ("instances.json", "results.json", "failures.jsonl", "run.json")
 
 
@@ -33,13 +28,6 @@ class Sources(NamedTuple):
     stdin: BinaryIO | None = None
 
 
-class Planning(msgspec.Struct, frozen=True):
-    """planning.json, while a plan is being written."""
-
-    run: str
-    asked: Asked
-
-
 class Opened(NamedTuple):
     job: Job
     folder: Folder
@@ -49,17 +37,12 @@ def sources(inputs: Sequence[str], selection: Selection, stdin: BinaryIO | None 
     """Local paths in full, so that the same words mean the same from any working directory."""
     if selection.extra_images and not selection.images_from:
         raise InputError("--extra-images goes with --images-from")
-    places: dict[str, Any] = {
-        name: absolute(value)
-        for name, value in (
-            ("images_root", selection.images_root),
-            ("images_from", selection.images_from),
-        )
-        if value
-    }
-    if selection.sample is None:
-        places["seed"] = 0
-    chosen = msgspec.structs.replace(selection, **places)
+    chosen = msgspec.structs.replace(
+        selection,
+        seed=0 if selection.sample is None else selection.seed,
+        images_root=selection.images_root and absolute(selection.images_root),
+        images_from=selection.images_from and absolute(selection.images_from),
+    )
     return Sources(tuple(absolute(word) for word in inputs), chosen, stdin)
 
 
@@ -105,8 +88,7 @@ def open_job(
 ) -> Opened:
     """Plan a job, or continue the one that this output holds if it was asked for in equal words.
 
-    `checked` sees every input on its way into the plan. Planning that was cut off goes on under
-    its run token: what is written of the plan already is compared instead of written.
+    `checked` sees every input on its way into the plan.
     """
     there = None if overwrite else continue_job(output, asked)
     if there is not None:
@@ -114,38 +96,17 @@ def open_job(
     replaced = read_job(output)
     if replaced is None:
         refuse_foreign(output)
-    folder = _begin(output, asked, replaced)
-    while True:
-        found = checked(find(given.inputs, given.selection.images_root, given.stdin))
-        try:
-            counts = write_plan(folder, found, given.selection, asked.shard_size, progress)
-            break
-        except PlanDiffers:
-            delete(folder.file(PLANNING))
-            folder = _begin(output, asked, replaced)
+    folder = Folder(output, secrets.token_hex(6))
+    found = checked(find(given.inputs, given.selection.images_root, given.stdin))
+    counts = write_plan(folder, found, given.selection, asked.shard_size, progress)
     job = Job(folder.run, asked, counts, model_path, routing or Routing())
     replaced = read_job(output)
     if not commit_job(folder, job, replace=overwrite):
         delete_run(folder)  # another planner was first
         return cast(Opened, continue_job(output, asked))
-    delete(folder.file(PLANNING))
     if replaced is not None:
         delete_run(Folder(output, replaced.run))
     return Opened(job, folder)
-
-
-def _begin(output: str, asked: Asked, replaced: Job | None) -> Folder:
-    """The run to plan under: that of a planning of the same that was cut off, or a new one."""
-    uri = join(output, PLANNING)
-    try:
-        begun = msgspec.json.decode(get(uri), type=Planning)
-        if begun.asked == asked and (replaced is None or begun.run != replaced.run):
-            return Folder(output, begun.run)
-    except (NotFound, msgspec.DecodeError):
-        pass  # nothing was begun, or nothing that can be gone on with
-    begun = Planning(secrets.token_hex(6), asked)
-    put(uri, encode(begun))
-    return Folder(output, begun.run)
 
 
 def refuse_foreign(output: str) -> None:

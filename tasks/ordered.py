@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+def side_by_side(
+    function: Callable[[T], R], values: Iterable[T], threads: int = 8, window: int = 0
+) -> Iterator[R]:
+    """`ordered_map` in threads of its own, with twice as many values begun unless told."""
+    with ThreadPoolExecutor(threads) as pool:
+        yield from ordered_map(pool, function, values, window or 2 * threads)
 
 
 def ordered_map(

@@ -12,16 +12,15 @@ import os
 import sqlite3
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 
-from storage import get, put
+from storage import put
 from storage.errors import Exists
 from storage.uris import shown
 from tasks.folder import Folder, JobError
 from tasks.inputs import Found, InputError, coco_images
-from tasks.ordered import ordered_map
+from tasks.ordered import side_by_side
 from tasks.records import Counts, Item, Job, Selection, encode
 
 NAMED = 10  # how many of the files that are no images a summary names
@@ -34,10 +33,6 @@ CREATE TABLE item (
 );
 CREATE TABLE known (name TEXT PRIMARY KEY, id INTEGER NOT NULL UNIQUE) WITHOUT ROWID;
 """
-
-
-class PlanDiffers(Exception):
-    """The inputs are not what they were when this run's planning began: it needs a new run."""
 
 
 @contextmanager
@@ -206,12 +201,7 @@ def _write_parts(folder: Folder, items: Iterator[Item], shard_size: int) -> int:
     def write(part: tuple[int, list[Item]]) -> int:
         number, chosen = part
         data = b"".join(encode(item) + b"\n" for item in chosen)
-        try:
-            put(folder.plan(number), data, create_only=True)
-        except Exists:  # planning that was cut off is gone through again
-            if get(folder.plan(number)) != data:
-                raise PlanDiffers from None
+        put(folder.plan(number), data, create_only=True)
         return len(chosen)
 
-    with ThreadPoolExecutor(WRITERS) as pool:
-        return sum(ordered_map(pool, write, parts, window=2 * WRITERS))
+    return sum(side_by_side(write, parts, WRITERS))

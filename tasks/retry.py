@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 from storage import put
 from storage.errors import Exists
@@ -16,10 +15,9 @@ from tasks.folder import (
     whole_shard,
     written,
 )
-from tasks.ordered import ordered_map
+from tasks.ordered import side_by_side
 from tasks.records import Job, Retry, encode
 
-READERS = 16
 STAGES = ("fetch", "decode", "model", "write", "worker")
 
 
@@ -36,10 +34,9 @@ def ask_again(folder: Folder, job: Job, stages: Sequence[str]) -> int:
         found = whole_shard(folder, shard, done[shard]).failures
         return any(not stages or each.stage in stages for each in found)
 
-    with ThreadPoolExecutor(READERS) as pool:
-        names = sorted(done)
-        verdicts = ordered_map(pool, failing, names, window=2 * READERS)
-        shards = [shard for shard, wanted in zip(names, verdicts, strict=True) if wanted]
+    names = sorted(done)
+    verdicts = side_by_side(failing, names, threads=16)
+    shards = [shard for shard, wanted in zip(names, verdicts, strict=True) if wanted]
     if shards:
         generation = max(read_retries(folder), default=0) + 1
         try:

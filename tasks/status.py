@@ -4,23 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
 import msgspec
 
-from storage import list_entries
-from storage.errors import NotFound
-from storage.uris import as_folder
-from tasks.folder import Folder, ShardName, count_parts, read_job, read_shard, written
+from storage.uris import as_folder, join
+from tasks.folder import Folder, ShardName, entries_of, parts, read_job, read_shard, written
 from tasks.markers import halt_of
 from tasks.merge import is_merged
-from tasks.ordered import ordered_map
+from tasks.ordered import side_by_side
 from tasks.records import Job
 from tasks.state import State, WorkerNow
-
-READERS = 16
 
 
 class Follower:
@@ -35,10 +30,7 @@ class Follower:
     def look(self) -> dict[str, Any]:
         """What there is to say of the job, as JSON has it."""
         self._read_new()
-        shards = self.job.counts.shards
-        items = self.job.counts.items
-        if self.job.open:
-            shards = count_parts(self.folder)
+        shards, items = len(parts(self.folder, self.job)), self.job.counts.items
         kinds = Counter(kind for each in self._failures.values() for kind in each.values())
         failed = sum(kinds.values())
         done = self._images + failed
@@ -79,15 +71,13 @@ class Follower:
     def _read_new(self) -> None:
         done = written(self.folder)
         new = [(s, g) for s, gs in done.items() for g in sorted(gs - self._seen.get(s, set()))]
-        with ThreadPoolExecutor(READERS) as pool:
-            for shard, generation, found in ordered_map(pool, self._read, new, 2 * READERS):
-                kinds = self._failures.setdefault(shard, {})
-                failed = {each.image_id: f"{each.stage}/{each.kind}" for each in found.failures}
-                for image in found.images:  # a later generation may have mended it
-                    kinds.pop(image.id, None)
-                self._images += len(found.images)
-                kinds.update(failed)
-                self._seen.setdefault(shard, set()).add(generation)
+        for shard, generation, found in side_by_side(self._read, new, threads=16):
+            kinds = self._failures.setdefault(shard, {})
+            for image in found.images:  # a later generation may have mended it
+                kinds.pop(image.id, None)
+            self._images += len(found.images)
+            kinds.update({each.image_id: f"{each.stage}/{each.kind}" for each in found.failures})
+            self._seen.setdefault(shard, set()).add(generation)
 
     def _read(self, wanted: tuple[ShardName, int]) -> tuple[ShardName, int, Any]:
         shard, generation = wanted
@@ -96,23 +86,12 @@ class Follower:
 
 def followers(uri: str, state: State | None) -> Sequence[Follower]:
     """The job in this folder, or all jobs below this prefix."""
-    job = read_job(uri)
-    if job is not None:
-        return [Follower(Folder(uri, job.run), job, state)]
-    return [
-        Follower(Folder(place, below.run), below, state)
-        for place in _job_folders(uri)
-        if (below := read_job(place)) is not None
-    ]
-
-
-def _job_folders(prefix: str) -> Iterator[str]:
-    try:
-        for entry in list_entries(as_folder(prefix)):
-            if entry.uri.endswith("/job.json"):
-                yield entry.uri.removesuffix("/job.json")
-    except NotFound:
-        return
+    files = [join(uri, "job.json")]
+    if read_job(uri) is None:
+        files = [each.uri for each in entries_of(as_folder(uri))]
+    places = [each.removesuffix("/job.json") for each in files if each.endswith("/job.json")]
+    jobs = ((place, read_job(place)) for place in places)
+    return [Follower(Folder(place, job.run), job, state) for place, job in jobs if job is not None]
 
 
 def said(look: dict[str, Any]) -> Iterator[str]:
