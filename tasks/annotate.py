@@ -26,7 +26,12 @@ from tasks.summary import summarise, summary_lines
 from tasks.wishes import Wishes, settings_of
 
 WORKER_PARTS = ("numpy", "cv2", "PIL", "pycocotools")
-ENGINE_PARTS = {"onnx": ("onnxruntime", "worker"), "openvino": ("openvino", "openvino")}
+# What each engine needs, any one of them, and the extra that brings the last.
+ENGINE_PARTS = {
+    "onnx": (("onnxruntime",), "worker"),
+    "openvino": (("openvino",), "openvino"),
+    "tflite": (("tflite_runtime", "ai_edge_litert"), "worker"),
+}
 
 
 def annotate(inputs: Sequence[str], selection: Selection, wishes: Wishes, as_json: bool) -> int:
@@ -87,13 +92,19 @@ def _annotate(given: Sources, wishes: Wishes, as_json: bool) -> int:
 
 
 def need_worker_parts(engine: str = "onnx") -> None:
-    part, extra = ENGINE_PARTS.get(engine, (engine, "worker"))
-    missing = [each for each in (*WORKER_PARTS, part) if find_spec(each) is None]
+    parts, extra = ENGINE_PARTS[engine]
+    missing = [each for each in WORKER_PARTS if find_spec(each) is None]
+    if not is_here(engine):
+        missing.append(" or ".join(parts))
     if missing:
         extras = "worker" if extra == "worker" else f"worker,{extra}"
         raise ModelError(
             f"running a model needs {', '.join(missing)}: pip install 'maskmill[{extras}]'"
         )
+
+
+def is_here(engine: str) -> bool:
+    return any(find_spec(part) for part in ENGINE_PARTS[engine][0])
 
 
 def _done(job: Job, folder: Folder) -> int:

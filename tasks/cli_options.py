@@ -25,6 +25,7 @@ class MaskFormat(str, Enum):
 class Runtime(str, Enum):
     onnx = "onnx"
     openvino = "openvino"
+    tflite = "tflite"
 
 
 class Precision(str, Enum):

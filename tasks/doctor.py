@@ -15,6 +15,7 @@ from typing import Any
 from storage import delete, get, put
 from storage.errors import StorageError
 from storage.uris import join, shown
+from tasks.annotate import ENGINE_PARTS
 from tasks.broker import DEFAULT_QUEUE, BrokerDown, broker_url, make_app, queues_for, waiting
 from tasks.cards import ModelError, read_card
 from tasks.environment import SettingError
@@ -24,8 +25,7 @@ from tasks.progress import tell
 from tasks.shelf import find_model, zoo_cards
 from tasks.state import fleet_state
 
-ENGINES = {"onnxruntime": "onnx", "openvino": "openvino"}  # that this version runs models with
-OTHERS = ("ai-edge-litert", "tflite-runtime")
+PACKAGES = ("onnxruntime", "openvino", "ai-edge-litert", "tflite-runtime")  # that run models
 _SECRET = ("KEY", "SECRET", "TOKEN", "PASSWORD")
 
 
@@ -44,12 +44,10 @@ def check_machine(as_json: bool) -> int:
 
 
 def _engines() -> dict[str, str]:
-    found = dict.fromkeys((*ENGINES, *OTHERS), "not installed")
+    found = dict.fromkeys(PACKAGES, "not installed")
     for package in found:
         with suppress(PackageNotFoundError):
             found[package] = version(package)
-            if package in OTHERS:
-                found[package] += ", not used by this version"
     if found["onnxruntime"] != "not installed":
         providers = import_module("onnxruntime").get_available_providers()
         found["onnxruntime"] += f" with {', '.join(providers)}"
@@ -92,7 +90,7 @@ def _fleet() -> Iterator[tuple[str, str]]:
         app = make_app(broker_url())
         # to ask SQS for a queue's length makes the queue
         is_sqs = broker_url().startswith("sqs:")
-        names = [DEFAULT_QUEUE] if is_sqs else queues_for(list(ENGINES.values()), "any")
+        names = [DEFAULT_QUEUE] if is_sqs else queues_for(list(ENGINE_PARTS), "any")
         queued = [f"{depth} in {name}" for name in names if (depth := waiting(app, name))]
         yield "broker", f"{shown(broker_url())}: answers"
         yield "messages", ", ".join(queued) or "none waits"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 
 class SettingError(Exception):
@@ -16,3 +17,11 @@ def whole_number(name: str, default: int, least: int = 0) -> int:
     if not (text.isascii() and text.isdigit()) or int(text) < least:
         raise SettingError(f"{name} is {text!r}; it takes a whole number from {least}")
     return int(text)
+
+
+def one_of(name: str, words: Sequence[str]) -> str:
+    """The word that is set, or else the first."""
+    word = os.environ.get(name) or words[0]
+    if word not in words:
+        raise SettingError(f"{name} is {word!r}; it takes {', '.join(words)}")
+    return word

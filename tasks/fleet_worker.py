@@ -10,14 +10,13 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from importlib.util import find_spec
 from types import FrameType
 from typing import Any
 
 import msgspec
 
 from storage.errors import StorageError
-from tasks.annotate import ENGINE_PARTS, need_worker_parts
+from tasks.annotate import ENGINE_PARTS, is_here, need_worker_parts
 from tasks.broker import BrokerDown, broker_url, make_app, send_shards
 from tasks.cards import ModelError
 from tasks.exits import ended
@@ -36,9 +35,7 @@ def serve(models: Sequence[str], engine: str, target: str, grace_s: float) -> in
 def _serve(models: Sequence[str], engine: str, target: str, grace_s: float) -> int:
     state = fleet_state()
     app = make_app(broker_url())
-    engines = (
-        [engine] if engine else [e for e, (part, _) in ENGINE_PARTS.items() if find_spec(part)]
-    )
+    engines = [engine] if engine else [each for each in ENGINE_PARTS if is_here(each)]
     if not engines:
         raise ModelError("no engine is installed here: pip install 'maskmill[worker]'")
     need_worker_parts(engines[0])

@@ -25,11 +25,16 @@ IR_TYPES |= {"bool": "bool", "boolean": "bool"}
 
 
 class Tensor(NamedTuple):
-    """An input or output of a network; a size that the graph leaves open is None."""
+    """An input or output of a network; a size that the graph leaves open is None.
+
+    quantised: of whole numbers q that stand for scale·(q - zero), that scale and zero. Inputs are
+    fed as such numbers, outputs are told as what they stand for.
+    """
 
     name: str
     shape: tuple[int | None, ...]
     dtype: str
+    quantised: tuple[float, int] | None = None
 
     def __str__(self) -> str:
         sizes = "×".join("?" if size is None else str(size) for size in self.shape)

@@ -63,7 +63,7 @@ def _graph(form: Form, fails_on_white: bool) -> onnx.ModelProto:
     add("Tanh", [rows(convolved("cells", "k", COEFFICIENTS, 2.0), "k", COEFFICIENTS)], "mask")
     logits = rows(convolved("cells", "c", CLASSES + 1, 1.5), "c", CLASSES + 1)
     conf = add("Softmax", [logits], "conf", axis=2)
-    boxes = constant("grid", _boxes(random, form))
+    boxes = constant("grid", boxes_of(random, form))
     if fails_on_white:  # the brightest level is an index into a table of one entry
         add("ReduceMin", ["image"], "darkest", keepdims=0)
         add("Cast", ["darkest"], "row", to=TensorProto.INT64)
@@ -106,7 +106,7 @@ def _graph(form: Form, fails_on_white: bool) -> onnx.ModelProto:
     return model
 
 
-def _boxes(random: np.random.Generator, form: Form) -> np.ndarray:
+def boxes_of(random: np.random.Generator, form: Form) -> np.ndarray:
     """Boxes (or, as (cx, cy, w, h), priors) around the cells of the grid."""
     steps = (np.arange(GRID) + 0.5) / GRID
     cx, cy = (axis.ravel() for axis in np.meshgrid(steps, steps))

@@ -150,4 +150,4 @@ def _problem(
 
 
 def is_whole(tensor: Tensor) -> bool:
-    return tensor.dtype.startswith(("i", "u"))
+    return tensor.quantised is None and tensor.dtype.startswith(("i", "u"))

@@ -18,6 +18,7 @@ _DTYPES: dict[str, type[np.generic]] = {
     "float": np.float32,
     "float16": np.float16,
     "uint8": np.uint8,
+    "int8": np.int8,
 }
 # Besides the picture, graphs ask for no more than these, which follow from its frame.
 _IM_INFO = "im_info"  # (1, 3): height and width of the picture in the input, and its scale
@@ -36,13 +37,14 @@ class Intake:
     layout: Layout
     size: tuple[int, int] | None  # (height, width) where every picture gets the same
     dtype: type[np.generic]
+    quantised: tuple[float, int] | None = None
     beside: tuple[Tensor, ...] = ()
 
     def frame(self, height: int, width: int) -> Frame:
         return to_frame(height, width, self.spec, self.size)
 
     def tensor(self, pixels: Pixels, frame: Frame) -> NDArray[np.generic]:
-        return preprocess(pixels, self.spec, self.layout, frame, self.dtype)
+        return preprocess(pixels, self.spec, self.layout, frame, self.dtype, self.quantised)
 
     def feeds(self, tensor: NDArray[np.generic], frame: Frame) -> dict[str, NDArray[np.generic]]:
         """The graph's inputs by name."""
@@ -70,7 +72,8 @@ def bind_input(inputs: Sequence[Tensor], spec: InputSpec) -> Intake:
     layout, sides = _layout(picture, found)
     size = _size(sides, spec, found)
     _check_beside(beside, size, found)
-    return Intake(spec, picture.name, layout, size, _DTYPES[picture.dtype], beside)
+    dtype = _DTYPES[picture.dtype]
+    return Intake(spec, picture.name, layout, size, dtype, picture.quantised, beside)
 
 
 def _check_beside(beside: Sequence[Tensor], size: tuple[int, int] | None, found: list[str]) -> None:

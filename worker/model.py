@@ -23,7 +23,11 @@ FAMILIES = {
     "detr": "worker.detr",
     "yolo_seg": "worker.yolo_seg",
 }
-ENGINES = {"onnx": "worker.onnx_runtime", "openvino": "worker.openvino_runtime"}
+ENGINES = {
+    "onnx": "worker.onnx_runtime",
+    "openvino": "worker.openvino_runtime",
+    "tflite": "worker.tflite_runtime",
+}
 _WARM_UP = (480, 640)  # of the picture, for graphs that leave their size open
 
 
@@ -51,7 +55,7 @@ def load_model(model: Model, settings: WorkerSettings) -> LoadedModel:
     family = importlib.import_module(FAMILIES[model.card.family])
     categories = len(model.card.category_list())
     decode = family.bind(runtime.outputs, model.decode, categories, intake)
-    loaded = LoadedModel(runtime, intake, decode, engine.VERSION)
+    loaded = LoadedModel(runtime, intake, decode, runtime.version)
     _warm_up(loaded)
     return loaded
 

@@ -25,6 +25,8 @@ def load(path: str, compute: Compute, settings: WorkerSettings) -> OnnxRuntime:
 class OnnxRuntime:
     """A session, made in the process that runs it: one made before a fork can hang the child."""
 
+    version = VERSION
+
     def __init__(self, path: str, *, threads: int = 0, providers: Sequence[str] = ()) -> None:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads

@@ -39,6 +39,7 @@ def load(path: str, compute: Compute, settings: WorkerSettings) -> OpenVinoRunti
 
 class OpenVinoRuntime:
     device = "CPU"
+    version = VERSION
 
     def __init__(self, core: ov.Core, path: str, compute: Compute, threads: int) -> None:
         try:

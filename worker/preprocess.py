@@ -77,20 +77,23 @@ def preprocess(
     layout: Layout,
     frame: Frame,
     dtype: type[np.generic] = np.float32,
+    quantised: tuple[float, int] | None = None,
 ) -> NDArray[Any]:
     """RGB pixels (H, W, 3), of any reduced size, as the network's input: a batch of one.
 
     Bilinear with half-pixel centres, rounded to whole levels, so that every precision of a model
     sees the same picture; OpenCV computes it in whole numbers, alike on every machine.
+    quantised: the input's scale and zero point, where its numbers only stand for values.
     """
     content = (frame.content_width, frame.content_height)
     resized = cv2.resize(pixels, content, interpolation=cv2.INTER_LINEAR)
-    levels = _levels(spec, np.dtype(dtype))  # (256, 3)
+    levels = _levels(spec, np.dtype(dtype), quantised)  # (256, 3)
     if spec.color == "bgr":
         resized = cv2.cvtColor(resized, cv2.COLOR_RGB2BGR)
     rows = slice(frame.top, frame.top + frame.content_height)
     columns = slice(frame.left, frame.left + frame.content_width)
-    ground = levels[_GREY] if spec.fit == "letterbox" else np.zeros(3, dtype)
+    nothing = _as_fed(np.zeros(3), np.dtype(dtype), quantised)
+    ground = levels[_GREY] if spec.fit == "letterbox" else nothing
     if layout == "nhwc":
         batch: NDArray[Any] = np.empty((1, frame.input_height, frame.input_width, 3), dtype)
         batch[:] = ground
@@ -104,10 +107,23 @@ def preprocess(
     return tensor if layout == "nchw" else tensor[0]
 
 
-def _levels(spec: InputSpec, dtype: np.dtype[np.generic]) -> NDArray[Any]:
+def _levels(
+    spec: InputSpec, dtype: np.dtype[np.generic], quantised: tuple[float, int] | None
+) -> NDArray[Any]:
     """What each of the 256 levels becomes, by channel: a table gives the same bits everywhere."""
     values = (np.arange(256)[:, np.newaxis] - np.array(spec.mean)) / np.array(spec.std)
-    levels: NDArray[Any] = values.astype(dtype)
-    if dtype.kind != "f" and not np.array_equal(levels, values):
+    levels = _as_fed(values, dtype, quantised)
+    if quantised is None and dtype.kind != "f" and not np.array_equal(levels, values):
         raise ValueError(f"mean {spec.mean} and std {spec.std} do not fit a {dtype} input")
     return levels
+
+
+def _as_fed(
+    values: NDArray[np.float64], dtype: np.dtype[np.generic], quantised: tuple[float, int] | None
+) -> NDArray[Any]:
+    """Values as the input's numbers: quantised ones are rounded, and clipped to what it holds."""
+    if quantised is None:
+        return values.astype(dtype)
+    scale, zero = quantised
+    least, most = np.iinfo(dtype.name).min, np.iinfo(dtype.name).max
+    return np.clip(np.rint(values / scale + zero), least, most).astype(dtype)

@@ -19,6 +19,7 @@ class Runtime(Protocol):
     """One loaded network. It is made in the process that runs it and used by one thread."""
 
     device: str  # what it runs on: a provider, a delegate or "CPU"
+    version: str
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
 

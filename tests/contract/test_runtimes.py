@@ -7,6 +7,9 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +21,12 @@ from onnx import TensorProto, helper
 from tasks.cards import ModelError
 from tasks.graph_file import Tensor
 from tests.graphs import write_model
-from worker import onnx_runtime, openvino_runtime
-from worker.openvino_runtime import ov
+from tests.graphs_tflite import write_quantised, write_types, write_yolact
+from tests.tflite_file import TfliteFile
+from worker import tflite_runtime
 from worker.runtimes import RunFailed, Runtime
 from worker.settings import WorkerSettings
+from worker.tflite_runtime import PACKAGES
 
 HEIGHT, WIDTH = 4, 6
 
@@ -31,28 +36,58 @@ def as_is(graph: Path) -> Path:
 
 
 def as_ir(graph: Path) -> Path:
+    from worker.openvino_runtime import ov
+
     made = graph.with_suffix(".xml")
     ov.save_model(ov.Core().read_model(str(graph)), str(made), compress_to_fp16=False)
     return made
+
+
+def as_tflite(graph: Path) -> Path:
+    """The same graph, by its name."""
+    if graph.stem == "canned":
+        return write_yolact(graph.parent / "tflite", "float").with_suffix(".tflite")
+    sizes = (-1, -1) if graph.stem == "open" else (HEIGHT, WIDTH)
+    return write_types(graph.with_suffix(".tflite"), *sizes)
+
+
+def rename_operator(path: Path) -> None:
+    path.write_bytes(path.read_bytes().replace(b"NonZero", b"NonHero"))
+
+
+def make_custom(path: Path) -> None:
+    """A .tflite has numbers for the operators that it shares with all others."""
+    write_types(path, HEIGHT, WIDTH, where="NonHero")
 
 
 @dataclass(frozen=True)
 class Kind:
     """A runtime, and how a graph comes into a file that it reads."""
 
-    load: Callable[[str, Any, WorkerSettings], Runtime]
+    engine: str
     converted: Callable[[Path], Path]
+    tflite: str = "auto"
+    make_unknown: Callable[[Path], None] = rename_operator
+    picture: tuple[int, ...] = (1, 3, 64, 64)  # that the canned YOLACT takes
+
+    def load(self, path: str, compute: Any, threads: int) -> Runtime:
+        settings = WorkerSettings(threads=threads, tflite=self.tflite)
+        runtime: Runtime = import_module(f"worker.{self.engine}").load(path, compute, settings)
+        return runtime
 
     def open(self, graph: Path, compute: str = "f32", threads: int = 1) -> Runtime:
-        path = self.converted(graph)
-        return self.load(str(path), compute, WorkerSettings(threads=threads))
+        return self.load(str(self.converted(graph)), compute, threads)
 
 
-KINDS = {
-    "onnxruntime": Kind(onnx_runtime.load, as_is),
-    "openvino on onnx": Kind(openvino_runtime.load, as_is),
-    "openvino on its own ir": Kind(openvino_runtime.load, as_ir),
-}
+# Two environments have TFLite's interpreters, see the Makefile: one has no tflite-runtime, which
+# does not work with numpy 2, and the other no OpenVINO.
+INTERPRETERS = [name for name, package in PACKAGES.items() if find_spec(package)]
+KINDS = {"onnxruntime": Kind("onnx_runtime", as_is)}
+if find_spec("openvino") or INTERPRETERS == ["litert"]:
+    KINDS["openvino on onnx"] = Kind("openvino_runtime", as_is)
+    KINDS["openvino on its own ir"] = Kind("openvino_runtime", as_ir)
+for name in INTERPRETERS:
+    KINDS[name] = Kind("tflite_runtime", as_tflite, name, make_custom, (1, 64, 64, 3))
 every_runtime = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
 
 
@@ -201,8 +236,9 @@ def test_inputs_that_do_not_fit_fail_that_run_only(
         lambda data: b"this is no network at all",
         lambda data: b"",
         lambda data: data[: len(data) // 2],
+        lambda data: data[: len(data) - len(data) // 50],
     ],
-    ids=["text", "empty", "truncated"],
+    ids=["text", "empty", "truncated", "without its end"],
 )
 def test_a_broken_file_is_one_sentence_that_names_it(
     kind: Kind, graph: Path, spoil: Callable[[bytes], bytes]
@@ -210,7 +246,7 @@ def test_a_broken_file_is_one_sentence_that_names_it(
     path = kind.converted(graph)
     path.write_bytes(spoil(path.read_bytes()))
     with pytest.raises(ModelError) as refused:
-        kind.load(str(path), "f32", WorkerSettings(threads=1))
+        kind.load(str(path), "f32", 1)
     assert str(path) in str(refused.value)
     assert "\n" not in str(refused.value)
 
@@ -220,21 +256,21 @@ def test_a_missing_file_is_refused(kind: Kind, graph: Path) -> None:
     path = kind.converted(graph)
     path.unlink()
     with pytest.raises(ModelError, match=path.name):
-        kind.load(str(path), "f32", WorkerSettings(threads=1))
+        kind.load(str(path), "f32", 1)
 
 
 @every_runtime
 def test_an_operator_that_nobody_knows_is_refused(kind: Kind, graph: Path) -> None:
     path = kind.converted(graph)
-    path.write_bytes(path.read_bytes().replace(b"NonZero", b"NonHero"))
+    kind.make_unknown(path)
     with pytest.raises(ModelError, match="NonHero"):
-        kind.load(str(path), "f32", WorkerSettings(threads=1))
+        kind.load(str(path), "f32", 1)
 
 
 @every_runtime
 def test_the_number_of_threads_does_not_change_a_bit(kind: Kind, tmp_path: Path) -> None:
     write_model(tmp_path, "a")
-    image = np.random.default_rng(0).normal(0, 1, (1, 3, 64, 64)).astype(np.float32)
+    image = np.random.default_rng(0).normal(0, 1, kind.picture).astype(np.float32)
     one, two, all_of_them = (
         kind.open(tmp_path / "canned.onnx", threads=n).run({"image": image}) for n in (1, 2, 0)
     )
@@ -247,11 +283,13 @@ COUNTING = """
 import os, sys
 import numpy as np
 from importlib import import_module
+from importlib.metadata import version
 from worker.settings import WorkerSettings
-engine, path, threads = sys.argv[1:]
-runtime = import_module(engine).load(path, "f32", WorkerSettings(threads=int(threads)))
+engine, tflite, path, threads = sys.argv[1:]
+settings = WorkerSettings(threads=int(threads), tflite=tflite)
+runtime = import_module(f"worker.{engine}").load(path, "f32", settings)
 before = len(os.listdir("/proc/self/task"))
-runtime.run({"image": np.zeros((1, 3, 64, 64), np.float32)})
+runtime.run({"image": np.zeros(runtime.inputs[0].shape, np.float32)})
 print(max(before, len(os.listdir("/proc/self/task"))))
 """
 
@@ -263,7 +301,87 @@ def test_the_number_of_threads_is_the_one_asked_for(kind: Kind, tmp_path: Path) 
     path = kind.converted(tmp_path / "canned.onnx")
 
     def threads(count: int) -> int:
-        command = [sys.executable, "-c", COUNTING, kind.load.__module__, str(path), str(count)]
+        asked = [kind.engine, kind.tflite, str(path), str(count)]
+        command = [sys.executable, "-c", COUNTING, *asked]
         return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
     assert threads(2) == threads(1) + 1
+
+
+every_interpreter = pytest.mark.parametrize("interpreter", INTERPRETERS)
+
+
+@every_interpreter
+@pytest.mark.parametrize(
+    ("dtype", "quantised"), [("int8", (0.037, -5)), ("uint8", (1 / 255, 0)), ("int16", (0.001, 0))]
+)
+def test_quantised_outputs_are_told_as_what_they_stand_for(
+    interpreter: str, dtype: str, quantised: tuple[float, int], tmp_path: Path
+) -> None:
+    path = write_quantised(tmp_path / "q.tflite", dtype, *quantised)
+    runtime = Kind("tflite_runtime", as_is, interpreter).open(path)
+    scale, zero = np.float32(quantised[0]), quantised[1]
+    assert runtime.inputs == (Tensor("image", (1, 5, 7, 3), dtype, (float(scale), zero)),)
+    assert set(runtime.outputs) == {
+        Tensor("flat", (1, 105), dtype, (float(scale), zero)),
+        Tensor("floats", (1, 105), "float"),
+    }
+    limits = np.iinfo(dtype)
+    image = np.linspace(limits.min, limits.max, 105).round().astype(dtype).reshape(1, 5, 7, 3)
+    told = runtime.run({"image": image})
+    assert {each.dtype for each in told.values()} == {np.dtype(np.float32)}
+    wanted = (image.astype(np.float64) - zero).reshape(1, 105) * scale
+    np.testing.assert_array_equal(told["flat"], wanted.astype(np.float32))
+    np.testing.assert_array_equal(told["flat"], told["floats"])
+
+
+@every_interpreter
+def test_one_tensor_told_twice_and_two_of_one_name(interpreter: str, tmp_path: Path) -> None:
+    path, file = tmp_path / "names.tflite", TfliteFile()
+    image, unnamed = file.tensor("same", (1, 4)), file.tensor("", (1, 4))
+    twice, also = file.tensor("same", (1, 4)), file.tensor("same", (1, 4))
+    file.operator("ADD", [image, image], [twice], "AddOptions")
+    file.operator("ADD", [twice, image], [also], "AddOptions")
+    file.operator("ABS", [image], [unnamed], "AbsOptions")
+    path.write_bytes(file.written([image], [twice, also, twice, unnamed]))
+    runtime = Kind("tflite_runtime", as_is, interpreter).open(path)
+    told = runtime.run({"same": np.full((1, 4), -3, np.float32)})
+    assert {name: value[0, 0] for name, value in told.items()} == {
+        "same": -6, f"same#{also}": -9, "tensor": 3
+    }  # fmt: skip
+
+
+@every_interpreter
+def test_what_runs_it_says_which_interpreter_it_is(interpreter: str, graph: Path) -> None:
+    runtime = Kind("tflite_runtime", as_tflite, interpreter).open(graph)
+    assert runtime.version == f"{interpreter} {version(PACKAGES[interpreter].replace('_', '-'))}"
+
+
+@pytest.mark.parametrize(
+    ("machine", "here", "wanted"),
+    [
+        ("aarch64", ("tflite_runtime", "ai_edge_litert"), "tflite-runtime"),
+        ("x86_64", ("tflite_runtime", "ai_edge_litert"), "litert"),
+        ("aarch64", ("ai_edge_litert",), "litert"),
+        ("x86_64", ("tflite_runtime",), "tflite-runtime"),
+    ],
+)
+def test_boards_use_their_own_interpreter_and_others_the_faster_one(
+    monkeypatch: pytest.MonkeyPatch, machine: str, here: tuple[str, ...], wanted: str
+) -> None:
+    monkeypatch.setattr(tflite_runtime.platform, "machine", lambda: machine)
+    monkeypatch.setattr(tflite_runtime, "find_spec", lambda name: name in here or None)
+    assert tflite_runtime.chosen(WorkerSettings()) == wanted
+
+
+def test_an_interpreter_that_is_not_here_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tflite_runtime, "find_spec", lambda name: None)
+    for asked in ("auto", "tflite-runtime"):
+        with pytest.raises(ModelError, match=r"tflite-runtime.* not installed: pip install"):
+            tflite_runtime.chosen(WorkerSettings(tflite=asked))
+
+
+@pytest.mark.parametrize("compute", ["bf16"])
+def test_tflite_has_no_other_precision(graph: Path, compute: str) -> None:
+    with pytest.raises(ModelError, match="bf16"):
+        Kind("tflite_runtime", as_tflite).open(graph, compute)

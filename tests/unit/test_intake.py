@@ -91,10 +91,20 @@ def test_levels_come_in_the_type_of_the_graph(dtype: str, kind: Any) -> None:
     np.testing.assert_array_equal(tensor[0].transpose(1, 2, 0), pixels(30, 50))
 
 
-def test_levels_that_a_whole_number_cannot_hold_are_refused() -> None:
-    spec = InputSpec(mean=(123.68, 116.78, 103.94))
-    intake = bind_input([image(1, 3, 30, 50, dtype="uint8")], spec)
-    with pytest.raises(ValueError, match=r"123\.68.* do not fit a uint8 input"):
+def test_levels_stand_behind_the_numbers_of_a_quantised_graph() -> None:
+    picture = Tensor("image", (1, 30, 50, 3), "int8", (0.5, -100))
+    tensor = fed(bind_input([picture], InputSpec(mean=(128, 128, 128), std=(4, 4, 4))), 30, 50)
+    assert tensor["image"].dtype == np.int8
+    wanted = np.rint((pixels(30, 50) - 128.0) / 4 / 0.5 - 100).clip(-128, 127)
+    np.testing.assert_array_equal(tensor["image"][0], wanted)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "mean"), [("uint8", (123.68, 116.78, 103.94)), ("int8", (0.0, 0.0, 0.0))]
+)
+def test_levels_that_a_whole_number_cannot_hold_are_refused(dtype: str, mean: Any) -> None:
+    intake = bind_input([image(1, 3, 30, 50, dtype=dtype)], InputSpec(mean=mean))
+    with pytest.raises(ValueError, match=rf"mean \({mean[0]}.* do not fit a {dtype} input"):
         fed(intake, 30, 50)
 
 

@@ -30,8 +30,9 @@ def stretched(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     return result
 
 
-def taken(pixels, spec, layout, size, dtype=np.float32):
-    return preprocess(pixels, spec, layout, to_frame(*pixels.shape[:2], spec, size), dtype)
+def taken(pixels, spec, layout, size, dtype=np.float32, quantised=None):
+    frame = to_frame(*pixels.shape[:2], spec, size)
+    return preprocess(pixels, spec, layout, frame, dtype, quantised)
 
 
 def random_pixels(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -80,6 +81,32 @@ def test_whole_number_inputs_take_the_levels_as_they_are(layout) -> None:
 def test_whole_number_inputs_cannot_be_normalised() -> None:
     with pytest.raises(ValueError, match="do not fit a uint8 input"):
         taken(random_pixels(4, 4), InputSpec(std=STD), "nhwc", (4, 4), np.uint8)
+
+
+# Scales as converters choose them; the last two cannot hold all the levels.
+QUANTISED = [
+    (np.int8, 1.0, -128),
+    (np.int8, 0.9988, -128),
+    (np.uint8, 0.0186584, 114),
+    (np.int8, 0.0186584, -14),
+    (np.int8, 0.01, 0),
+    (np.uint8, 0.5, 7),
+]
+
+
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+@pytest.mark.parametrize("fit", ["stretch", "pad", "letterbox"])
+@pytest.mark.parametrize("spec", [InputSpec(), InputSpec(mean=MEAN, std=STD)])
+@pytest.mark.parametrize(("dtype", "scale", "zero"), QUANTISED)
+def test_quantised_inputs_are_rounded_and_clipped(dtype, scale, zero, spec, fit, layout) -> None:
+    spec = InputSpec(fit=fit, mean=spec.mean, std=spec.std)
+    pixels = np.arange(256 * 3, dtype=np.uint8).reshape(16, 16, 3)
+    floats = taken(pixels, spec, layout, (16, 24), np.float64)
+    tensor = taken(pixels, spec, layout, (16, 24), dtype, (scale, zero))
+    limits = np.iinfo(dtype)
+    wanted = np.clip(np.round(floats / scale + zero), limits.min, limits.max)
+    assert tensor.dtype == dtype
+    assert np.array_equal(tensor, wanted)
 
 
 def test_pixels_may_be_read_only_and_are_not_written_to() -> None:
