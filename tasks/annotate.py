@@ -14,18 +14,21 @@ import msgspec
 
 from storage.uris import storable
 from tasks.cards import ModelError
-from tasks.exits import OK, OVER_BUDGET, ended
+from tasks.exits import OK, OVER_BUDGET
 from tasks.folder import Folder, missing_shards, read_run
-from tasks.local import Child, Interrupted, Stopped, await_ready, run
+from tasks.local import Interrupted, Stopped, await_ready, run, start
 from tasks.merge import is_merged
 from tasks.opening import SHARD_SIZE, Sources, ask, continue_job, open_job, sources
 from tasks.progress import Watcher, choose_face, planning_notice, say_json, tell
 from tasks.records import Job, Selection
 from tasks.shelf import find_model
-from tasks.summary import summarise, summary_lines
 from tasks.wishes import Wishes, settings_of
 
 WORKER_PARTS = ("numpy", "cv2", "PIL", "pycocotools")
+_OF_RUN = (
+    *("images", "annotations", "annotations_by_class", "failures", "failures_by_kind"),
+    *("empty_masks_dropped", "seconds_by_stage"),
+)
 # What each engine needs, any one of them, and the extra that brings the last.
 ENGINE_PARTS = {
     "onnx": (("onnxruntime",), "worker"),
@@ -35,11 +38,8 @@ ENGINE_PARTS = {
 
 
 def annotate(inputs: Sequence[str], selection: Selection, wishes: Wishes, as_json: bool) -> int:
-    def command() -> int:
-        with standard_input(inputs) as stdin:
-            return _annotate(sources(inputs, selection, stdin), wishes, as_json)
-
-    return ended(command, as_json)
+    with standard_input(inputs) as stdin:
+        return _annotate(sources(inputs, selection, stdin), wishes, as_json)
 
 
 @contextmanager
@@ -55,17 +55,15 @@ def standard_input(inputs: Sequence[str]) -> Iterator[BinaryIO | None]:
 
 
 def _annotate(given: Sources, wishes: Wishes, as_json: bool) -> int:
-    model, output = (
-        find_model(wishes.model, wishes.runtime, wishes.precision),
-        storable(wishes.output),
-    )
+    model = find_model(wishes.model, wishes.runtime, wishes.precision)
+    output = storable(wishes.output)
     asked = ask(given, model, settings_of(model, wishes), wishes.shard_size or SHARD_SIZE)
     there = None if wishes.overwrite else continue_job(output, asked)
     if there is not None and is_merged(there.folder, there.job):
         return finish(*there, wishes.max_failures, as_json)
     need_worker_parts(model.engine)
     face = choose_face(as_json)
-    child = Child(model)
+    child = start(model)
     try:
         await_ready(child)
         job, folder = there or open_job(
@@ -116,10 +114,10 @@ def _done(job: Job, folder: Folder) -> int:
 
 def finish(job: Job, folder: Folder, max_failures: int, as_json: bool) -> int:
     record: dict[str, Any] = read_run(folder) or {}
-    summary = summarise(folder, job, record)
+    summary = _summarise(folder, job, record)
     over = summary["failures"] > max_failures
     code = OVER_BUDGET if over else OK
-    tell({"event": "summary", **summary, "exit": code}, summary_lines(summary), as_json)
+    tell({"event": "summary", **summary, "exit": code}, _summary_lines(summary), as_json)
     if over and not as_json:
         print(
             f"maskmill: {summary['failures']} inputs failed, more than --max-failures"
@@ -127,3 +125,41 @@ def finish(job: Job, folder: Folder, max_failures: int, as_json: bool) -> int:
             file=sys.stderr,
         )
     return code
+
+
+def _summarise(folder: Folder, job: Job, run: dict[str, Any]) -> dict[str, Any]:
+    counts = job.counts
+    return {
+        "output": folder.uri,
+        "inputs": run["inputs"],
+        "duplicates": counts.duplicates,
+        "not_images": counts.not_images,
+        "not_images_named": list(counts.not_images_named),
+        **{key: run[key] for key in _OF_RUN},
+        "files": {name: folder.file(name) for name in [*run["files"], "run.json"]},
+    }
+
+
+def _summary_lines(summary: dict[str, Any]) -> Iterator[str]:
+    """Two columns, never cut: what a path says at its end matters."""
+    return (f"{label:<15}{text}" for label, text in _rows(summary))
+
+
+def _rows(summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    yield "images", f"{summary['images']} of {summary['inputs']} inputs"
+    if summary["duplicates"]:
+        yield "given twice", f"{summary['duplicates']}, run once"
+    if summary["not_images"]:
+        named = summary["not_images_named"]
+        rest = ", …" if summary["not_images"] > len(named) else ""
+        yield "not images", f"{summary['not_images']}: {', '.join(named)}{rest}"
+    yield "annotations", str(summary["annotations"])
+    for name, number in summary["annotations_by_class"].items():
+        yield "", f"{number} {name}"
+    yield "failures", str(summary["failures"])
+    for name, number in summary["failures_by_kind"].items():
+        yield "", f"{number} {name}"
+    stages = summary["seconds_by_stage"].items()
+    yield "time by stage", ", ".join(f"{name} {value:.1f} s" for name, value in stages)
+    for number, uri in enumerate(summary["files"].values()):
+        yield "" if number else "files", uri

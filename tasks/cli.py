@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from tasks.cli_fleet import add_fleet_commands
 from tasks.cli_models import app as models
-from tasks.cli_options import Asked, Inputs, JsonFlag, ModelName, Output, asking, end
+from tasks.cli_options import Inputs, JsonFlag, ModelName, Output, ReplaceEdited, asking, end
 
 app = typer.Typer(
     name="maskmill",
@@ -32,28 +32,21 @@ _ANNOTATE_EPILOG = (
 @app.command(epilog=_ANNOTATE_EPILOG)
 @asking
 def annotate(
-    asked: Asked,
+    selection: Any,
+    wishes: dict[str, Any],
     inputs: Inputs,
     model: ModelName,
     output: Output,
     max_failures: Annotated[int, typer.Option(min=0, help="More failures than this: exit 3.")] = 0,
-    replace_edited: Annotated[
-        bool, typer.Option("--replace-edited", help="Replace an instances.json edited by hand.")
-    ] = False,
+    replace_edited: ReplaceEdited = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Annotate images on this machine, with no broker: a COCO dataset in the output folder."""
     from tasks.annotate import annotate as run
     from tasks.wishes import Wishes
 
-    wishes = Wishes(
-        model=model,
-        output=output,
-        max_failures=max_failures,
-        replace_edited=replace_edited,
-        **asked.wishes,
-    )
-    raise typer.Exit(run(inputs, asked.selection, wishes, as_json))
+    wishes |= {"max_failures": max_failures, "replace_edited": replace_edited}
+    end(run, inputs, selection, Wishes(model=model, output=output, **wishes), as_json)
 
 
 @app.command()
@@ -93,7 +86,7 @@ def demo(
     """The whole way on the bundled model and images: annotate, draw, judge."""
     from tasks.demo import demo as run
 
-    raise typer.Exit(run(output, as_json))
+    end(run, output, as_json)
 
 
 app.add_typer(models)

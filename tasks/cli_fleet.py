@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from enum import Enum
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
 
-from tasks.cli_options import Asked, Inputs, JsonFlag, ModelName, Output, Runtime, asking
-
-
-class Level(str, Enum):
-    high = "high"
-    normal = "normal"
-    low = "low"
-
+from tasks.cli_options import (
+    Inputs,
+    JsonFlag,
+    ModelName,
+    Output,
+    ReplaceEdited,
+    Runtime,
+    asking,
+    end,
+    option,
+)
 
 JobFolder = Annotated[str, typer.Argument(metavar="OUT", help="A job folder.", show_default=False)]
 
 
 def add_fleet_commands(app: typer.Typer) -> None:
-    app.command(epilog=_SUBMIT_EPILOG)(asking(submit))
+    app.command(epilog=_SUBMIT_EPILOG)(asking(submit, *_HOW))
     app.command(epilog=_WORKER_EPILOG)(worker)
     app.command(epilog=_STATUS_EPILOG)(status)
     app.command()(cancel)
@@ -46,50 +48,40 @@ _WORKER_EPILOG = (
 )
 
 
+_HOW = (
+    option("wait", bool, False, "Follow the job to its end."),
+    option("dry_run", bool, False, "Say what would be done; plan and send nothing."),
+    option("priority", Literal["high", "normal", "low"], "normal", "Which queue the shards go to."),
+    option("target", str, "any", "Only workers started with this --target take it."),
+    option("upload", bool, False, "Copy local inputs to the output's store first."),
+    option("shared_paths", bool, False, "Workers see local paths as this machine does."),
+    option("per_image", bool, False, "Also write a file for each input once it is done."),
+    option("append", bool, False, "Add the inputs to an open job, made if need be."),
+    option("max_failures", int, 0, "With --wait: more failures than this: exit 3.", min=0),
+)
+
+
 def submit(
-    asked: Asked,
+    selection: Any,
+    wishes: dict[str, Any],
     inputs: Inputs,
     model: ModelName,
     output: Output,
-    wait: Annotated[bool, typer.Option("--wait", help="Follow the job to its end.")] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be done; plan and send nothing.")
-    ] = False,
-    priority: Annotated[Level, typer.Option(help="Which queue the shards go to.")] = Level.normal,
-    target: Annotated[
-        str, typer.Option(help="Only workers started with this --target take it.")
-    ] = "any",
-    upload: Annotated[
-        bool, typer.Option("--upload", help="Copy local inputs to the output's store first.")
-    ] = False,
-    shared_paths: Annotated[
-        bool, typer.Option("--shared-paths", help="Workers see local paths as this machine does.")
-    ] = False,
-    per_image: Annotated[
-        bool, typer.Option("--per-image", help="Also write a file for each input once it is done.")
-    ] = False,
-    append: Annotated[
-        bool, typer.Option("--append", help="Add the inputs to an open job, made if need be.")
-    ] = False,
-    max_failures: Annotated[
-        int, typer.Option(min=0, help="With --wait: more failures than this: exit 3.")
-    ] = 0,
     as_json: JsonFlag = False,
+    **how: Any,
 ) -> None:
     """Plan a job and hand it to the fleet."""
     from tasks.following import dry, send
     from tasks.records import Routing
     from tasks.submit import Sharing
 
-    routing = Routing(priority=priority.value, target=target, per_image=per_image)
-    sharing = Sharing(upload=upload, shared_paths=shared_paths)
-    wishes = {"model": model, "output": output, **asked.wishes}
-    if dry_run:
-        raise typer.Exit(dry(inputs, asked.selection, sharing, wishes, as_json))
-    follow = max_failures if wait else None
-    raise typer.Exit(
-        send(inputs, asked.selection, routing, sharing, wishes, follow, as_json, append)
-    )
+    sharing = Sharing(upload=how["upload"], shared_paths=how["shared_paths"])
+    routing = Routing(**{name: how[name] for name in ("priority", "target", "per_image")})
+    wishes |= {"model": model, "output": output, "routing": routing, "sharing": sharing}
+    if how["dry_run"]:
+        end(dry, inputs, selection, wishes, as_json)
+    follow = how["max_failures"] if how["wait"] else None
+    end(send, inputs, selection, wishes, follow, how["append"], as_json)
 
 
 def worker(
@@ -110,7 +102,7 @@ def worker(
     """Work for a fleet: one process with one model, watched by another, until told to stop."""
     from tasks.fleet_worker import serve
 
-    raise typer.Exit(serve(model or [], runtime.value if runtime else "", target, grace))
+    raise typer.Exit(serve(model or [], runtime or "", target, grace))
 
 
 def status(
@@ -125,21 +117,21 @@ def status(
     """Where jobs stand, from storage: it needs no broker."""
     from tasks.following import status as run
 
-    raise typer.Exit(run(output, watching, as_json))
+    end(run, output, watching, as_json)
 
 
 def cancel(output: JobFolder, as_json: JsonFlag = False) -> None:
     """Have a job stop within seconds, for good until it is resumed."""
     from tasks.following import cancel_job as run
 
-    raise typer.Exit(run(output, as_json))
+    end(run, output, as_json)
 
 
 def resume(output: JobFolder, as_json: JsonFlag = False) -> None:
     """Let a cancelled or stopped job go on, and send what is missing of any job."""
     from tasks.following import resume_job as run
 
-    raise typer.Exit(run(output, as_json))
+    end(run, output, as_json)
 
 
 def retry(
@@ -153,17 +145,13 @@ def retry(
     from tasks.following import retry_job as run
 
     stages = [word.strip() for word in only.split(",") if word.strip()]
-    raise typer.Exit(run(output, stages, as_json))
+    end(run, output, stages, as_json)
 
 
 def merge(
-    output: JobFolder,
-    replace_edited: Annotated[
-        bool, typer.Option("--replace-edited", help="Replace an instances.json edited by hand.")
-    ] = False,
-    as_json: JsonFlag = False,
+    output: JobFolder, replace_edited: ReplaceEdited = False, as_json: JsonFlag = False
 ) -> None:
     """Merge a job here and now; what is there of an unfinished one goes to partial/."""
     from tasks.following import merge_job as run
 
-    raise typer.Exit(run(output, replace_edited, as_json))
+    end(run, output, replace_edited, as_json)

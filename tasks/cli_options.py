@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
-from enum import Enum
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, ParamSpec
 
 import typer
 
@@ -14,24 +12,10 @@ if TYPE_CHECKING:
     from tasks.records import Selection
 
 P = ParamSpec("P")
+
 MOST = 10**12  # what the scratch database can count
 
-
-class MaskFormat(str, Enum):
-    rle = "rle"
-    polygon = "polygon"
-
-
-class Runtime(str, Enum):
-    onnx = "onnx"
-    openvino = "openvino"
-    tflite = "tflite"
-
-
-class Precision(str, Enum):
-    f32 = "f32"
-    bf16 = "bf16"
-
+Runtime = Literal["onnx", "openvino", "tflite"]
 
 Inputs = Annotated[
     list[str],
@@ -49,6 +33,79 @@ ModelName = Annotated[
 Output = Annotated[
     str, typer.Option("--output", "-o", help="The job folder: a path, file:// or s3:// URI.")
 ]
+ReplaceEdited = Annotated[
+    bool, typer.Option("--replace-edited", help="Replace an instances.json edited by hand.")
+]
+
+
+def option(name: str, kind: Any, default: Any, said: str, **limits: Any) -> inspect.Parameter:
+    flag = ["--" + name.replace("_", "-")] if kind is bool else []  # and no --no-…
+    declared = Annotated[kind, typer.Option(*flag, help=said, **limits)]
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(name, keyword, default=default, annotation=declared)
+
+
+def _amount(name: str, said: str, least: int = 0, most: int = MOST) -> inspect.Parameter:
+    """A number of something: none of it, or where one is the least, no limit unless given."""
+    kind, default = (int | None, None) if least else (int, 0)
+    return option(name, kind, default, said, min=least, max=most)
+
+
+_COMMON = (
+    _amount("limit", "Only the first N inputs.", least=1),
+    _amount("sample", "A random choice of N inputs.", least=1),
+    option("seed", int, 0, "The seed of --sample."),
+    option(
+        "threshold", float | None, None, "Lowest score kept (default: the card's).", min=0, max=1
+    ),
+    _amount("max_detections", "Most detections an image (default: the card's).", least=1),
+    option("classes", str, "", "Only these: names or ids, separated by commas."),
+    option(
+        "category_ids",
+        *(str, "", "coco91, contiguous, or a JSON file of ids by name (default: the card's)."),
+    ),
+    option(
+        "category_map",
+        *(str, "", "A JSON file of category names or ids by class; other classes drop out."),
+    ),
+    option("allow_unmatched", bool, False, "--category-map may name classes not in the model."),
+    option(
+        "runtime", Runtime | None, None, "What runs the model (default: the build's usual one)."
+    ),
+    option("precision", Literal["f32", "bf16"], "f32", "In what openvino computes a float model."),
+    _amount("min_area", "Drop masks of fewer pixels."),
+    _amount("fill_holes", "Fill holes of fewer pixels."),
+    _amount("drop_specks", "Drop parts of a mask of fewer pixels."),
+    option("mask_format", Literal["rle", "polygon"], "rle", "How masks are written."),
+    option("images_root", str, "", "Where the images of a COCO INPUT lie (default: beside it)."),
+    option("images_from", str, "", "A COCO file whose image ids are kept, by file name."),
+    option("extra_images", bool, False, "Number inputs unknown to --images-from, too."),
+    option("full_decode", bool, False, "Never decode large JPEGs at reduced scale."),
+    _amount("shard_size", "Images a shard (default: 64).", least=1, most=100_000),
+    option("overwrite", bool, False, "Start anew where the output holds a job."),
+)
+
+
+def asking(command: Callable[..., None], *more: inspect.Parameter) -> Callable[..., None]:
+    """Give a command the common options, and `more` by name.
+
+    It takes them as `selection`, how inputs are chosen, and `wishes`, by the fields of `Wishes`.
+    """
+    own = inspect.signature(command, eval_str=True).parameters.values()
+
+    def run(**values: Any) -> None:
+        typed = {each.name: values.pop(each.name) for each in _COMMON}
+        selection, wishes = _asked(typed)
+        command(selection=selection, wishes=wishes, **values)
+
+    named = [each for each in own if each.name not in ("selection", "wishes", "how")]
+    merged = [*named, *more, *_COMMON]
+    merged.sort(key=lambda each: each.default is not inspect.Parameter.empty)
+    merged = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in merged]
+    run.__signature__ = inspect.Signature(merged)  # type: ignore[attr-defined]
+    run.__annotations__ = {each.name: each.annotation for each in merged}
+    run.__doc__, run.__name__ = command.__doc__, command.__name__
+    return run
 
 
 def end(command: Callable[P, int], *told: P.args, **named: P.kwargs) -> NoReturn:
@@ -58,112 +115,13 @@ def end(command: Callable[P, int], *told: P.args, **named: P.kwargs) -> NoReturn
     raise typer.Exit(ended(lambda: command(*told, **named), bool(told[-1])))
 
 
-@dataclass(frozen=True)
-class Asked:
-    """The common options as typed: how inputs are chosen, and the fields of `Wishes`."""
-
-    selection: Selection
-    wishes: dict[str, Any]
-
-
-def _common(
-    *,
-    limit: Annotated[
-        int | None, typer.Option(min=1, max=MOST, help="Only the first N inputs.")
-    ] = None,
-    sample: Annotated[
-        int | None, typer.Option(min=1, max=MOST, help="A random choice of N inputs.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="The seed of --sample.")] = 0,
-    threshold: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Lowest score kept (default: the card's).")
-    ] = None,
-    max_detections: Annotated[
-        int | None,
-        typer.Option(min=1, max=MOST, help="Most detections an image (default: the card's)."),
-    ] = None,
-    classes: Annotated[
-        str, typer.Option(help="Only these: names or ids, separated by commas.")
-    ] = "",
-    category_ids: Annotated[
-        str,
-        typer.Option(
-            help="coco91, contiguous, or a JSON file of ids by name (default: the card's)."
-        ),
-    ] = "",
-    category_map: Annotated[
-        str,
-        typer.Option(help="A JSON file of category names or ids by class; other classes drop out."),
-    ] = "",
-    allow_unmatched: Annotated[
-        bool,
-        typer.Option("--allow-unmatched", help="--category-map may name classes not in the model."),
-    ] = False,
-    runtime: Annotated[
-        Runtime | None, typer.Option(help="What runs the model (default: the build's usual one).")
-    ] = None,
-    precision: Annotated[
-        Precision, typer.Option(help="In what openvino computes a float model.")
-    ] = Precision.f32,
-    min_area: Annotated[int, typer.Option(min=0, max=MOST, help="Drop masks of fewer pixels.")] = 0,
-    fill_holes: Annotated[
-        int, typer.Option(min=0, max=MOST, help="Fill holes of fewer pixels.")
-    ] = 0,
-    drop_specks: Annotated[
-        int, typer.Option(min=0, max=MOST, help="Drop parts of a mask of fewer pixels.")
-    ] = 0,
-    mask_format: Annotated[
-        MaskFormat, typer.Option(help="How masks are written.")
-    ] = MaskFormat.rle,
-    images_root: Annotated[
-        str, typer.Option(help="Where the images of a COCO INPUT lie (default: beside it).")
-    ] = "",
-    images_from: Annotated[
-        str, typer.Option(help="A COCO file whose image ids are kept, by file name.")
-    ] = "",
-    extra_images: Annotated[
-        bool, typer.Option("--extra-images", help="Number inputs unknown to --images-from, too.")
-    ] = False,
-    full_decode: Annotated[
-        bool, typer.Option("--full-decode", help="Never decode large JPEGs at reduced scale.")
-    ] = False,
-    shard_size: Annotated[
-        int | None, typer.Option(min=1, max=100_000, help="Images a shard (default: 64).")
-    ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Start anew where the output holds a job.")
-    ] = False,
-) -> None:
-    """The declarations only; `asking` makes a command have them."""
-
-
-def asking(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the common options; it takes them together, as `asked`."""
-    own = inspect.signature(command, eval_str=True).parameters
-    common = inspect.signature(_common, eval_str=True).parameters
-
-    def run(**values: Any) -> None:
-        typed = {name: values.pop(name) for name in common}
-        command(asked=_asked(typed), **values)
-
-    merged = [each for name, each in own.items() if name != "asked"] + list(common.values())
-    merged.sort(key=lambda each: each.default is not inspect.Parameter.empty)
-    named = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in merged]
-    run.__signature__ = inspect.Signature(named)  # type: ignore[attr-defined]
-    run.__annotations__ = {each.name: each.annotation for each in named}
-    run.__doc__, run.__name__ = command.__doc__, command.__name__
-    return run
-
-
-def _asked(typed: dict[str, Any]) -> Asked:
+def _asked(typed: dict[str, Any]) -> tuple[Selection, dict[str, Any]]:
     from tasks.records import Selection
 
     chosen = Selection(**{name: typed.pop(name) for name in Selection.__struct_fields__})
     words = {
         "classes": [word for word in typed["classes"].split(",") if word.strip()],
-        "mask_format": typed["mask_format"].value,
-        "runtime": typed["runtime"].value if typed["runtime"] else "",
-        "precision": typed["precision"].value,
+        "runtime": typed["runtime"] or "",
         "reduced_decode": not typed.pop("full_decode"),
     }
-    return Asked(chosen, typed | words)
+    return chosen, typed | words

@@ -9,22 +9,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from types import FrameType
 from typing import Any
-
-import msgspec
 
 from storage.errors import StorageError
 from tasks.annotate import ENGINE_PARTS, is_here, need_worker_parts
 from tasks.broker import BrokerDown, broker_url, make_app, send_shards
 from tasks.cards import ModelError
 from tasks.exits import ended
-from tasks.folder import JobError, attempt_uri, read_attempts, read_job, write_attempt
-from tasks.local import Stopped, child_command, child_environment, death
+from tasks.folder import JobError, attempt_uri, read_attempts, read_job
+from tasks.local import IDLE_DEATHS, Child, Event, Stopped, bury, death
 from tasks.state import State, fleet_state
 
-IDLE_DEATHS = 3  # in a row, with no shard ever in hand: what kills the process is not an input
 LAST_WORDS_S = 15.0  # beyond the grace, for the process to say good-bye
 
 
@@ -39,28 +35,20 @@ def _serve(models: Sequence[str], engine: str, target: str, grace_s: float) -> i
     if not engines:
         raise ModelError("no engine is installed here: pip install 'maskmill[worker]'")
     need_worker_parts(engines[0])
-    order = msgspec.json.encode(
-        {"models": list(models), "engines": engines, "target": target, "grace_s": grace_s}
-    )
+    order = {"models": models, "engines": engines, "target": target, "grace_s": grace_s}
     idle_deaths = 0
     stopper = Stopper(grace_s)
     while True:
-        child = subprocess.Popen(
-            child_command("worker.serving"),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=child_environment(),
-            start_new_session=True,
-        )
-        stopper.child = child
-        in_hand, worked = _watch(child, order)
-        code = child.wait()
+        child = Child("worker.serving", order)
+        stopper.child = child.process
+        in_hand, worked, code = _watch(child)
+        child.close()
         if code >= 0:
             return code
         print(f"maskmill: the worker process {death(code)}", file=sys.stderr, flush=True)
         if stopper.asked:
             return 0
-        _take_leave(state, child.pid)
+        _take_leave(state, child.process.pid)
         idle_deaths = 0 if worked else idle_deaths + 1
         if idle_deaths == IDLE_DEATHS:
             raise Stopped(f"the worker process {death(code)} {IDLE_DEATHS} times with no shard")
@@ -91,25 +79,14 @@ class Stopper:
             self.child.kill()
 
 
-def _watch(child: subprocess.Popen[bytes], order: bytes) -> tuple[dict[str, Any], bool]:
-    """Until it ends: the shard in hand then, empty if none, and whether it ever had one."""
-    assert child.stdin is not None
-    assert child.stdout is not None
-    with suppress(BrokenPipeError):
-        child.stdin.write(order + b"\n")
-        child.stdin.flush()
-    in_hand: dict[str, Any] = {}
+def _watch(child: Child) -> tuple[Event, bool, int]:
+    """Until it ends: the shard in hand then, empty if none; if it ever had one; its exit code."""
+    in_hand: Event = {}
     worked = False
-    for line in child.stdout:
-        try:
-            event = msgspec.json.decode(line)
-        except msgspec.DecodeError:
-            continue  # the end of a line that its writer did not live to finish
+    while (event := child.events.get())["event"] != "exit":
         in_hand = event if event["event"] == "taken" else {}
         worked = True
-    child.stdin.close()
-    child.stdout.close()
-    return in_hand, worked
+    return in_hand, worked, event["code"]
 
 
 def _take_leave(state: State, pid: int) -> None:
@@ -121,18 +98,17 @@ def _take_leave(state: State, pid: int) -> None:
         print(f"maskmill: {exc}", file=sys.stderr, flush=True)
 
 
-def _bury(in_hand: dict[str, Any]) -> None:
+def _bury(in_hand: Event) -> None:
     """Say of the attempt what its process can no longer say: two of these bring careful mode."""
     try:
-        for number, attempt in read_attempts(in_hand["attempts"]).items():
-            if attempt.worker == in_hand["worker"] and not attempt.ended:
-                dead = msgspec.structs.replace(attempt, ended="died")
-                write_attempt(attempt_uri(in_hand["attempts"], number), dead)
+        tried = read_attempts(in_hand["attempts"]).items()
+        numbered = ((attempt_uri(in_hand["attempts"], number), each) for number, each in tried)
+        bury(numbered, in_hand["worker"].__eq__, "died")
     except (StorageError, JobError) as exc:
         print(f"maskmill: {exc}", file=sys.stderr, flush=True)
 
 
-def _send_again(app: Any, in_hand: dict[str, Any]) -> None:
+def _send_again(app: Any, in_hand: Event) -> None:
     """The broker would wait for its timeout to give the dead process's message to another."""
     try:
         job = read_job(in_hand["job"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -29,8 +29,9 @@ class JobDiffers(JobError):
     """The output holds a job that was asked for in other words."""
 
 
-def _stem(shard: ShardName) -> str:
-    return f"{shard:05d}" if isinstance(shard, int) else shard
+def _stem(shard: ShardName, generation: int = 0) -> str:
+    stem = f"{shard:05d}" if isinstance(shard, int) else shard
+    return f"{stem}.r{generation}" if generation else stem
 
 
 @dataclass(frozen=True)
@@ -44,15 +45,13 @@ class Folder:
         return join(self.uri, f"plan/{self.run}/{_stem(shard)}.jsonl")
 
     def shard(self, shard: ShardName, generation: int = 0) -> str:
-        again = f".r{generation}" if generation else ""
-        return join(self.uri, f"shards/{self.run}/{_stem(shard)}{again}.json")
+        return join(self.uri, f"shards/{self.run}/{_stem(shard, generation)}.json")
 
     def retry(self, generation: int) -> str:
         return join(self.uri, f"retries/{self.run}/{generation:03d}.json")
 
     def attempts(self, shard: ShardName, generation: int = 0) -> str:
-        again = f".r{generation}" if generation else ""
-        return join(self.uri, f"attempts/{self.run}/{_stem(shard)}{again}")
+        return join(self.uri, f"attempts/{self.run}/{_stem(shard, generation)}")
 
     def file(self, name: str) -> str:
         return join(self.uri, name)
@@ -102,6 +101,14 @@ def whole_shard(folder: Folder, shard: ShardName, generations: Iterable[int]) ->
 
 def _image_of(each: Any) -> int:
     return int(each.id if isinstance(each, Image) else each.image_id)
+
+
+def failed_items(
+    folder: Folder, shard: ShardName, generations: Iterable[int], stages: Collection[str]
+) -> set[int]:
+    """The items of a shard that failed after all, in one of these stages if any is named."""
+    failures = whole_shard(folder, shard, generations).failures
+    return {each.image_id for each in failures if not stages or each.stage in stages}
 
 
 def read_run(folder: Folder) -> dict[str, Any] | None:
@@ -181,13 +188,8 @@ def items_due(folder: Folder, shard: ShardName, generation: int) -> tuple[Item, 
     items = read_plan(folder, shard)
     if generation == 0:
         return items
-    stages = read_retries(folder)[generation].stages
     earlier = (g for g in range(1, generation) if exists(folder.shard(shard, g)))
-    failed = {
-        each.image_id
-        for each in whole_shard(folder, shard, earlier).failures
-        if not stages or each.stage in stages
-    }
+    failed = failed_items(folder, shard, earlier, read_retries(folder)[generation].stages)
     return tuple(item for item in items if item.id in failed)
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
@@ -15,124 +14,94 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from storage import put
+from storage.errors import Exists
 from storage.uris import shown
 from tasks.annotate import finish, need_worker_parts, standard_input
 from tasks.broker import BrokerDown, broker_url, make_app
-from tasks.exits import OK, ended
-from tasks.folder import Folder, JobError, missing_shards, read_job
-from tasks.inputs import Found, absolute, find
+from tasks.exits import OK
+from tasks.folder import (
+    Folder,
+    JobError,
+    failed_items,
+    missing_shards,
+    read_job,
+    read_retries,
+    written,
+)
+from tasks.inputs import absolute, find
 from tasks.markers import cancel, halt_of, lift
 from tasks.merge import merge_all, merge_part
 from tasks.open_jobs import append_inputs
 from tasks.opening import SHARD_SIZE, sources
-from tasks.plan import scratch
+from tasks.ordered import side_by_side
+from tasks.plan import survey
 from tasks.progress import choose_face, planning_notice, say_json, tell
 from tasks.reconcile import look_after
-from tasks.records import Job, Routing, Selection
-from tasks.retry import ask_again
+from tasks.records import Job, Retry, Selection, encode
 from tasks.state import KnownJob, State, fleet_state
 from tasks.status import Follower, followers, said
-from tasks.submit import Sharing, Submitted, send_missing, submit, visible
+from tasks.submit import send_missing, submit, visible
 
 WATCH_S = 2.0
 LOST_S = 10.0  # how long a watched job may be silent before its messages are sent again
+STAGES = ("fetch", "decode", "model", "write", "worker")
 ENDED = ("merged", "cancelled", "stopped")
 
 
 def send(
     inputs: Sequence[str],
     selection: Selection,
-    routing: Routing,
-    sharing: Sharing,
     wishes: dict[str, Any],
     follow: int | None,
+    append: bool,
     as_json: bool,
-    append: bool = False,
 ) -> int:
-    """Plan and send, or add to an open job; `follow`: the failure budget of one who waits."""
+    """Plan and send, or add to an open job; `follow`: the failure budget of one who waits.
 
-    def command() -> int:
-        app, state = make_app(broker_url()), fleet_state()
-        with standard_input(inputs) as stdin:
-            if append:
-                added = append_inputs(
-                    inputs, selection, routing, sharing, stdin, app, state, **wishes
-                )
-                done = Submitted(added.job, added.folder, added.parts)
-                said_so = f"{added.items} inputs in {added.parts} shards were added"
-                facts = {"items": added.items, "shards": added.parts, "sent": added.parts}
-            else:
-                done = submit(
-                    inputs,
-                    selection=selection,
-                    routing=routing,
-                    sharing=sharing,
-                    stdin=stdin,
-                    app=app,
-                    state=state,
-                    progress=planning_notice(choose_face(as_json)),
-                    **wishes,
-                )
-                counts = done.job.counts
-                said_so = (
-                    f"{counts.items} inputs in {counts.shards} shards, {done.sent} sent;"
-                    f" {counts.duplicates} given twice, {counts.not_images} not images"
-                )
-                facts = {"items": counts.items, "shards": counts.shards, "sent": done.sent}
-        lines = [said_so, f"follow it with: maskmill status {done.folder.uri} --watch"]
-        tell({"event": "submitted", "job": done.folder.uri, **facts}, lines, as_json)
-        if follow is None:
-            return OK
-        watch([Follower(done.folder, done.job, state)], app, state, as_json)
-        return _finished(done.folder, done.job, follow, as_json)
-
-    return ended(command, as_json)
-
-
-def _finished(folder: Folder, job: Job, max_failures: int, as_json: bool) -> int:
+    `wishes`: with how the fleet works the job off and sees the inputs.
+    """
+    app, state = make_app(broker_url()), fleet_state()
+    given: dict[str, Any] = {"selection": selection, "app": app, "state": state, **wishes}
+    with standard_input(inputs) as stdin:
+        if append:
+            job, folder, items, shards = append_inputs(inputs, stdin=stdin, **given)
+            sent, said_so = shards, f"{items} inputs in {shards} shards were added"
+        else:
+            notice = planning_notice(choose_face(as_json))
+            done = submit(inputs, stdin=stdin, progress=notice, **given)
+            job, folder, sent, counts = done.job, done.folder, done.sent, done.job.counts
+            items, shards = counts.items, counts.shards
+            said_so = (
+                f"{items} inputs in {shards} shards, {sent} sent;"
+                f" {counts.duplicates} given twice, {counts.not_images} not images"
+            )
+    event = {"event": "submitted", "job": folder.uri}
+    lines = [said_so, f"follow it with: maskmill status {folder.uri} --watch"]
+    tell(event | {"items": items, "shards": shards, "sent": sent}, lines, as_json)
+    if follow is None:
+        return OK
+    watch([Follower(folder, job, state)], app, state, as_json)
     halt = halt_of(folder)
     if halt is not None:
         raise JobError(f"the job in {folder.uri} is {halt.kind}: {halt.reason}")
-    return finish(job, folder, max_failures, as_json)
+    return finish(job, folder, follow, as_json)
 
 
-def dry(
-    inputs: Sequence[str],
-    selection: Selection,
-    sharing: Sharing,
-    wishes: dict[str, Any],
-    as_json: bool,
-) -> int:
+def dry(inputs: Sequence[str], selection: Selection, wishes: dict[str, Any], as_json: bool) -> int:
     """What a submit would do, from a listing; nothing is written or sent."""
-
-    def command() -> int:
-        with standard_input(inputs) as stdin:
-            given = sources(inputs, selection, stdin)
-            found = find(given.inputs, given.selection.images_root, given.stdin)
-            counts = _counted(visible(found, wishes["output"], sharing, upload=False))
-        items = min(counts["items"], selection.limit or selection.sample or counts["items"])
-        size = wishes.get("shard_size") or SHARD_SIZE
-        report = {**counts, "items": items, "shards": -(-items // size), **_expected(items)}
-        lines = (f"{name.replace('_', ' '):<20}{value}" for name, value in report.items())
-        tell({"event": "dry-run", **report}, lines, as_json)
-        return OK
-
-    return ended(command, as_json)
-
-
-def _counted(found: Iterable[Found]) -> Counter[str]:
-    counts: Counter[str] = Counter()
-    with scratch("CREATE TABLE seen (uri TEXT PRIMARY KEY) WITHOUT ROWID") as db:
-        for each in found:
-            if not each.is_image:
-                counts["not_images"] += 1
-            elif not db.execute("INSERT OR IGNORE INTO seen VALUES (?)", (each.uri,)).rowcount:
-                counts["duplicates"] += 1
-            else:
-                counts["items"] += 1
-                counts["bytes"] += max(each.size, 0)
-                counts["of_unknown_size"] += each.size < 0
-    return counts
+    with standard_input(inputs) as stdin:
+        given = sources(inputs, selection, stdin)
+        found = find(given.inputs, given.selection.images_root, given.stdin)
+        tally = survey(
+            visible(found, wishes["output"], wishes["sharing"], upload=False), given.selection
+        )
+    size = wishes.get("shard_size") or SHARD_SIZE
+    report = {name: value for name, value in vars(tally).items() if name != "named"}
+    report |= {"shards": -(-tally.items // size), **_expected(tally.items)}
+    lines = (f"{name.replace('_', ' '):<20}{value}" for name, value in report.items())
+    tell({"event": "dry-run", **report}, lines, as_json)
+    return OK
 
 
 def _expected(items: int) -> dict[str, Any]:
@@ -144,19 +113,16 @@ def _expected(items: int) -> dict[str, Any]:
 
 
 def status(uri: str, watching: bool, as_json: bool) -> int:
-    def command() -> int:
-        state = _state_if_any()
-        found = followers(absolute(uri), state)
-        if not found:
-            raise JobError(f"{shown(uri)} holds no job, nor does anything below it")
-        if watching:
-            watch(found, make_app(broker_url()), state, as_json)
-        else:
-            for look in (each.look() for each in found):
-                tell({"event": "status", **look}, said(look), as_json)
-        return OK
-
-    return ended(command, as_json)
+    state = fleet_state() if os.environ.get("MASKMILL_STATE") else None
+    found = followers(absolute(uri), state)
+    if not found:
+        raise JobError(f"{shown(uri)} holds no job, nor does anything below it")
+    if watching:
+        watch(found, make_app(broker_url()), state, as_json)
+    else:
+        for look in (each.look() for each in found):
+            tell({"event": "status", **look}, said(look), as_json)
+    return OK
 
 
 def watch(jobs: Sequence[Follower], app: Celery, state: State | None, as_json: bool) -> None:
@@ -191,51 +157,53 @@ def _send_lost(app: Celery, state: State, each: Follower) -> None:
         print(f"maskmill: {exc}", file=sys.stderr, flush=True)
 
 
-def _state_if_any() -> State | None:
-    return fleet_state() if os.environ.get("MASKMILL_STATE") else None
-
-
 def cancel_job(uri: str, as_json: bool) -> int:
-    def command() -> int:
-        _, folder = _job(uri)
-        cancel(folder)
-        return _told(f"{folder.uri} is cancelled; workers let go of it within seconds", as_json)
-
-    return ended(command, as_json)
+    _, folder = _job(uri)
+    cancel(folder)
+    return _told(f"{folder.uri} is cancelled; workers let go of it within seconds", as_json)
 
 
 def resume_job(uri: str, as_json: bool) -> int:
-    def command() -> int:
-        job, folder = _job(uri)
-        lift(folder)
-        return _send_missing(job, folder, as_json)
-
-    return ended(command, as_json)
+    job, folder = _job(uri)
+    lift(folder)
+    return _send_missing(job, folder, as_json)
 
 
 def retry_job(uri: str, stages: Sequence[str], as_json: bool) -> int:
-    def command() -> int:
-        job, folder = _job(uri)
-        if ask_again(folder, job, stages) == 0:
-            return _told(f"{folder.uri} has no failure of that kind", as_json)
-        return _send_missing(job, folder, as_json)
+    job, folder = _job(uri)
+    if _ask_again(folder, job, stages) == 0:
+        return _told(f"{folder.uri} has no failure of that kind", as_json)
+    return _send_missing(job, folder, as_json)
 
-    return ended(command, as_json)
+
+def _ask_again(folder: Folder, job: Job, stages: Sequence[str]) -> int:
+    """How many shards have failures of these stages (of all, if none is named) to be tried."""
+    unknown = [each for each in stages if each not in STAGES]
+    if unknown:
+        raise JobError(f"there is no stage {unknown[0]!r}; there are {', '.join(STAGES)}")
+    if missing_shards(folder, job):
+        raise JobError(f"{folder.uri} is not done yet; retry when it is")
+    done = sorted(written(folder).items())
+    failed = side_by_side(lambda one: failed_items(folder, *one, stages), done, threads=16)
+    shards = [shard for (shard, _), failing in zip(done, failed, strict=True) if failing]
+    if shards:
+        generation = max(read_retries(folder), default=0) + 1
+        try:
+            retry = Retry(tuple(shards), tuple(stages))
+            put(folder.retry(generation), encode(retry), create_only=True)
+        except Exists:
+            raise JobError(f"another retry of {folder.uri} was asked for at once") from None
+    return len(shards)
 
 
 def merge_job(uri: str, replace_edited: bool, as_json: bool) -> int:
-    def command() -> int:
-        job, folder = _job(uri)
-        if missing_shards(folder, job):
-            return _told(
-                f"the job is not done; what is there is in {merge_part(folder, job)}", as_json
-            )
-        need_worker_parts(job.asked.model.engine)  # for the contact sheet
-        draw = import_module("worker.sheet").write_sheet
-        merge_all(folder, job, draw, replace_edited=replace_edited)
-        return _told(f"merged into {folder.file('instances.json')}", as_json)
-
-    return ended(command, as_json)
+    job, folder = _job(uri)
+    if missing_shards(folder, job):
+        return _told(f"the job is not done; what is there is in {merge_part(folder, job)}", as_json)
+    need_worker_parts(job.asked.model.engine)  # for the contact sheet
+    draw = import_module("worker.sheet").write_sheet
+    merge_all(folder, job, draw, replace_edited=replace_edited)
+    return _told(f"merged into {folder.file('instances.json')}", as_json)
 
 
 def _send_missing(job: Job, folder: Folder, as_json: bool) -> int:

@@ -9,10 +9,10 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 
@@ -26,8 +26,11 @@ Event = dict[str, Any]
 # a folder called `worker` or `tasks` of its own.
 _BOOT = "import sys; sys.path[0] = sys.argv.pop(); from {} import main; main()"
 _ROOT = str(Path(__file__).resolve().parent.parent)
+# One BLAS thread beside the runtime's own, since post-processing runs while the network does; and
+# few malloc arenas, since one a thread would keep what each once needed.
+_BESIDE = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
 STOP_S = 60.0
-IDLE_DEATHS = 3
+IDLE_DEATHS = 3  # in a row, with no shard in hand: what kills the process is not an input
 
 
 class Refused(Exception):
@@ -43,71 +46,53 @@ class Interrupted(Exception):
 
 
 class Child:
-    """One worker process: JSON lines in, JSON lines out, its standard error kept for the worst."""
+    """One worker process: JSON lines in, JSON lines out."""
 
-    def __init__(self, model: Model) -> None:
-        self._errors = tempfile.TemporaryFile(prefix="maskmill-worker-")  # noqa: SIM115 - closed by close()
-        self._process = subprocess.Popen(
-            child_command("worker.local"),
+    def __init__(self, module: str, order: Event, errors: BinaryIO | None = None) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", _BOOT.format(module), _ROOT],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._errors,
-            env=child_environment(),
+            stderr=errors,
+            env=_BESIDE | os.environ,
             start_new_session=True,  # Ctrl-C is for the parent, which asks the child to stop
         )
         self.events: queue.Queue[Event] = queue.Queue()
-        self.name = f"local:{socket.gethostname()}:{os.getpid()}:{self._process.pid}"
+        self._errors = errors
         threading.Thread(target=self._read, daemon=True).start()
-        self._send({"model": msgspec.to_builtins(model)})
-
-    def begin(self, job: str, replace_edited: bool) -> None:
-        self._send({"job": job, "worker": self.name, "replace_edited": replace_edited})
-
-    def ask_to_stop(self) -> None:
-        self._send({"stop": True})
+        self.send(order)
 
     def close(self) -> None:
-        if self._process.poll() is None:
-            self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                pipe.close()
-        self._errors.close()
+        with self.process as process:
+            process.kill()
+        if self._errors is not None:
+            self._errors.close()
 
     def last_words(self) -> str:
         """The end of its standard error, for a death that nothing else explains."""
+        assert self._errors is not None
         self._errors.seek(0)
         lines = self._errors.read().decode("utf-8", "replace").strip().splitlines()
         return " | ".join(lines[-3:])
 
-    def _send(self, order: Event) -> None:
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(msgspec.json.encode(order) + b"\n")
-            self._process.stdin.flush()
-        except (BrokenPipeError, ValueError):
-            pass  # it has died, and its exit tells the rest
+    def send(self, order: Event) -> None:
+        assert self.process.stdin is not None
+        with suppress(BrokenPipeError, ValueError):  # it has died, and its exit tells the rest
+            self.process.stdin.write(msgspec.json.encode(order) + b"\n")
+            self.process.stdin.flush()
 
     def _read(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            try:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            with suppress(msgspec.DecodeError):  # of a line that its writer did not live to finish
                 self.events.put(msgspec.json.decode(line))
-            except msgspec.DecodeError:
-                continue  # the end of a line that its writer did not live to finish
-        self.events.put({"event": "exit", "code": self._process.wait()})
+        self.events.put({"event": "exit", "code": self.process.wait()})
 
 
-def child_command(module: str) -> list[str]:
-    return [sys.executable, "-c", _BOOT.format(module), _ROOT]
-
-
-def child_environment() -> dict[str, str]:
-    """One BLAS thread beside the runtime's own, since post-processing runs while the network does;
-    and few malloc arenas, since one a thread would keep what each once needed."""
-    chosen = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
-    return chosen | os.environ
+def start(model: Model) -> Child:
+    """A process that loads this model. What it says of itself is kept for the worst."""
+    errors = tempfile.TemporaryFile(prefix="maskmill-worker-")  # noqa: SIM115 - goes with the child
+    return Child("worker.local", {"model": msgspec.to_builtins(model)}, errors)
 
 
 def await_ready(child: Child) -> None:
@@ -132,10 +117,11 @@ def run(
     replace_edited: bool = False,
 ) -> None:
     """See a job through. A child that an image kills is started again; careful mode finds it."""
-    bury(folder, lambda attempt: _gone(attempt.worker), "interrupted")
+    bury(every_attempt(folder), _gone, "interrupted")
     idle_deaths = 0
     while True:
-        child.begin(folder.uri, replace_edited)
+        name = f"local:{socket.gethostname()}:{os.getpid()}:{child.process.pid}"
+        child.send({"job": folder.uri, "worker": name, "replace_edited": replace_edited})
         try:
             merged, code = _watch(child, hear)
             words = child.last_words()
@@ -146,12 +132,12 @@ def run(
         reason = death(code)
         if code >= 0:
             raise Stopped(f"the worker process {reason}: {words}")
-        in_hand = bury(folder, partial(_is_by, child.name), "died")
+        in_hand = bury(every_attempt(folder), name.__eq__, "died")
         idle_deaths = 0 if in_hand else idle_deaths + 1
         if idle_deaths == IDLE_DEATHS:
             raise Stopped(f"the worker process {reason} {IDLE_DEATHS} times with no shard in hand")
         hear({"event": "restart", "reason": reason})
-        child = Child(model)
+        child = start(model)
         await_ready(child)
 
 
@@ -169,17 +155,11 @@ def _watch(child: Child, hear: Callable[[Event], None]) -> tuple[bool, int]:
             hear(event)
     except KeyboardInterrupt:
         hear({"event": "stopping"})
-        child.ask_to_stop()
-        _drain(child)
+        child.send({"stop": True})
+        with suppress(queue.Empty):
+            while child.events.get(timeout=STOP_S)["event"] != "exit":
+                continue
         raise Interrupted from None
-
-
-def _drain(child: Child) -> None:
-    try:
-        while child.events.get(timeout=STOP_S)["event"] != "exit":
-            continue
-    except queue.Empty:
-        return
 
 
 def death(code: int) -> str:
@@ -188,11 +168,13 @@ def death(code: int) -> str:
 
 def _gone(worker: str) -> bool:
     """A local worker of this machine whose process is no more: its run was cut off as a whole."""
-    kind, _, rest = worker.partition(":")
-    host, _, pids = rest.partition(":")
-    if kind != "local" or host != socket.gethostname():
-        return False
-    return not all(alive(int(pid)) for pid in pids.split(":"))
+    return worker.startswith("local:") and not all(map(alive, processes_here(worker)))
+
+
+def processes_here(worker: str) -> list[int]:
+    """The supervisor's process and the one that computes, of a worker's name; of this machine's."""
+    host, *processes = worker.partition(":")[2].split(":")
+    return [int(each) for each in processes] if host == socket.gethostname() else []
 
 
 def alive(pid: int) -> bool:
@@ -205,17 +187,9 @@ def alive(pid: int) -> bool:
     return True
 
 
-def _is_by(worker: str, attempt: Attempt) -> bool:
-    return attempt.worker == worker
-
-
-def bury(folder: Folder, mine: Callable[[Attempt], bool], how: Any) -> int:
+def bury(attempts: Iterable[tuple[str, Attempt]], mine: Callable[[str], bool], how: Any) -> int:
     """Say of attempts that can no longer say it themselves how they ended; how many these are."""
-    open_ones = [
-        (uri, attempt)
-        for uri, attempt in every_attempt(folder)
-        if attempt.ended == "" and mine(attempt)
-    ]
+    open_ones = [(uri, each) for uri, each in attempts if not each.ended and mine(each.worker)]
     for uri, attempt in open_ones:
         write_attempt(uri, msgspec.structs.replace(attempt, ended=how))
     return len(open_ones)

@@ -7,9 +7,8 @@ from typing import Literal
 
 import msgspec
 
-from storage import delete, get, put
-from storage.errors import NotFound
-from tasks.folder import Folder, JobError
+from storage import delete, put
+from tasks.folder import Folder, JobError, read_any
 from tasks.records import encode
 
 CANCELLED, STOPPED = "cancelled", "stopped.json"
@@ -38,16 +37,8 @@ def stop(folder: Folder, reason: str) -> None:
 
 def halt_of(folder: Folder) -> Halt | None:
     """What keeps this run from going on, if anything does."""
-    for name in (CANCELLED, STOPPED):
-        try:
-            halt = msgspec.json.decode(get(folder.file(name)), type=Halt)
-        except NotFound:
-            continue
-        except msgspec.DecodeError as exc:
-            raise JobError(f"{folder.file(name)} is damaged: {exc}; delete it to go on") from exc
-        if halt.run == folder.run:
-            return halt
-    return None
+    halts = (read_any(folder.file(name), Halt) for name in (CANCELLED, STOPPED))
+    return next((each for each in halts if each and each.run == folder.run), None)
 
 
 def look_for_halt(folder: Folder) -> None:

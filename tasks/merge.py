@@ -7,7 +7,7 @@ import heapq
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
@@ -37,6 +37,7 @@ from tasks.records import Annotation, Job, Shard, encode
 from tasks.segments import segments
 
 FILES = ("instances.json", "results.json", "failures.jsonl")
+RESULT = ("image_id", "category_id", "bbox", "segmentation", "score")
 READERS = 4
 PARTIAL = "partial/"
 PICKS = 12  # images on the contact sheet
@@ -97,14 +98,14 @@ def merge(folder: Folder, job: Job, *, replace_edited: bool = False, into: str =
     merged = Merged(_latest_retry(folder), Counter(inputs=job.counts.items))
     if not into and not job.open and missing_shards(folder, job):
         raise JobError(f"{folder.uri} is not done yet")  # a message that came late, into a retry
-    before = _sealed_hash(folder) if not into else None
+    sealed = read_run(folder) if not into else None
     with ExitStack() as stack:
         files = [stack.enter_context(open_write(folder.file(into + name))) for name in FILES]
         taken = stack.enter_context(segments(folder)) if job.open else None
         if taken is not None:
             taken.grow()
-            merged.counts = Counter(inputs=taken.items, shard_objects=taken.objects)
-        _write_all(job, merged, taken.shards() if taken else _shards(folder, job), *files)
+            merged.counts = taken.counts()
+        _write_all(job, merged, taken.shards() if taken else _shards(folder, job), files)
         n = merged.counts
         if not into and n["images"] + n["failures"] != n["inputs"]:
             raise JobError(
@@ -112,8 +113,8 @@ def merge(folder: Folder, job: Job, *, replace_edited: bool = False, into: str =
                 f" failures for {n['inputs']} inputs"
             )
         # With no seal it is a merge that was cut off: a new job refuses a folder with such a file.
-        if before is not None and not replace_edited:
-            _refuse_edited(folder, job, {before, merged.sha256})
+        if sealed is not None and not replace_edited:
+            _refuse_edited(folder, job, {sealed["instances_sha256"], merged.sha256})
         _refuse_replaced(folder)
         if taken is not None:
             put(_ours(folder, merged.sha256), b"")
@@ -127,8 +128,32 @@ def seal(folder: Folder, job: Job, merged: Merged, *, drawn: bool, into: str = "
 
     One that is cut off before this is merged again, to the same bytes.
     """
-    files = [*FILES, *([SHEET] if drawn else [])]
-    record = {**_run_record(folder, job, merged), "files": files}
+    found = merged.by_class
+    seconds: Counter[str] = Counter()
+    ends: Counter[str] = Counter()
+    workers = set()
+    # Those of an open job are too many to be read at each merge.
+    for _, attempt in () if job.open else every_attempt(folder):
+        seconds.update(attempt.seconds)
+        ends[attempt.ended or "unended"] += 1
+        workers.add(attempt.worker)
+    record = {
+        "run": job.run,
+        "generation": merged.generation,
+        "instances_sha256": merged.sha256,
+        **merged.counts,
+        "annotations_by_class": {
+            each.name: found[each.id] for each in job.asked.settings.categories if found[each.id]
+        },
+        "failures_by_kind": dict(sorted(merged.by_failure.items())),
+        "model": {"name": job.asked.model.card.name, "sha256": job.asked.model.sha256},
+        "produced_by": [merged.kinds[key] for key in sorted(merged.kinds)],
+        "seconds_by_stage": {stage: round(value, 3) for stage, value in seconds.items()},
+        "attempts": dict(ends),
+        "workers": sorted(workers),
+        "merged_with": producer_versions(),
+        "files": [*FILES, *([SHEET] if drawn else [])],
+    }
     put(folder.file(into + "run.json"), msgspec.json.format(encode(record)))
 
 
@@ -154,15 +179,11 @@ class _Hashing:
 
 
 def _write_all(
-    job: Job,
-    merged: Merged,
-    shards: Iterator[Shard],
-    dataset: BinaryIO,
-    results: BinaryIO,
-    failures: BinaryIO,
+    job: Job, merged: Merged, shards: Iterator[Shard], files: Sequence[BinaryIO]
 ) -> None:
     """One pass over the shards; annotations wait in a spool file until all images are written."""
     polygons = job.asked.settings.mask_format == "polygon"
+    dataset, results, failures = files
     instances = _Hashing(dataset)
     instances.write(b'{"info":{"description":"instance segmentation by maskmill"},"licenses":[],')
     instances.write(b'"images":[')
@@ -180,7 +201,7 @@ def _write_all(
                 counts["annotations"] += 1
                 merged.by_class[each.category_id] += 1
                 spool.write(comma + encode(dataset_record(each, counts["annotations"], polygons)))
-                results.write(comma + encode(_result_record(each)))
+                results.write(comma + encode({name: getattr(each, name) for name in RESULT}))
             for failure in shard.failures:
                 failures.write(encode(failure) + b"\n")
                 counts["failures"] += 1
@@ -222,16 +243,6 @@ def dataset_record(each: Annotation, number: int, polygons: bool) -> dict[str, A
     return record
 
 
-def _result_record(each: Annotation) -> dict[str, Any]:
-    return {
-        "image_id": each.image_id,
-        "category_id": each.category_id,
-        "bbox": each.bbox,
-        "segmentation": each.segmentation,
-        "score": each.score,
-    }
-
-
 def _draw(draws: list[tuple[bool, bytes, Picked]], shard: Shard) -> None:
     """Keep the few images with the best lots: annotated ones first, then by a hash of the name."""
     annotated = {each.image_id for each in shard.annotations}
@@ -241,11 +252,6 @@ def _draw(draws: list[tuple[bool, bytes, Picked]], shard: Shard) -> None:
             (image.id not in annotated, lot, Picked(image.id, shard.shard, image.file_name))
         )
     draws[:] = heapq.nsmallest(PICKS, draws, key=lambda draw: draw[:2])
-
-
-def _sealed_hash(folder: Folder) -> str | None:
-    record = read_run(folder)
-    return None if record is None else str(record["instances_sha256"])
 
 
 def _ours(folder: Folder, digest: str) -> str:
@@ -284,31 +290,3 @@ def hash_of(uri: str) -> str | None:
     except NotFound:
         return None
     return digest.hexdigest()
-
-
-def _run_record(folder: Folder, job: Job, merged: Merged) -> dict[str, Any]:
-    found = merged.by_class
-    seconds: Counter[str] = Counter()
-    ends: Counter[str] = Counter()
-    workers = set()
-    # Those of an open job are too many to be read at each merge.
-    for _, attempt in () if job.open else every_attempt(folder):
-        seconds.update(attempt.seconds)
-        ends[attempt.ended or "unended"] += 1
-        workers.add(attempt.worker)
-    return {
-        "run": job.run,
-        "generation": merged.generation,
-        "instances_sha256": merged.sha256,
-        **merged.counts,
-        "annotations_by_class": {
-            each.name: found[each.id] for each in job.asked.settings.categories if found[each.id]
-        },
-        "failures_by_kind": dict(sorted(merged.by_failure.items())),
-        "model": {"name": job.asked.model.card.name, "sha256": job.asked.model.sha256},
-        "produced_by": [merged.kinds[key] for key in sorted(merged.kinds)],
-        "seconds_by_stage": {stage: round(value, 3) for stage, value in seconds.items()},
-        "attempts": dict(ends),
-        "workers": sorted(workers),
-        "merged_with": producer_versions(),
-    }

@@ -14,21 +14,19 @@ import itertools
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO, NamedTuple
 
 import msgspec
 from celery import Celery
 
-from storage import get, put
-from storage.errors import NotFound
-from storage.uris import below, join, parse, shown
+from storage import put
+from storage.uris import below, parse, shown
 from tasks.broker import broker_url, make_app, send_shards
 from tasks.folder import Folder, JobDiffers, read_job
 from tasks.inputs import Found, InputError, ListLine, absolute, find, name_in_list
 from tasks.messages import AnnotateMessage
 from tasks.opening import SHARD_SIZE, Opened, ask, differing, model_of, refuse_foreign, sources
-from tasks.ordered import ordered_map
+from tasks.ordered import side_by_side
 from tasks.plan import commit_job
 from tasks.records import Counts, Item, Job, Routing, Selection, encode
 from tasks.shelf import find_model
@@ -36,10 +34,8 @@ from tasks.state import KnownJob, State, fleet_state
 from tasks.submit import Sharing, check_output, options_as, visible
 from tasks.wishes import Wishes, settings_of
 
-WRITERS = 8
-
 Admit = Callable[[Job, Folder], None]
-Remembered = dict[bytes, tuple[bytes, Opened]]  # by what was asked: job.json, and what it came to
+Remembered = dict[bytes, Opened]  # by what was asked
 
 
 class Appended(NamedTuple):
@@ -50,7 +46,7 @@ class Appended(NamedTuple):
 
 
 def append(
-    items: Iterable[str | dict[str, str]],
+    items: Iterable[str | dict[str, str] | Found],
     model: str,
     output: str,
     *,
@@ -64,57 +60,35 @@ def append(
 
     What is named is taken as it is; nothing is listed or expanded.
     """
-    lines = (msgspec.convert(each, str | ListLine) for each in items)
-    found = _named(ListLine(absolute(x)) if isinstance(x, str) else x for x in lines)
+    sharing, state = sharing or Sharing(), state or fleet_state()
     wished = Wishes(model=model, output=absolute(output), **wishes)
-    return _append(found, wished, routing, sharing, app, state)
+    check_output(wished.output, sharing)
+    opened = open_job(wished, routing or Routing(), state)
+    seen = visible(map(_found, items), wished.output, sharing)
+    return _store(opened, seen, wished.shard_size, app or make_app(broker_url()))
 
 
 def append_inputs(
-    inputs: Sequence[str],
-    selection: Selection,
-    routing: Routing,
-    sharing: Sharing,
-    stdin: BinaryIO | None,
-    app: Celery,
-    state: State,
-    **wishes: Any,
+    inputs: Sequence[str], *, selection: Selection, stdin: BinaryIO | None, **given: Any
 ) -> Appended:
-    """`maskmill submit --append`: all that the inputs name."""
+    """`maskmill submit --append`: all that the inputs name; `given`: what `append` takes."""
     if selection != Selection():
         raise InputError("--append takes its inputs as they come, none chosen and none numbered")
     found = (each for each in find(sources(inputs, selection).inputs, stdin=stdin) if each.is_image)
-    wished = Wishes(**{**wishes, "output": absolute(wishes["output"])})
-    return _append(found, wished, routing, sharing, app, state)
+    return append(found, **given)
 
 
 def append_message(
     message: AnnotateMessage, app: Celery, state: State, admit: Admit, remembered: Remembered
 ) -> Appended:
     """What a message asks for. A job that was looked at before costs one small read."""
-    found = _once([*_named(ListLine(x) if isinstance(x, str) else x for x in message.items)])
+    found = _once([_named(each) for each in message.items])
     key = encode((message.model, message.output, message.options))
     routing, wished = options_as(message, Routing, Wishes)
-    before, opened = remembered.get(key, (b"", None))
-    if opened is None or _job_json(message.output) != before:
-        opened = open_job(wished, routing, state, admit)
-        remembered[key] = encode(opened.job), opened
+    opened = remembered.get(key)
+    if opened is None or read_job(message.output) != opened.job:
+        opened = remembered[key] = open_job(wished, routing, state, admit)
     return _store(opened, iter(found), wished.shard_size, app)
-
-
-def _append(
-    found: Iterator[Found],
-    wished: Wishes,
-    routing: Routing | None,
-    sharing: Sharing | None,
-    app: Celery | None,
-    state: State | None,
-) -> Appended:
-    sharing, state = sharing or Sharing(), state or fleet_state()
-    check_output(wished.output, sharing)
-    opened = open_job(wished, routing or Routing(), state)
-    seen = visible(found, wished.output, sharing)
-    return _store(opened, seen, wished.shard_size, app or make_app(broker_url()))
 
 
 def open_job(
@@ -165,21 +139,19 @@ def _require_same(job: Job, wished: Wishes, routing: Routing) -> None:
         raise JobDiffers(f"{wished.output} holds an open job with other {', '.join(differences)}")
 
 
-def _job_json(output: str) -> bytes:
-    try:
-        return get(join(output, "job.json"))
-    except NotFound:
-        return b""
+def _found(item: str | dict[str, str] | Found) -> Found:
+    if isinstance(item, Found):
+        return item
+    return _named(absolute(item) if isinstance(item, str) else msgspec.convert(item, ListLine))
 
 
-def _named(lines: Iterable[ListLine]) -> Iterator[Found]:
-    for each in lines:
-        if "://" not in each.uri and not each.uri.startswith("/"):
-            raise InputError(f"{shown(each.uri)} is neither a URI nor a path from the root")
-        if each.file_name:
-            below("file:///", each.file_name)
-        name = each.file_name or name_in_list(each.uri) or parse(each.uri).host
-        yield Found(each.uri, name)
+def _named(item: str | ListLine) -> Found:
+    each = ListLine(item) if isinstance(item, str) else item
+    if "://" not in each.uri and not each.uri.startswith("/"):
+        raise InputError(f"{shown(each.uri)} is neither a URI nor a path from the root")
+    if each.file_name:
+        below("file:///", each.file_name)
+    return Found(each.uri, each.file_name or name_in_list(each.uri) or parse(each.uri).host)
 
 
 def _store(opened: Opened, found: Iterator[Found], size: int | None, app: Celery) -> Appended:
@@ -195,8 +167,7 @@ def _store(opened: Opened, found: Iterator[Found], size: int | None, app: Celery
         put(folder.plan(name), data, create_only=True)
         return name, len(items)
 
-    with ThreadPoolExecutor(WRITERS) as pool:
-        written = dict(ordered_map(pool, write, chunks, window=2 * WRITERS))
+    written = dict(side_by_side(write, chunks))
     send_shards(app, folder.uri, job, written)
     return Appended(job, folder, sum(written.values()), len(written))
 

@@ -48,13 +48,9 @@ def sources(inputs: Sequence[str], selection: Selection, stdin: BinaryIO | None 
 
 def ask(given: Sources, model: Model, settings: Settings, shard_size: int) -> Asked:
     """What is compared when the same command comes again."""
+    build = model.build
     reference = ModelRef(
-        card=model.card,
-        file=model.build.file,
-        engine=model.engine,
-        precision=model.build.precision,
-        compute=model.compute,
-        sha256=model.sha256,
+        model.card, build.file, model.engine, build.precision, model.sha256, model.compute
     )
     selection = msgspec.structs.replace(
         given.selection,

@@ -38,15 +38,36 @@ CREATE TABLE known (name TEXT PRIMARY KEY, id INTEGER NOT NULL UNIQUE) WITHOUT R
 @contextmanager
 def scratch(tables: str) -> Iterator[sqlite3.Connection]:
     """A database on disk that is gone afterwards."""
-    with (
-        tempfile.TemporaryDirectory(prefix="maskmill-plan-") as folder,
-        closing(sqlite3.connect(os.path.join(folder, "plan.sqlite"))) as db,
-    ):
-        db.execute("PRAGMA journal_mode=OFF")
-        db.execute("PRAGMA synchronous=OFF")
-        db.execute("PRAGMA cache_size=-8000")  # kB: 32 MB were no faster for a million inputs
-        db.executescript(tables)
-        yield db
+    try:
+        with (
+            tempfile.TemporaryDirectory(prefix="maskmill-plan-") as folder,
+            closing(sqlite3.connect(os.path.join(folder, "plan.sqlite"))) as db,
+        ):
+            db.execute("PRAGMA journal_mode=OFF")
+            db.execute("PRAGMA synchronous=OFF")
+            db.execute("PRAGMA cache_size=-8000")  # kB: 32 MB were no faster for a million inputs
+            db.executescript(tables)
+            yield db
+    except sqlite3.OperationalError as exc:
+        raise JobError(f"this needs scratch space in {tempfile.gettempdir()}: {exc}") from exc
+
+
+@dataclass
+class Tally:
+    """What was found; what was chosen of it is `items`."""
+
+    items: int = 0
+    duplicates: int = 0
+    not_images: int = 0
+    bytes: int = 0
+    of_unknown_size: int = 0
+    named: list[str] = field(default_factory=list)
+
+
+def survey(found: Iterable[Found], selection: Selection) -> Tally:
+    """What a plan would come to."""
+    with scratch(_TABLES) as db:
+        return _gather(db, found, selection, progress=lambda planned: None)
 
 
 def write_plan(
@@ -57,13 +78,10 @@ def write_plan(
     progress: Callable[[int], None] = lambda planned: None,
 ) -> Counts:
     """Write the plan parts of a run and say what is in them. job.json is not written here."""
-    try:
-        with scratch(_TABLES) as db:
-            tally = _gather(db, found, selection, progress)
-            rows = db.execute("SELECT id, uri, name, version FROM item ORDER BY id")
-            items = _write_parts(folder, itertools.starmap(Item, rows), shard_size)
-    except sqlite3.OperationalError as exc:
-        raise JobError(f"planning needs scratch space in {tempfile.gettempdir()}: {exc}") from exc
+    with scratch(_TABLES) as db:
+        tally = _gather(db, found, selection, progress)
+        rows = db.execute("SELECT id, uri, name, version FROM item ORDER BY id")
+        items = _write_parts(folder, itertools.starmap(Item, rows), shard_size)
     if not items:
         some = f", for one {tally.named[0]}" if tally.named else ""
         raise InputError(f"none of the {tally.not_images} files found is an image{some}")
@@ -85,42 +103,37 @@ def commit_job(folder: Folder, job: Job, *, replace: bool = False) -> bool:
     return True
 
 
-@dataclass
-class _Tally:
-    kept: int = 0
-    duplicates: int = 0
-    not_images: int = 0
-    named: list[str] = field(default_factory=list)
-
-
 def _gather(
     db: sqlite3.Connection,
     found: Iterable[Found],
     selection: Selection,
     progress: Callable[[int], None],
-) -> _Tally:
+) -> Tally:
     """All items in the scratch file, chosen and numbered."""
     if selection.images_from:
         _remember_ids(db, selection.images_from)
-    tally = _Tally()
+    tally = Tally()
     for each in found:
         _collect(db, each, selection, tally)
-        if tally.kept == selection.limit:
+        if tally.items == selection.limit:
             break
-        progress(tally.kept)
+        progress(tally.items)
     if selection.sample is not None:
         _draw_sample(db, selection.sample)
+        tally.items = min(tally.items, selection.sample)
     _give_ids(db, selection)
     return tally
 
 
-def _collect(db: sqlite3.Connection, each: Found, selection: Selection, tally: _Tally) -> None:
+def _collect(db: sqlite3.Connection, each: Found, selection: Selection, tally: Tally) -> None:
     if not each.is_image:
         tally.not_images += 1
         if len(tally.named) < NAMED:
             tally.named.append(shown(each.uri))
-    elif _insert(db, each, tally.kept, selection):
-        tally.kept += 1
+    elif _insert(db, each, tally.items, selection):
+        tally.items += 1
+        tally.bytes += max(each.size, 0)
+        tally.of_unknown_size += each.size < 0
     else:
         tally.duplicates += 1
 

@@ -93,7 +93,7 @@ class Watcher:
 
     def __init__(self, face: Face, total: int, done: int) -> None:
         self.tally = Tally(total, done)
-        self._last = 0.0
+        self._face, self._last = face, 0.0
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -104,7 +104,6 @@ class Watcher:
             disable=face != "bar",
         )
         self._task = self._bar.add_task("loading", total=total, completed=done, pace="")
-        self._show = {"bar": self._move_bar, "lines": self._line, "json": self._json}[face]
 
     def __enter__(self) -> Watcher:
         self._bar.start()
@@ -115,34 +114,29 @@ class Watcher:
 
     def hear(self, event: Event) -> None:
         self.tally.hear(event)
-        self._show(event)
+        kind, numbers = event["event"], self.tally.numbers()
+        if self._face == "json":
+            if kind != "image" or "failed" in event:
+                say_json(event)
+            if self._due(JSON_EVERY_S, kind):
+                say_json({"event": "progress", **numbers})
+            return
+        if kind in _REMARKS:
+            said = _REMARKS[kind].format(**event)
+            self._bar.console.print(said, markup=False, highlight=False, soft_wrap=True)
+        if self._face == "bar":
+            doing = _DOING.get(kind, "annotating")
+            self._bar.update(
+                self._task, completed=numbers["done"], description=doing, pace=_pace(numbers)
+            )
+        elif self._due(LINES_EVERY_S, kind):
+            done = f"{numbers['done']}/{numbers['total']} images"
+            print(f"{done}, {_pace(numbers)}", file=sys.stderr, flush=True)
 
-    def _move_bar(self, event: Event) -> None:
-        numbers = self.tally.numbers()
-        doing = _DOING.get(event["event"], "annotating")
-        self._bar.update(
-            self._task, completed=numbers["done"], description=doing, pace=_pace(numbers)
-        )
-        if event["event"] in _REMARKS:
-            self._bar.console.print(_REMARKS[event["event"]].format(**event), markup=False)
-
-    def _line(self, event: Event) -> None:
-        if event["event"] in _REMARKS:
-            print(_REMARKS[event["event"]].format(**event), file=sys.stderr)
-        if self._due(LINES_EVERY_S, event):
-            n = self.tally.numbers()
-            print(f"{n['done']}/{n['total']} images, {_pace(n)}", file=sys.stderr, flush=True)
-
-    def _json(self, event: Event) -> None:
-        if event["event"] != "image" or "failed" in event:
-            say_json(event)
-        if self._due(JSON_EVERY_S, event):
-            say_json({"event": "progress", **self.tally.numbers()})
-
-    def _due(self, every_s: float, event: Event) -> bool:
+    def _due(self, every_s: float, kind: str) -> bool:
         """Now and then, and once more when the last image is in."""
         now = time.monotonic()
-        if now - self._last < every_s and event["event"] != "merging":
+        if now - self._last < every_s and kind != "merging":
             return False
         self._last = now
         return True

@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import re
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import groupby
 from typing import Any
@@ -22,11 +22,10 @@ from storage import open_read, put
 from storage.errors import Exists, NotFound
 from storage.uris import shown, without_query
 from tasks.folder import Folder, JobError, ShardName, decoded, read_plan, read_shard, shard_objects
-from tasks.ordered import ordered_map
+from tasks.ordered import side_by_side
 from tasks.plan import scratch
 from tasks.records import SCHEMA, Annotation, Failure, Image, Item, ProducedBy, Shard, encode
 
-READERS = 8
 MOST_BYTES = 8 << 20  # of a segment's items; what is over goes into the next
 MOST_OBJECTS = 100_000
 NAME_TAKEN = "another input of this open job has this file name; append it with a file_name"
@@ -77,14 +76,10 @@ class Segments:
         self.count = 0
         self._read_on()
 
-    @property
-    def items(self) -> int:
-        return int(self._one("SELECT count(*) FROM item"))
-
-    @property
-    def objects(self) -> int:
-        """How many shard objects are taken in."""
-        return int(self._one("SELECT count(*) FROM taken"))
+    def counts(self) -> Counter[str]:
+        """How many inputs there are, and the shard objects that are taken in."""
+        tables = {"inputs": "item", "shard_objects": "taken"}
+        return Counter({name: self._one(f"SELECT count(*) FROM {tables[name]}") for name in tables})
 
     def grow(self) -> None:
         """Write what is new. Whoever is second at a number reads the first one's and goes on."""
@@ -150,13 +145,12 @@ class Segments:
 
     def _gather(self) -> None:
         """Read the shard objects that no segment has, each with its part of the plan."""
-        with ThreadPoolExecutor(READERS) as pool:
-            for shard, generation, items in ordered_map(pool, self._read, self._new(), 2 * READERS):
-                if generation == 0 and _ended(shard) != [each.id for each in items]:
-                    raise JobError(f"shard {shard.shard} does not end each of its inputs once")
-                row = (_object(shard.shard, generation), shard.empty_masks)
-                self._many("fresh", [row])
-                self._many("outcome", _outcomes(shard, generation, items))
+        for shard, generation, items in side_by_side(self._read, self._new()):
+            ended = [*(each.id for each in shard.images), *(f.image_id for f in shard.failures)]
+            if generation == 0 and sorted(ended) != [each.id for each in items]:
+                raise JobError(f"shard {shard.shard} does not end each of its inputs once")
+            self._many("fresh", [(_object(shard.shard, generation), shard.empty_masks)])
+            self._many("outcome", _outcomes(shard, generation, items))
 
     def _new(self) -> Iterator[tuple[ShardName, int]]:
         for part, generation in shard_objects(self._folder):
@@ -166,13 +160,6 @@ class Segments:
 
     def _read(self, which: tuple[ShardName, int]) -> tuple[Shard, int, tuple[Item, ...]]:
         return read_shard(self._folder, *which), which[1], read_plan(self._folder, which[0])
-
-    def _left(self) -> list[tuple[str, int]]:
-        rows = self._db.execute(
-            "SELECT object, empty_masks FROM fresh"
-            f" WHERE object NOT IN (SELECT object FROM taken) ORDER BY object LIMIT {MOST_OBJECTS}"
-        )
-        return rows.fetchall()
 
     def _next(self) -> tuple[bytes, str | None] | None:
         """The next segment, with the last URI that it goes to if it was full before the end.
@@ -198,7 +185,11 @@ class Segments:
             lines.append(encode(each) + b"\n")
             size += len(lines[-1])
         full = size > MOST_BYTES
-        left = [] if full else self._left()
+        left = self._db.execute(
+            "SELECT object, empty_masks FROM fresh"
+            " WHERE object NOT IN (SELECT object FROM taken) ORDER BY object LIMIT ?",
+            (0 if full else MOST_OBJECTS,),
+        ).fetchall()
         if not lines and not left:
             return None
         header = Header(
@@ -254,10 +245,6 @@ def segment_uri(folder: Folder, number: int) -> str:
 
 def _object(part: ShardName, generation: int) -> str:
     return f"{part}.r{generation}" if generation else str(part)
-
-
-def _ended(shard: Shard) -> list[int]:
-    return sorted([*(each.id for each in shard.images), *(f.image_id for f in shard.failures)])
 
 
 def _outcomes(

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from storage.uris import as_folder, join
+from storage.uris import as_folder
 from tasks.folder import Folder, ShardName, entries_of, parts, read_job, read_shard, written
 from tasks.markers import halt_of
 from tasks.merge import is_merged
@@ -71,7 +71,8 @@ class Follower:
     def _read_new(self) -> None:
         done = written(self.folder)
         new = [(s, g) for s, gs in done.items() for g in sorted(gs - self._seen.get(s, set()))]
-        for shard, generation, found in side_by_side(self._read, new, threads=16):
+        read = side_by_side(lambda which: read_shard(self.folder, *which), new, threads=16)
+        for (shard, generation), found in zip(new, read, strict=True):
             kinds = self._failures.setdefault(shard, {})
             for image in found.images:  # a later generation may have mended it
                 kinds.pop(image.id, None)
@@ -79,17 +80,13 @@ class Follower:
             kinds.update({each.image_id: f"{each.stage}/{each.kind}" for each in found.failures})
             self._seen.setdefault(shard, set()).add(generation)
 
-    def _read(self, wanted: tuple[ShardName, int]) -> tuple[ShardName, int, Any]:
-        shard, generation = wanted
-        return shard, generation, read_shard(self.folder, shard, generation)
-
 
 def followers(uri: str, state: State | None) -> Sequence[Follower]:
     """The job in this folder, or all jobs below this prefix."""
-    files = [join(uri, "job.json")]
+    places = [uri]
     if read_job(uri) is None:
-        files = [each.uri for each in entries_of(as_folder(uri))]
-    places = [each.removesuffix("/job.json") for each in files if each.endswith("/job.json")]
+        below = (each.uri for each in entries_of(as_folder(uri)))
+        places = [each.removesuffix("/job.json") for each in below if each.endswith("/job.json")]
     jobs = ((place, read_job(place)) for place in places)
     return [Follower(Folder(place, job.run), job, state) for place, job in jobs if job is not None]
 

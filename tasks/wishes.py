@@ -44,17 +44,12 @@ class Wishes:
 
 def settings_of(model: Model, wishes: Wishes) -> Settings:
     categories, class_ids = _categories(model, wishes)
+    as_typed = set(Settings.__struct_fields__) & set(Wishes.__dataclass_fields__)
     return Settings(
+        **{name: getattr(wishes, name) for name in as_typed},
         categories=categories,
         class_ids=class_ids,
-        threshold=wishes.threshold,
-        max_detections=wishes.max_detections,
         keep=ids_of(categories, wishes.classes),
-        mask_format=wishes.mask_format,
-        min_area=wishes.min_area,
-        fill_holes=wishes.fill_holes,
-        drop_specks=wishes.drop_specks,
-        reduced_decode=wishes.reduced_decode,
         max_bytes=whole_number("MASKMILL_MAX_BYTES", 256 << 20, 1),
         max_pixels=whole_number("MASKMILL_MAX_PIXELS", 100_000_000, 1),
     )

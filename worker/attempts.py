@@ -14,7 +14,7 @@ import msgspec
 from storage import put
 from storage.errors import Exists
 from tasks.folder import attempt_uri, read_attempts, write_attempt
-from tasks.local import alive
+from tasks.local import alive, processes_here
 from tasks.records import Attempt, encode
 
 BEAT_S = 5.0
@@ -49,12 +49,10 @@ def _crashed_here(worker: str) -> bool:
 
     Where both are gone the machine or an operator ended them, and only silence tells.
     """
-    _, _, rest = worker.partition(":")
-    host, *processes = rest.split(":")
-    if host != socket.gethostname() or len(processes) != 2:
-        return False
-    supervisor, child = (int(each) for each in processes)
-    return alive(supervisor) and not alive(child)
+    match processes_here(worker):
+        case [supervisor, child]:
+            return alive(supervisor) and not alive(child)
+    return False
 
 
 def read_history(attempts: str) -> History:

@@ -274,7 +274,7 @@ def test_what_does_not_fit_one_segment_goes_into_the_next(
     )
     with segments(folder) as found:
         assert found.count > 4
-        assert (found.items, found.objects) == (20, 10)
+        assert found.counts() == {"inputs": 20, "shard_objects": 10}
 
 
 def test_a_merge_that_was_cut_off_between_segments_goes_on(
