@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,11 +13,19 @@ from typing import Any
 
 import msgspec
 
-from storage import get
-from storage.disk_errors import translating
+from storage import get, open_read, open_write
 from storage.errors import StorageError
+from storage.streams import CHUNK
 from storage.uris import shown, storable
-from tasks.cards import ENGINES_BY_SUFFIX, Build, Card, Categories, InputSpec, ModelError, read_card
+from tasks.cards import (
+    ENGINES_BY_SUFFIX,
+    Build,
+    Card,
+    Categories,
+    InputSpec,
+    ModelError,
+    parse_card,
+)
 from tasks.categories import Category
 from tasks.check_model import report_lines, try_build
 from tasks.exits import OK
@@ -44,21 +51,26 @@ def add(typed: str, told: Told, replace: bool, as_json: bool) -> int:
     draft = _draft(graph, told["family"])
     known = _answers(draft, told, not as_json and sys.stdin.isatty())
     build = Build(file.name, sha256=digest(file))
-    card = _card(name, draft, known, build, graph.metadata.get("license", ""))
-    with translating(str(folder), writing=True):
-        user_folder().mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=user_folder()) as temporary:
-            staged = Path(temporary)
-            report = _stage(staged, file, card, draft, told["image"])
-            if report["fits"] is False:
-                raise ModelError(f"{file} was not added: {report['problem']}")
-            _commit(staged, name)
+    card_path = folder.with_name(f"{name}.toml")
+    text = to_toml(_card(name, draft, known, build, graph.metadata.get("license", "")), draft.form)
+    card = parse_card(text, card_path)
+    (build,) = card.builds
+    fresh = not folder.exists()
+    try:
+        report = try_build(
+            card, build, file, build.engines[0], told["image"], folder / "sample.jpg"
+        )
+        if report["fits"] is False:
+            raise ModelError(f"{file} was not added: {report['problem']}")
+        _keep(file, folder, text, card_path)
+    except BaseException:
+        if fresh:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
     report["path"] = str(folder / file.name)
-    if report["fits"]:
-        report["drawn"] = str(folder / "sample.jpg")
-    event = {"event": "added", "model": name, "card": f"{folder}.toml", "build": report}
+    event = {"event": "added", "model": name, "card": str(card_path), "build": report}
     lines = [
-        f"{file.name} is a {draft.form}; its card is {folder}.toml",
+        f"{file.name} is a {draft.form}; its card is {card_path}",
         *report_lines(report),
         f"use it: maskmill annotate photos/ -m {name} -o out",
     ]
@@ -127,31 +139,18 @@ def _categories(word: str) -> Categories:
         raise ModelError(f"--categories {shown(word)} cannot be read: {exc}") from exc
 
 
-def _stage(staged: Path, file: Path, card: Card, draft: Draft, image: str) -> Facts:
-    """The card and its files in a folder of their own, tried there."""
-    weights = staged / card.name
-    weights.mkdir()
-    for part in files_of(file):
-        shutil.copyfile(part, weights / part.name)
-    path = staged / f"{card.name}.toml"
-    path.write_text(to_toml(card, draft.form), "utf-8")
-    card = read_card(path)
-    (build,) = card.builds
-    network, drawing = weights / file.name, weights / "sample.jpg"
-    return try_build(card, build, network, build.engines[0], image, drawing)
-
-
-def _commit(staged: Path, name: str) -> None:
-    """The card last: until it stands, the files are nobody's, and go where they came from."""
-    new, folder, before = staged / name, user_folder() / name, staged / "before"
-    with ExitStack() as undo:
-        if folder.exists():
-            folder.rename(before)
-            undo.callback(before.rename, folder)
-        new.rename(folder)
-        undo.callback(folder.rename, new)
-        (staged / f"{name}.toml").replace(user_folder() / f"{name}.toml")
-        undo.pop_all()
+def _keep(file: Path, folder: Path, card: str, card_path: Path) -> None:
+    """The files, then their card, and none where one cannot be written; older ones go at last."""
+    parts = files_of(file)
+    with ExitStack() as written:
+        written.enter_context(open_write(str(card_path))).write(card.encode())
+        for part in parts:
+            copy = written.enter_context(open_write(str(folder / part.name)))
+            with open_read(str(part)) as stream:
+                shutil.copyfileobj(stream, copy, CHUNK)
+    for old in folder.iterdir():
+        if old.name not in ("sample.jpg", *(part.name for part in parts)):
+            old.unlink()
 
 
 def to_toml(card: Card, form: str) -> str:

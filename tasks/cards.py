@@ -155,8 +155,16 @@ def read_card(path: Path) -> Card:
     if not path.is_file():  # what is no regular file, a pipe say, might never end
         raise ModelError(f"there is no model card {path}")
     try:
-        card = msgspec.convert(tomllib.loads(path.read_text("utf-8")), Card, strict=False)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as exc:
+        return parse_card(path.read_text("utf-8"), path)
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ModelError(f"the model card {path} cannot be read: {exc}") from exc
+
+
+def parse_card(text: str, path: Path) -> Card:
+    """A card's text, which lies or is to lie at `path`."""
+    try:
+        card = msgspec.convert(tomllib.loads(text), Card, strict=False)
+    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as exc:
         raise ModelError(f"the model card {path} cannot be read: {exc}") from exc
     categories = card.category_list()
     ids, names = {each.id for each in categories}, {each.name.lower() for each in categories}

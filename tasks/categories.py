@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 import msgspec
+from msgspec.structs import replace
 
 CategoryId = Annotated[int, msgspec.Meta(ge=1, lt=2**31)]
 Name = Annotated[str, msgspec.Meta(min_length=1)]
@@ -34,10 +35,7 @@ def coco80() -> tuple[Category, ...]:
 def renumber(categories: Sequence[Category], scheme: str) -> tuple[Category, ...]:
     """`coco91` gives COCO's sparse ids by name, `contiguous` 1…N in the model's order."""
     if scheme == "contiguous":
-        return tuple(
-            Category(number, each.name, each.supercategory)
-            for number, each in enumerate(categories, 1)
-        )
+        return tuple(replace(each, id=number) for number, each in enumerate(categories, 1))
     return with_ids(categories, {each.name: each.id for each in coco80()}, "COCO's 80 names")
 
 
@@ -47,9 +45,7 @@ def with_ids(
     missing = next((each.name for each in categories if each.name not in id_by_name), None)
     if missing is not None:
         raise UnknownClass(f"the model's class {missing!r} is not among {where}")
-    return tuple(
-        Category(id_by_name[each.name], each.name, each.supercategory) for each in categories
-    )
+    return tuple(replace(each, id=id_by_name[each.name]) for each in categories)
 
 
 def mapped(
@@ -71,8 +67,7 @@ def mapped(
         if number in wanted or target == "":
             raise UnknownClass(f"the category map names {word!r} twice, or gives it no name")
         wanted[number] = target
-    ids = {each.name.lower(): each.id for each in categories}
-    ids |= {str(each.id): each.id for each in categories}
+    ids = _by_word(categories)
     names = {each.id: each for each in categories}
     highest = max([*names, *(each for each in wanted.values() if isinstance(each, int))])
     made: dict[int, Category] = {}
@@ -95,10 +90,15 @@ def mapped(
     return tuple(made.values()), tuple(places)
 
 
+def _by_word(categories: Sequence[Category]) -> dict[str, int]:
+    """Ids by name in small letters, and by themselves in digits."""
+    by_name = {each.name.lower(): each.id for each in categories}
+    return by_name | {str(each.id): each.id for each in categories}
+
+
 def ids_of(categories: Sequence[Category], wanted: Sequence[str]) -> tuple[int, ...]:
     """Category ids of names or ids, sorted, each once."""
-    by_word = {each.name.lower(): each.id for each in categories}
-    by_word |= {str(each.id): each.id for each in categories}
+    by_word = _by_word(categories)
     found = set()
     for word in wanted:
         key = word.strip().lower()

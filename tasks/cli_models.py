@@ -59,7 +59,7 @@ def reproduce(
     as_json: JsonFlag = False,
 ) -> None:
     """Run a model over COCO's val2017 and print measured beside published AP."""
-    from tasks.reproduce import reproduce as run
+    from tasks.evaluate import reproduce as run
 
     end(run, name, coco, output, limit, tolerance, as_json)
 

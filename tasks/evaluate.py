@@ -1,15 +1,23 @@
-"""`maskmill eval`: how good a job's results are, as a table or as JSON."""
+"""How good results are: `maskmill eval` of a job, and `maskmill models reproduce` of a model."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
-from tasks.annotate import need_worker_parts
-from tasks.exits import OK
+from tasks.annotate import annotate, need_worker_parts
+from tasks.cards import Model
+from tasks.exits import GATE_FAILED, OK
 from tasks.folder import Folder, need_job
+from tasks.inputs import InputError
 from tasks.progress import tell
+from tasks.records import Selection
+from tasks.shelf import find_model
+from tasks.wishes import Wishes
+
+Report = dict[str, Any]
 
 _ROWS = {
     "ap": "AP (0.50:0.95)",
@@ -34,14 +42,14 @@ def say_report(output: str, truth: str, as_json: bool, more: str = "") -> None:
     tell(event, [*_lines(report), *more.splitlines()], as_json)
 
 
-def measure(output: str, truth: str) -> dict[str, Any]:
+def measure(output: str, truth: str) -> Report:
     need_worker_parts()
     folder = Folder(output, need_job(output).run)
-    report: dict[str, Any] = import_module("worker.evaluate").evaluate(folder, truth)
+    report: Report = import_module("worker.evaluate").evaluate(folder, truth)
     return report
 
 
-def _lines(report: dict[str, Any]) -> Iterator[str]:
+def _lines(report: Report) -> Iterator[str]:
     box, mask = report["box"], report["mask"]
     rows = {name: (box[key], mask[key]) for key, name in _ROWS.items()}
     for name, value in box["by_class"].items():
@@ -62,3 +70,74 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
 
 def _figure(value: float | None) -> str:
     return "    –" if value is None else f"{value:.3f}"
+
+
+def reproduce(
+    name: str, coco: str, output: str, limit: int | None, tolerance: float, as_json: bool
+) -> int:
+    truth, images = _truth(Path(coco))
+    model = find_model(name)
+    wishes = Wishes(model=name, output=output or f"reproduce-{model.card.name}")
+    selection = Selection(limit=limit, images_root=str(images))
+    code = annotate([str(truth)], selection, wishes, as_json)
+    return code or _judge(model, wishes.output, str(truth), tolerance, as_json)
+
+
+def _truth(coco: Path) -> tuple[Path, Path]:
+    """The ground truth and the folder of its images, in COCO's layout or with both in one."""
+    for truth, images in (
+        (coco / "annotations" / "instances_val2017.json", coco / "val2017"),
+        (coco / "instances.json", coco),
+    ):
+        if truth.is_file() and images.is_dir():
+            return truth, images
+    raise InputError(
+        f"{coco} holds neither annotations/instances_val2017.json with val2017/,"
+        " nor an instances.json beside its images"
+    )
+
+
+def _judge(model: Model, output: str, truth: str, tolerance: float, as_json: bool) -> int:
+    report = measure(output, truth)
+    measured = {f"{kind}_ap": report[kind]["ap"] for kind in ("box", "mask")}
+    measured["mean_ap"] = report["mean_ap"]
+    rows = list(_rows(model, measured))
+    # Only the figures of this input are a gate; the others are of other protocols.
+    own = [abs(row["difference"]) for row in rows if row["own"]]
+    code = OK if max(own, default=0) <= tolerance else GATE_FAILED
+    said = {
+        "event": "reproduced",
+        "model": model.card.name,
+        "build": model.build.file,
+        "engine": model.engine,
+        "images": report["images"],
+        "left_out": report["truth_images_not_in_job"],
+        "measured": measured,
+        "comparison": rows,
+        "tolerance": tolerance,
+        "same": code == OK if own else None,
+        "output": output,
+        "exit": code,
+    }
+    tell(said, _comparison(said), as_json)
+    return code
+
+
+def _rows(model: Model, measured: Report) -> Iterator[Report]:
+    for number, accuracy in enumerate(model.build.ap):
+        for figure, here in measured.items():
+            said: float | None = getattr(accuracy, figure.removesuffix("_ap"))
+            if said is not None:
+                fact = {"figure": figure, "card": said, "difference": here - said}
+                yield {**fact, "own": not number, "source": accuracy.source, "on": accuracy.on}
+
+
+def _comparison(said: Report) -> Iterator[str]:
+    left = f"; {said['left_out']} more are left out" if said["left_out"] else ""
+    yield f"\n{said['model']}, {said['build']} with {said['engine']}, {said['images']} images{left}"
+    for figure, here in said["measured"].items():
+        yield f"{figure:<10}{here:.4f} measured here"
+        for row in (each for each in said["comparison"] if each["figure"] == figure):
+            yield "{card:16.4f} {source}, {difference:+.4f} ({on})".format_map(row)
+    verdict = {None: "the card has no figure of this build", True: "as its card says"}
+    yield f"{verdict.get(said['same'], 'not what its card says')}, within {said['tolerance']}"

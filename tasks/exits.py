@@ -15,7 +15,7 @@ from tasks.inputs import InputError
 from tasks.local import Refused, Stopped
 from tasks.progress import say_json
 
-OK, WRONG, OVER_BUDGET, STOPPED = 0, 2, 3, 4
+OK, WRONG, OVER_BUDGET, STOPPED, GATE_FAILED = 0, 2, 3, 4, 5
 
 _WRONG = (
     BadSetting,

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
-from storage import get, list_entries, open_read, put
-from storage.disk_errors import translating
+from storage import get, list_entries, open_read, open_write, put
 from storage.errors import NotFound
+from storage.streams import CHUNK
 from storage.uris import basename, below, relative, shown, storable
 from tasks.cards import ENGINES_BY_SUFFIX, Build, Card, Compute, Model, ModelError, read_card
 from tasks.download import checksum
@@ -116,15 +114,14 @@ def _is_network(name: str) -> bool:
 
 
 def _absent(path: Path, card: Card, build: Build) -> ModelError:
-    file, folder = build.file, user_folder() / card.name
-    for place in _places(path, card, build):
-        if place.is_file():  # an .xml without its .bin
-            file, folder = place.with_suffix(".bin").name, place.parent
+    usual = user_folder() / card.name / build.file
+    place = next((each for each in _places(path, card, build) if each.is_file()), usual)
+    missing = next(part for part in files_of(place) if not part.is_file())
     bring = any(each.url for each in build.downloads)
     return ModelError(
         f"the weights of {card.name} are not here: "
         f"{f'maskmill models pull {card.name} brings them, or ' if bring else ''}"
-        f"put {file} into {folder}"
+        f"put {missing.name} into {missing.parent}"
     )
 
 
@@ -138,8 +135,9 @@ def model_at(
     if storable(str(place)) != str(place):
         raise ModelError(f"the path of the model file {shown(str(place))} is not UTF-8; rename it")
     if place.suffix.lower() == ".onnx":
-        read_graph(place)
-    sha256 = _require_digest(build.sha256, place, f"the model file {place}")
+        read_graph(place)  # it refuses weights in files that no hash would cover
+    sha256 = digest(place)
+    _require_same(build.sha256, sha256, f"the model file {place}")
     return Model(card, build, str(place.resolve()), sha256, engine, compute)
 
 
@@ -179,26 +177,21 @@ def fetch_shared(card: Card, build: Build) -> Path:
 def cached_build(uri: str, sha256: str) -> Path:
     """The network at `uri`, an .xml with its .bin, in the cache under the hash of its bytes.
 
-    Processes that fetch it at once each bring all of it; the first one's folder stays.
+    Nothing of it is there before all of it is right, and an .xml not before its .bin. Processes
+    that fetch it at once each bring the same.
     """
     place = cache_folder() / sha256 / basename(uri)
     if _is_whole(place):
         return place
-    with translating(str(place), writing=True):
-        cache_folder().mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".incoming-", dir=cache_folder()) as temporary:
-            incoming = Path(temporary) / "files" / place.name
-            incoming.parent.mkdir()
-            for part in files_of(incoming):
-                remote = uri.removesuffix(incoming.suffix) + part.suffix
-                with open_read(remote) as stream, part.open("wb") as copy:
-                    shutil.copyfileobj(stream, copy, 1 << 20)
-            _require_digest(sha256, incoming, shown(uri))
-            try:
-                incoming.parent.rename(place.parent)
-            except OSError:
-                if not _is_whole(place):
-                    raise
+    found = hashlib.sha256()
+    with ExitStack() as written:
+        for part in files_of(place):
+            copy = written.enter_context(open_write(str(part)))
+            with open_read(uri.removesuffix(place.suffix) + part.suffix) as stream:
+                while chunk := stream.read(CHUNK):
+                    found.update(chunk)
+                    copy.write(chunk)
+        _require_same(sha256, found.hexdigest(), shown(uri))
     return place
 
 
@@ -217,14 +210,12 @@ def _card_named(name: str) -> Path:
     raise ModelError(f"there is no model {name!r}; the cards at hand: {known}")
 
 
-def _require_digest(expected: str, path: Path, said: str) -> str:
-    found = digest(path)
+def _require_same(expected: str, found: str, said: str) -> None:
     if expected and expected != found:
         raise ModelError(
             f"{said} is not the one that its card names: "
             f"SHA-256 {found[:16]}… instead of {expected[:16]}…"
         )
-    return found
 
 
 def digest(path: Path) -> str:

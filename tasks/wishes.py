@@ -61,6 +61,8 @@ def _categories(
     """The dataset's categories, and the id that each class of the network gets."""
     categories = model.card.category_list()
     places: Sequence[int | None] = range(len(categories))
+    if wishes.allow_unmatched and not wishes.category_map:
+        raise UnknownClass("--allow-unmatched is about --category-map, which is not given")
     if wishes.category_map:
         mapping = _category_map(wishes.category_map)
         categories, places = mapped(categories, mapping, allow_unmatched=wishes.allow_unmatched)

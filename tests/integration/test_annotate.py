@@ -205,6 +205,7 @@ def test_an_image_that_kills_its_process_costs_only_itself(
         (["ftp://host/x.jpg"], ["ftp", "not supported"]),
         (["{photos}", "--precision", "bf16"], ["bf16", "openvino"]),
         (["{photos}", "--category-map", "{ids}"], ["--category-map", "cannot be read"]),
+        (["{photos}", "--allow-unmatched"], ["--category-map", "not given"]),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else None,
 )

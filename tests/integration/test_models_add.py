@@ -189,13 +189,13 @@ def test_what_cannot_be_added_leaves_nothing(
     assert not models.exists() or not list(models.iterdir())
 
 
-@pytest.mark.parametrize("nth", [1, 2, 3])
+@pytest.mark.parametrize("part", ["canned.toml", "canned/canned.onnx", "canned/sample.jpg"])
 def test_a_failure_while_it_is_written_leaves_nothing(
-    tmp_path: Path, models: Path, nth: int
+    tmp_path: Path, models: Path, part: str
 ) -> None:
-    """A full disk at the card's first, second and last touch: written, read back, put in place."""
+    """A full disk when the card, the network or the sample is to get its name."""
     network = write_model(tmp_path, "a").with_suffix(".onnx")
-    fault = {"who": "parent", "path": "canned.toml", "nth": nth, "errno": 28}
+    fault = {"who": "parent", "path": str(models / part), "nth": 1, "errno": 28}
     ran = maskmill("models", "add", network, *TOLD, fault=fault)
     assert ran.code in (2, 4), ran.err
     assert ran.err.count("\n") == 1, ran.err

@@ -270,13 +270,15 @@ def test_an_ir_without_names_of_tensors(tmp_path: Path) -> None:
     assert found.outputs == (Tensor("boxes", (1,), "float"), Tensor("classes", (7,), "int64"))
 
 
-BOMB = '<!DOCTYPE net [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;">]><net version="&b;"></net>'
+# Ten entities, each of ten of the one before: ten billion letters, if it were let.
+ENTITIES = "".join(f'<!ENTITY e{n} "{f"&e{n - 1};" * 10}">' for n in range(1, 10))
+BOMB = f'<!DOCTYPE net [<!ENTITY e0 "aaaaaaaaaa">{ENTITIES}]><net version="&e9;"></net>'
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (BOMB, "DOCTYPE"),
+        (BOMB, "amplification"),
         ("<net>", "no element|not well-formed|unclosed"),
         ("<html></html>", "no <net>"),
         ("<net><layers><layer type='Parameter' name='p'/></layers></net>", "no such port"),
