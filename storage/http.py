@@ -6,17 +6,15 @@ import io
 import re
 import time
 from collections.abc import Callable, Iterator
-from datetime import datetime, timezone
+from contextlib import closing
 from typing import Any, NoReturn, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from urllib3 import BaseHTTPResponse
 from urllib3.exceptions import HTTPError
 
 from storage.errors import BadUri, Denied, Expired, NotFound, NotWritable, Unreachable
-from storage.http_connections import hang_up_after
-from storage.http_requests import Interrupted, follow
-from storage.presigned import has_expired
+from storage.http_requests import Interrupted, follow, hang_up_after
 from storage.settings import http_settings
 from storage.streams import CHUNK, Entry, Opened, backoff, read_all
 from storage.uris import Location
@@ -26,32 +24,23 @@ Result = TypeVar("Result")
 _ATTEMPTS = 4
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
 _ERROR_BYTES = 4096
+_EXPIRED = (b"expired", b"not valid in the specified time frame", b"signed expiry time")
 _TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
 def open_versioned(location: Location) -> Opened:
-    deadline = time.monotonic() + http_settings().deadline
-    return _insist(lambda: _open(location, deadline))
+    return open_from(location, 0, "")[1]
 
 
 def open_from(location: Location, start: int, version: str) -> tuple[int, Opened]:
     """The rest of an object that is still of `version`, from `start`; else all of it, from 0."""
     deadline = time.monotonic() + http_settings().deadline
-    if start and version and not version.startswith("W/"):  # a weak ETag does not mean equal bytes
-        is_date = version.endswith(" GMT")
-        unless = {"Range": f"bytes={start}-", "If-Range": version if is_date else f'"{version}"'}
-        answer = _insist(lambda: follow(location, unless))
-        said = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
-        if answer.status == 206 and said is not None and int(said[1]) == start:
-            body = _Body(location.uri, answer, deadline)
-            return start, Opened(io.BufferedReader(body, CHUNK), int(said[2]), version)
-        answer.close()
-    return 0, _insist(lambda: _open(location, deadline))
+    return _insist(lambda: _open(location, deadline, start, version))
 
 
 def get_versioned(location: Location, max_bytes: int | None) -> tuple[bytes, str]:
     deadline = time.monotonic() + http_settings().deadline
-    return _insist(lambda: read_all(_open(location, deadline), location.uri, max_bytes))
+    return _insist(lambda: read_all(_open(location, deadline)[1], location.uri, max_bytes))
 
 
 def require(location: Location) -> None:
@@ -80,17 +69,28 @@ def _insist(action: Callable[[], Result]) -> Result:
     return action()
 
 
-def _open(location: Location, deadline: float) -> Opened:
-    answer = follow(location)
-    if answer.status != 200:
-        try:
-            raise _refusal(location, answer)
-        finally:
-            answer.close()
-    size = answer.headers.get("Content-Length", "")
-    version = answer.headers.get("ETag", "").strip('"') or answer.headers.get("Last-Modified", "")
-    body = _Body(location.uri, answer, deadline)
-    return Opened(io.BufferedReader(body, CHUNK), int(size) if size.isdigit() else None, version)
+def _open(
+    location: Location, deadline: float, start: int = 0, version: str = ""
+) -> tuple[int, Opened]:
+    unless = {}
+    if start and version and not version.startswith("W/"):  # a weak ETag does not mean equal bytes
+        is_date = version.endswith(" GMT")
+        unless = {"Range": f"bytes={start}-", "If-Range": version if is_date else f'"{version}"'}
+    answer = follow(location, unless)
+    part = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
+    if answer.status == 200:
+        start, size = 0, answer.headers.get("Content-Length", "")
+        etag = answer.headers.get("ETag", "").strip('"')
+        version = etag or answer.headers.get("Last-Modified", "")
+    elif unless and answer.status == 206 and part is not None and int(part[1]) == start:
+        size = part[2]
+    else:
+        with closing(answer):
+            if not unless:
+                raise _refusal(location, answer)
+        return _open(location, deadline)
+    body = io.BufferedReader(_Body(location.uri, answer, deadline), CHUNK)
+    return start, Opened(body, int(size) if size.isdigit() else None, version)
 
 
 def _refusal(location: Location, answer: BaseHTTPResponse) -> Exception:
@@ -104,11 +104,19 @@ def _refusal(location: Location, answer: BaseHTTPResponse) -> Exception:
             body = answer.read(_ERROR_BYTES)
         except HTTPError:
             body = b""
-        if has_expired(urlsplit(uri).query, body, datetime.now(timezone.utc)):
+        if _has_expired(body, urlsplit(uri).query):
             return Expired(uri)
     if status in (401, 403, 407, 451):
         return Denied(uri)
     return Unreachable(uri, f"could not be read: its server answered with status {status}")
+
+
+def _has_expired(body: bytes, query: str) -> bool:
+    """Whether a presigned URL was refused for its age: most stores say so. CloudFront does not,
+    but its query says until when the URL is good."""
+    until = parse_qs(query).get("Expires", [""])[0]
+    is_over = until.isdecimal() and int(until) < time.time()
+    return is_over or any(phrase in body.lower() for phrase in _EXPIRED)
 
 
 class _Body(io.RawIOBase):
@@ -118,7 +126,6 @@ class _Body(io.RawIOBase):
         self._uri = uri
         self._answer = answer
         self._deadline = deadline
-        self._missing = answer.length_remaining
         left = max(0.0, deadline - time.monotonic())
         self._timer = hang_up_after(left, answer.connection)
 
@@ -130,10 +137,6 @@ class _Body(io.RawIOBase):
             chunk = self._answer.read1(len(buffer))
         except (HTTPError, OSError) as error:
             raise self._broken() from error
-        if self._missing is not None:
-            self._missing -= len(chunk)
-            if not chunk and self._missing > 0:
-                raise self._broken()
         if time.monotonic() > self._deadline:
             raise self._broken()
         buffer[: len(chunk)] = chunk

@@ -1,4 +1,4 @@
-"""GET over HTTP, where the address is checked at each redirect and then pinned.
+"""GET over HTTP, where the address is checked at each redirect and then pinned, and that ends.
 
 Proxy variables are not honoured: a proxy would resolve the name a second time.
 """
@@ -7,15 +7,21 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
+import threading
+import time
 from collections.abc import Mapping
+from contextlib import suppress
+from functools import lru_cache
+from typing import Any
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
 import urllib3
+from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError, SSLError
 
 from storage.addresses import Address, require_allowed, resolve
 from storage.errors import BadUri, Refused, Unreachable
-from storage.http_connections import pools
 from storage.settings import http_settings
 from storage.uris import Location, parse
 
@@ -54,9 +60,8 @@ def _redirected(uri: str, url: str, target: str) -> str:
 
 def _ask(uri: str, url: SplitResult, conditions: Mapping[str, str]) -> urllib3.BaseHTTPResponse:
     """One request, to the first checked address that takes the connection."""
-    host = _ascii_host(uri, url.hostname or "")
     port = url.port or (443 if url.scheme == "https" else 80)
-    addresses = _resolved(uri, host, port)
+    host, addresses = _resolved(uri, url.hostname or "", port)
     require_allowed(uri, host, addresses, http_settings())
     headers = {**_headers(url, host), **conditions}
     cause: Exception | None = None
@@ -70,16 +75,11 @@ def _ask(uri: str, url: SplitResult, conditions: Mapping[str, str]) -> urllib3.B
     raise Interrupted(uri, "could not be reached: no connection, or no answer in time") from cause
 
 
-def _ascii_host(uri: str, host: str) -> str:
+def _resolved(uri: str, host: str, port: int) -> tuple[str, list[Address]]:
+    """A host's name in ASCII, and its addresses."""
     try:
-        return host if host.isascii() else host.encode("idna").decode()
-    except UnicodeError as error:
-        raise BadUri(uri, "is not a usable URI: its host name is malformed") from error
-
-
-def _resolved(uri: str, host: str, port: int) -> list[Address]:
-    try:
-        return resolve(host, port)
+        name = host.encode("idna").decode()
+        return name, resolve(name, port)
     except (OSError, ValueError) as error:
         may_pass = getattr(error, "errno", None) == socket.EAI_AGAIN
         kind = Interrupted if may_pass else Unreachable
@@ -91,6 +91,7 @@ def _send(
 ) -> urllib3.BaseHTTPResponse:
     secure = {"server_hostname": host} if url.scheme == "https" else {}
     pool = pools(os.getpid()).connection_from_host(str(address), port, url.scheme, secure)
+    pool.ConnectionCls = _CONNECTIONS[url.scheme]
     return pool.urlopen(
         "GET",
         (url.path or "/") + (f"?{url.query}" if url.query else ""),
@@ -107,12 +108,56 @@ def _send(
 def _headers(url: SplitResult, host: str) -> Mapping[str, str]:
     """The password of a URL goes to its own host only: a redirect carries its own or none."""
     name = f"[{host}]" if ":" in host else host
-    headers = {
-        "Host": f"{name}:{url.port}" if url.port else name,
-        "Accept-Encoding": "identity",
-        "User-Agent": "maskmill",
-    }
-    if url.username is not None:
-        login = f"{unquote(url.username)}:{unquote(url.password or '')}"
-        headers.update(urllib3.make_headers(basic_auth=login))
-    return headers
+    login = f"{unquote(url.username or '')}:{unquote(url.password or '')}"
+    made = urllib3.make_headers(
+        accept_encoding="identity",
+        user_agent="maskmill",
+        basic_auth=None if url.username is None else login,
+    )
+    return {**made, "Host": f"{name}:{url.port}" if url.port else name}
+
+
+@lru_cache(maxsize=1)
+def pools(process: int) -> urllib3.PoolManager:
+    """Connections kept open, by pinned address and host name; one set per process."""
+    return urllib3.PoolManager(num_pools=32, maxsize=16, ssl_context=ssl.create_default_context())
+
+
+def hang_up_after(seconds: float, connection: Any) -> threading.Timer:
+    """Ends a connection from another thread: its own timeout starts anew with every byte."""
+
+    def hang_up() -> None:
+        with suppress(OSError, AttributeError):  # closed already
+            connection.sock.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(seconds, hang_up)
+    timer.daemon = True
+    timer.start()
+    return timer
+
+
+class _Prompt(HTTPConnection):
+    """Status line and headers must all arrive within the timeout.
+
+    Headers that break off pass for whole ones, so what came too late is refused here.
+    """
+
+    def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override]
+        limit = self.timeout or 0.0
+        end = time.monotonic() + limit
+        timer = hang_up_after(limit, self)
+        try:
+            answer = super().getresponse()
+        finally:
+            timer.cancel()
+        if time.monotonic() >= end:
+            answer.close()
+            raise TimeoutError
+        return answer
+
+
+class _TlsPrompt(_Prompt, HTTPSConnection):
+    pass
+
+
+_CONNECTIONS = {"http": _Prompt, "https": _TlsPrompt}

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 import storage
-from storage import errors, http_connections, http_requests
+from storage import errors, http_requests
 from storage.addresses import Address, is_public, require_allowed
 from storage.settings import http_settings
 from tests.services import http_server, reply, url_of
@@ -248,12 +248,12 @@ def secure_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sit
     context.load_cert_chain(certificate)
     site = Site()
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-    http_connections.pools.cache_clear()
+    http_requests.pools.cache_clear()
     with http_server(site.answer) as server:
         server.socket = context.wrap_socket(server.socket, server_side=True)
         site.port = server.server_port
         yield site
-    http_connections.pools.cache_clear()
+    http_requests.pools.cache_clear()
 
 
 def _certificate(folder: Path, host: str) -> Path:
