@@ -13,13 +13,13 @@ from typing import Any, BinaryIO
 import msgspec
 
 from storage.uris import storable
-from tasks.cards import ModelError
+from tasks.cards import Model, ModelError
 from tasks.exits import OK, OVER_BUDGET
 from tasks.folder import Folder, missing_shards, read_run
 from tasks.local import Interrupted, Stopped, await_ready, run, start
 from tasks.merge import is_merged
-from tasks.opening import SHARD_SIZE, Sources, ask, continue_job, open_job, sources
-from tasks.progress import Watcher, choose_face, planning_notice, say_json, tell
+from tasks.opening import SHARD_SIZE, Opened, Sources, ask, continue_job, open_job, sources
+from tasks.progress import Face, Watcher, choose_face, planning_notice, say_json, tell
 from tasks.records import Job, Selection
 from tasks.shelf import find_model
 from tasks.wishes import Wishes, settings_of
@@ -56,13 +56,18 @@ def standard_input(inputs: Sequence[str]) -> Iterator[BinaryIO | None]:
 
 def _annotate(given: Sources, wishes: Wishes, as_json: bool) -> int:
     model = find_model(wishes.model, wishes.runtime, wishes.precision)
+    done = work_off(model, given, wishes, choose_face(as_json))
+    return finish(*done, wishes.max_failures, as_json)
+
+
+def work_off(model: Model, given: Sources, wishes: Wishes, face: Face) -> Opened:
+    """Plan what is asked for, or go on with it, and run it to its merged dataset."""
     output = storable(wishes.output)
     asked = ask(given, model, settings_of(model, wishes), wishes.shard_size or SHARD_SIZE)
     there = None if wishes.overwrite else continue_job(output, asked)
     if there is not None and is_merged(there.folder, there.job):
-        return finish(*there, wishes.max_failures, as_json)
+        return there
     need_worker_parts(model.engine)
-    face = choose_face(as_json)
     child = start(model)
     try:
         await_ready(child)
@@ -74,7 +79,7 @@ def _annotate(given: Sources, wishes: Wishes, as_json: bool) -> int:
             overwrite=wishes.overwrite,
             progress=planning_notice(face),
         )
-        if as_json:
+        if face == "json":
             say_json({"event": "planned", **msgspec.to_builtins(job.counts)})
         with Watcher(face, job.counts.items, _done(job, folder)) as watcher:
             run(child, model, folder, watcher.hear, replace_edited=wishes.replace_edited)
@@ -86,7 +91,7 @@ def _annotate(given: Sources, wishes: Wishes, as_json: bool) -> int:
         ) from exc
     finally:
         child.close()
-    return finish(job, folder, wishes.max_failures, as_json)
+    return Opened(job, folder)
 
 
 def need_worker_parts(engine: str = "onnx") -> None:

@@ -25,7 +25,8 @@ _ANNOTATE_EPILOG = (
     "  maskmill annotate photos/ -m shapes -o out\n\n"
     "  maskmill annotate 's3://bucket/2024/**/*.jpg' -m my-model.toml -o s3://results/run-1\n\n"
     "  maskmill annotate coco.json --images-root photos -m shapes -o out --classes disc,star\n\n"
-    "Exit codes: 0 all well, 2 wrong usage, 3 more failures than --max-failures, 4 stopped."
+    "Exit codes: 0 all well, 2 wrong usage, 3 more failures than --max-failures, 4 stopped,"
+    " 5 --gate-parity found the model not at parity."
 )
 
 
@@ -74,6 +75,45 @@ def evaluate(
     from tasks.evaluate import evaluate as run
 
     end(run, output, truth, as_json)
+
+
+_PARITY_EPILOG = (
+    "Instances that score at least the threshold in either are matched by mask IoU 0.5. Bounds for"
+    " --require: matched and mask_iou (at least), score_drift, class_flips and, with --gt, ap_loss"
+    " (at most).\n\n"
+    "Examples:\n\n"
+    "  maskmill parity shapes photos/\n\n"
+    "  maskmill parity shapes val.json --gt val.json --only 'fp32 onnx,int8 litert'"
+    " --require matched=0.95,ap_loss=0.03\n\n"
+    "Exit codes: 0 all well, 2 wrong usage, 4 stopped, 5 one way is outside a bound."
+)
+
+
+@app.command(epilog=_PARITY_EPILOG)
+def parity(
+    model: Annotated[str, typer.Argument(help="A card's name, or a card.", show_default=False)],
+    inputs: Inputs,
+    only: Annotated[
+        str, typer.Option(help="Compare these, the others with the first; all that run here.")
+    ] = "",
+    truth: Annotated[str, typer.Option("--gt", help="A COCO dataset, to compare AP as well.")] = "",
+    threshold: Annotated[
+        float, typer.Option(min=0, max=1, help="Instances that score this count.")
+    ] = 0.3,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N inputs.")] = None,
+    require: Annotated[
+        str, typer.Option(help="Exit 5 outside these bounds; none only reports.")
+    ] = "matched=0.98,mask_iou=0.95",
+    output: Annotated[str, typer.Option("--output", "-o", help="Keep each one's job here.")] = "",
+    as_json: JsonFlag = False,
+) -> None:
+    """Compare one model's builds, runtimes and precisions on the same inputs."""
+    from tasks.parity import Question
+    from tasks.parity import parity as run
+    from tasks.records import Selection
+
+    question = Question(inputs, Selection(limit=limit), threshold, truth, output)
+    end(run, model, question, only, require, as_json)
 
 
 @app.command()

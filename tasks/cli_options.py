@@ -83,6 +83,10 @@ _COMMON = (
     option("full_decode", bool, False, "Never decode large JPEGs at reduced scale."),
     _amount("shard_size", "Images a shard (default: 64).", least=1, most=100_000),
     option("overwrite", bool, False, "Start anew where the output holds a job."),
+    option(
+        "gate_parity",
+        *(bool, False, "First see on 16 inputs that it agrees with the card's first build."),
+    ),
 )
 
 
@@ -95,7 +99,10 @@ def asking(command: Callable[..., None], *more: inspect.Parameter) -> Callable[.
 
     def run(**values: Any) -> None:
         typed = {each.name: values.pop(each.name) for each in _COMMON}
+        gated = typed.pop("gate_parity")
         selection, wishes = _asked(typed)
+        if gated:
+            _gate(values["model"], values["inputs"], selection, wishes, values["as_json"])
         command(selection=selection, wishes=wishes, **values)
 
     named = [each for each in own if each.name not in ("selection", "wishes", "how")]
@@ -106,6 +113,15 @@ def asking(command: Callable[..., None], *more: inspect.Parameter) -> Callable[.
     run.__annotations__ = {each.name: each.annotation for each in merged}
     run.__doc__, run.__name__ = command.__doc__, command.__name__
     return run
+
+
+def _gate(*asked: Any) -> None:
+    from tasks.exits import OK, ended
+    from tasks.parity import gate
+
+    code = ended(lambda: gate(*asked), asked[-1])
+    if code != OK:
+        raise typer.Exit(code)
 
 
 def end(command: Callable[P, int], *told: P.args, **named: P.kwargs) -> NoReturn:

@@ -24,7 +24,7 @@ Record = dict[str, Any]
 
 def evaluate(folder: Folder, truth_uri: str) -> Record:
     """Box and mask AP (their mean is what model zoos call mAP), by size and by class."""
-    dataset, results = _read_job(folder)
+    dataset, results = read_dataset(folder), read_dataset(folder, "results.json")
     truth = _read_truth(truth_uri)
     images = _image_ids(dataset, folder, truth)
     if not images:
@@ -53,13 +53,11 @@ def evaluate(folder: Folder, truth_uri: str) -> Record:
     return report
 
 
-def _read_job(folder: Folder) -> tuple[Record, list[Record]]:
+def read_dataset(folder: Folder, name: str = "instances.json") -> Any:
     try:
-        dataset = msgspec.json.decode(get(folder.file("instances.json")), type=Record)
-        results = msgspec.json.decode(get(folder.file("results.json")), type=list[Record])
+        return msgspec.json.decode(get(folder.file(name)))
     except NotFound as exc:
         raise JobError(f"{folder.uri} is not merged yet: {exc}") from exc
-    return dataset, results
 
 
 def _read_truth(uri: str) -> Record:

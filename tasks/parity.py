@@ -1,0 +1,260 @@
+"""`maskmill parity`: one model's builds, runtimes and precisions against each other."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from tasks.annotate import ENGINE_PARTS, is_here, work_off
+from tasks.cards import Build, Card, Compute, Model, ModelError
+from tasks.environment import SettingError
+from tasks.evaluate import measure
+from tasks.exits import GATE_FAILED, OK
+from tasks.folder import Folder, read_run
+from tasks.inputs import InputError
+from tasks.local import Refused
+from tasks.opening import sources
+from tasks.progress import choose_face, tell
+from tasks.records import Selection
+from tasks.shelf import builds_at, find_model, model_at
+from tasks.wishes import Wishes
+
+BOUNDS = "matched=0.98,mask_iou=0.95"
+THRESHOLD = 0.3
+GATE_IMAGES = 16
+_INTERPRETERS = {"tflite_runtime": "tflite-runtime", "ai_edge_litert": "litert"}
+_AT_LEAST, _AT_MOST = ("matched", "mask_iou"), ("score_drift", "class_flips", "ap_loss")
+
+Report = dict[str, Any]
+
+
+class Way(NamedTuple):
+    """One way to run a model here."""
+
+    name: str
+    build: Build
+    place: Path
+    engine: str
+    compute: Compute = "f32"
+    variables: Mapping[str, str] = {}  # of the environment, for what no option names
+
+    def model(self, card: Card) -> Model:
+        return model_at(card, self.build, self.place, self.engine, self.compute)
+
+
+def ways(name: str) -> tuple[Card, dict[str, Way]]:
+    """Every way in which this machine can run a model; the card's first build leads."""
+    path, card, builds = builds_at(name)
+    found: dict[str, Way] = {}
+    for build, place in builds:
+        if place is not None:
+            for way in _ways_of(build, place):
+                new = way.name if way.name not in found else f"{build.file}:{way.name}"
+                found[new] = way._replace(name=new)
+    if not found:
+        raise ModelError(f"no build of {card.name} ({path}) is here and can be run")
+    return card, found
+
+
+def _ways_of(build: Build, place: Path) -> Iterator[Way]:
+    for engine in filter(is_here, build.engines):
+        if engine == "tflite":
+            for package in filter(find_spec, ENGINE_PARTS["tflite"][0]):
+                which = _INTERPRETERS[package]
+                cpu = {"MASKMILL_TFLITE": which, "MASKMILL_DELEGATE": "none"}
+                yield Way(f"{build.precision} {which}", build, place, engine, variables=cpu)
+                yield from _on_npu(build, place, which)
+            continue
+        yield Way(f"{build.precision} {engine}", build, place, engine)
+        if engine == "openvino" and build.precision == "fp32":
+            yield Way(f"bf16 {engine}", build, place, engine, "bf16")
+
+
+def _on_npu(build: Build, place: Path, which: str) -> Iterator[Way]:
+    """What MASKMILL_DELEGATE asks for, if it asks for anything."""
+    asked = os.environ.get("MASKMILL_DELEGATE", "none")
+    if asked != "none":
+        npu = {"MASKMILL_TFLITE": which, "MASKMILL_DELEGATE": asked}
+        yield Way(f"{build.precision} {which} delegate", build, place, "tflite", variables=npu)
+
+
+class Question(NamedTuple):
+    """What the ways of a model are run over, and what counts."""
+
+    inputs: Sequence[str]
+    selection: Selection
+    threshold: float  # instances that score at least this are counted
+    truth: str = ""  # a COCO dataset
+    output: str = ""  # where the job folders stay
+
+
+def parity(model: str, question: Question, only: str, require: str, as_json: bool) -> int:
+    """Run all ways over the inputs, compare each with the first, and judge them by `require`."""
+    card, here = ways(model)
+    names = [word.strip() for word in only.split(",") if word.strip()]
+    chosen = _chosen(here, names or [*here], card)
+    bounds = _bounds(require, question.truth)
+    reports = _measure(card, chosen, question, needed=bool(names))
+    faults = [f"{r['way']}: {fault}" for r in reports for fault in _faults(r, bounds)]
+    code = GATE_FAILED if faults else OK
+    event = {"event": "parity", "model": card.name, "ways": reports, "faults": faults}
+    tell({**event, "exit": code}, [*_table(reports), *faults], as_json)
+    return code
+
+
+def gate(
+    model: str, inputs: Sequence[str], selection: Selection, wishes: Mapping[str, Any], as_json: bool
+) -> int:
+    """Compare what a job is to run with the card's first build, on the first of its inputs."""
+    if "-" in inputs:
+        raise InputError("--gate-parity reads the inputs twice, and standard input is read once")
+    _, here = ways(model)
+    wanted = find_model(model, wishes["runtime"], wishes["precision"])
+    run = wanted.build.file, wanted.engine, wanted.compute
+    its = next(w.name for w in here.values() if (w.build.file, w.engine, w.compute) == run)
+    first = next(iter(here))
+    if its == first:
+        return OK
+    limited = msgspec.structs.replace(selection, limit=min(GATE_IMAGES, selection.limit or GATE_IMAGES))
+    question = Question(inputs, limited, wishes["threshold"] or THRESHOLD)
+    return parity(model, question, f"{first},{its}", BOUNDS, as_json)
+
+
+def _chosen(here: dict[str, Way], names: Sequence[str], card: Card) -> list[Way]:
+    unknown = [name for name in names if name not in here]
+    if unknown:
+        raise ModelError(f"{card.name} runs here as {', '.join(here)}, not as {unknown[0]!r}")
+    if len(names) < 2:
+        raise ModelError(
+            f"there is nothing to compare {card.name} as {names[0]} with; it runs here as"
+            f" {', '.join(here)}, and as more with another build or another runtime installed"
+        )
+    return [here[name] for name in names]
+
+
+def _bounds(require: str, truth: str) -> dict[str, float]:
+    """`matched=0.98,mask_iou=0.95` or `none`."""
+    if require == "none":
+        return {}
+    bounds = {}
+    for word in require.split(","):
+        key, _, value = word.strip().partition("=")
+        try:
+            bounds[key] = float(value)
+        except ValueError:
+            raise SettingError(f"--require {word!r} is no NAME=NUMBER, as in {BOUNDS}") from None
+        if key not in (*_AT_LEAST, *_AT_MOST):
+            known = ", ".join((*_AT_LEAST, *_AT_MOST))
+            raise SettingError(f"--require knows no {key!r}, only {known}")
+    if "ap_loss" in bounds and not truth:
+        raise SettingError("--require ap_loss wants a ground truth: --gt FILE")
+    return bounds
+
+
+@contextmanager
+def _folder(output: str) -> Iterator[str]:
+    if output:
+        yield output
+        return
+    with tempfile.TemporaryDirectory(prefix="maskmill-parity-") as folder:
+        yield folder
+
+
+def _measure(
+    card: Card, chosen: Sequence[Way], question: Question, *, needed: bool
+) -> list[Report]:
+    """A report on each way; on one that cannot run here, unless it is needed, why."""
+    reports: list[Report] = []
+    first: Folder | None = None
+    with _folder(question.output) as output:
+        for way in chosen:
+            try:
+                folder, report = _run(card, way, question, output)
+            except Refused as exc:
+                if needed or first is None:
+                    raise
+                reports.append({"way": way.name, "cannot_run": str(exc)})
+                continue
+            first = first or folder
+            if question.truth:
+                judged = measure(folder.uri, question.truth)
+                report |= {"box_ap": judged["box"]["ap"], "mask_ap": judged["mask"]["ap"]}
+                lead = reports[0] if reports else report
+                report["ap_loss"] = round(lead["mask_ap"] - report["mask_ap"], 4)
+            compared = import_module("worker.parity").compare(first, folder, question.threshold)
+            reports.append(report | compared)
+    return reports
+
+
+def _run(card: Card, way: Way, question: Question, output: str) -> tuple[Folder, Report]:
+    """One way over all inputs, down to half the threshold: see worker/parity.py."""
+    print(f"{way.name} …", file=sys.stderr, flush=True)
+    place = f"{output.rstrip('/')}/{way.name.replace(' ', '-').replace('/', '-')}"
+    wishes = Wishes(model=card.name, output=place, threshold=question.threshold / 2)
+    with _environment(way.variables):
+        given = sources(question.inputs, question.selection)
+        _, folder = work_off(way.model(card), given, wishes, choose_face(as_json=False))
+    record: Report = read_run(folder) or {}
+    if not record["images"]:
+        raise InputError(f"none of the inputs could be annotated: {record['failures_by_kind']}")
+    seconds = record["seconds_by_stage"].items()
+    return folder, {
+        "way": way.name,
+        "made_by": record["produced_by"],
+        "failures": record["failures"],
+        "ms_an_image": {stage: round(1000 * s / record["images"], 1) for stage, s in seconds},
+    }
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _faults(report: Report, bounds: Mapping[str, float]) -> Iterator[str]:
+    if "cannot_run" in report or not bounds:
+        return
+    for key, bound in bounds.items():
+        value = report[key]
+        if value < bound if key in _AT_LEAST else value > bound:
+            how = "under" if key in _AT_LEAST else "over"
+            yield f"{key} is {value:g}, {how} the bound of {bound:g}"
+    if report["images_in_one_only"]:
+        yield f"{report['images_in_one_only']} images failed in one of the two"
+
+
+def _table(reports: Sequence[Report]) -> Iterator[str]:
+    lead = reports[0]
+    width = max(len(each["way"]) for each in reports)
+    judged = "  box AP  mask AP" if "ap_loss" in lead else ""
+    yield f"{'':{width}}  matched  mask IoU  score drift (max)  flips{judged}  ms an image"
+    for each in reports:
+        if "cannot_run" in each:
+            yield f"{each['way']:{width}}  cannot run here: {each['cannot_run']}"
+            continue
+        of_ap = f"  {each['box_ap']:6.3f}  {each['mask_ap']:7.3f}" if judged else ""
+        stages = ", ".join(f"{stage} {ms:g}" for stage, ms in each["ms_an_image"].items())
+        drift = f"{each['score_drift']:.4f} ({each['score_drift_max']:.3f})"
+        yield (
+            f"{each['way']:{width}}  {each['matched']:7.2%}  {each['mask_iou']:8.4f}  {drift:>17}"
+            f"  {each['class_flips']:5d}{of_ap}  {stages}"
+        )
+    yield (
+        f"each against {lead['way']}, on {lead['images']} images with {lead['instances'] // 2}"
+        " instances"
+    )
