@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -112,7 +113,11 @@ def parity(model: str, question: Question, only: str, require: str, as_json: boo
 
 
 def gate(
-    model: str, inputs: Sequence[str], selection: Selection, wishes: Mapping[str, Any], as_json: bool
+    model: str,
+    inputs: Sequence[str],
+    selection: Selection,
+    wishes: Mapping[str, Any],
+    as_json: bool,
 ) -> int:
     """Compare what a job is to run with the card's first build, on the first of its inputs."""
     if "-" in inputs:
@@ -124,7 +129,9 @@ def gate(
     first = next(iter(here))
     if its == first:
         return OK
-    limited = msgspec.structs.replace(selection, limit=min(GATE_IMAGES, selection.limit or GATE_IMAGES))
+    limited = msgspec.structs.replace(
+        selection, limit=min(GATE_IMAGES, selection.limit or GATE_IMAGES)
+    )
     question = Question(inputs, limited, wishes["threshold"] or THRESHOLD)
     return parity(model, question, f"{first},{its}", BOUNDS, as_json)
 
@@ -148,10 +155,9 @@ def _bounds(require: str, truth: str) -> dict[str, float]:
     bounds = {}
     for word in require.split(","):
         key, _, value = word.strip().partition("=")
-        try:
-            bounds[key] = float(value)
-        except ValueError:
-            raise SettingError(f"--require {word!r} is no NAME=NUMBER, as in {BOUNDS}") from None
+        if not re.fullmatch(r"\d*\.?\d+", value):
+            raise SettingError(f"--require {word!r} is no NAME=NUMBER, as in {BOUNDS}")
+        bounds[key] = float(value)
         if key not in (*_AT_LEAST, *_AT_MOST):
             known = ", ".join((*_AT_LEAST, *_AT_MOST))
             raise SettingError(f"--require knows no {key!r}, only {known}")
