@@ -224,10 +224,9 @@ def test_local_inputs_are_uploaded_and_a_model_travels(
         for part, data in (("A", b"one"), ("B", b"other")):
             (twice / part).mkdir(parents=True)
             (twice / part / "same.jpg").write_bytes(data)
-        clash = made.run(
-            "submit", twice / "A", twice / "B", "-m", card, "-o", f"{s3}/clash", "--upload"
-        )
-        assert (clash.code, "same.jpg" in clash.err) == (2, True), "two files of one name stay two"
+        clash = ("submit", twice / "A", twice / "B", "-m", card, "-o", f"{s3}/clash", "--upload")
+        for refused in (made.run(*clash, "--dry-run"), made.run(*clash)):
+            assert (refused.code, "same.jpg" in refused.err) == (2, True), "they stay two"
         look = made.run("status", f"{s3}/out", "--json").events
         assert [each["job"] for each in look] == [f"{s3}/out"]
     assert len(list((tmp_path / "cache" / "maskmill" / "models").iterdir())) == 1
