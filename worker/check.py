@@ -7,23 +7,19 @@ import time
 from collections import Counter
 from typing import Any
 
-import msgspec
 from PIL import Image
 
-from storage import get, put
+from storage import put
 from tasks.cards import Model, ModelError
 from tasks.inputs import InputError
 from tasks.records import Item, Settings
 from worker.detections import ModelMismatch
-from worker.drawing import draw
-from worker.images import decode, read_header
 from worker.model import LoadedModel, load_model
 from worker.settings import read_settings
 from worker.shard import Stopwatch, annotate_one
-from worker.sheet import SHOWN, TILE_MINIMUM
+from worker.sheet import SHOWN, drawn
 
 Facts = dict[str, Any]
-Names = dict[int, str]
 
 
 def check_build(model: Model, settings: Settings, picture: str, drawing: str) -> Facts:
@@ -42,9 +38,11 @@ def check_build(model: Model, settings: Settings, picture: str, drawing: str) ->
         if outcome.failure.stage == "model":
             return {"fits": False, "problem": outcome.failure.message}
         raise InputError(f"{outcome.failure.uri}: {outcome.failure.message}")
-    records = [msgspec.to_builtins(each) for each in outcome.annotations]
+    file = io.BytesIO()
+    pixels = drawn(picture, outcome.annotations, settings)
+    Image.fromarray(pixels).save(file, "JPEG", quality=90)
+    put(drawing, file.getvalue())
     names = {each.id: each.name for each in settings.categories}
-    _draw([each for each in records if each["score"] >= SHOWN], names, settings, picture, drawing)
     return {
         "fits": True,
         "version": loaded.engine_version,
@@ -52,7 +50,7 @@ def check_build(model: Model, settings: Settings, picture: str, drawing: str) ->
         "outputs": [str(each) for each in loaded.runtime.outputs],
         "roles": _roles(loaded),
         "load_seconds": round(seconds, 3),
-        "detections": dict(Counter(names[each["category_id"]] for each in records)),
+        "detections": dict(Counter(names[each.category_id] for each in outcome.annotations)),
         "drawn": drawing,
         "drawn_from_score": SHOWN,
     }
@@ -65,13 +63,3 @@ def _roles(loaded: LoadedModel) -> Facts:
     parts |= parts.pop("names", {})
     tensors = {each.name: str(each) for each in loaded.runtime.outputs}
     return {role: tensors[name] for role, name in parts.items() if name in tensors}
-
-
-def _draw(records: list[Facts], names: Names, settings: Settings, picture: str, to: str) -> None:
-    data = get(picture, max_bytes=settings.max_bytes)
-    header = read_header(data, max_pixels=settings.max_pixels)
-    pixels = decode(data, header, TILE_MINIMUM)
-    file = io.BytesIO()
-    drawn = draw(pixels, records, names, (header.height, header.width))
-    Image.fromarray(drawn).save(file, "JPEG", quality=90)
-    put(to, file.getvalue())

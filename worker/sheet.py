@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -10,7 +10,7 @@ from storage import get, put
 from storage.errors import StorageError
 from tasks.folder import SHEET, Folder, exists, read_plan, read_retries, whole_shard
 from tasks.merge import Picked
-from tasks.records import Job
+from tasks.records import Annotation, Job, Settings
 from worker.drawing import contact_sheet, draw
 from worker.images import BadImage, Pixels, decode, read_header
 
@@ -32,14 +32,19 @@ def _tile(folder: Folder, job: Job, pick: Picked) -> tuple[str, Pixels | None]:
     shard = whole_shard(folder, pick.shard, generations)
     item = next(each for each in read_plan(folder, pick.shard) if each.file_name == pick.file_name)
     found = [each for each in shard.annotations if each.image_id == item.id]
-    records = [msgspec.to_builtins(each) for each in found if each.score >= SHOWN]
-    caption = f"{item.file_name}: {len(records)} from {SHOWN}, {len(found)} in all"
-    settings = job.asked.settings
+    number = sum(each.score >= SHOWN for each in found)
+    caption = f"{item.file_name}: {number} from {SHOWN}, {len(found)} in all"
     try:
-        data = get(item.uri, max_bytes=settings.max_bytes)
-        header = read_header(data, max_pixels=settings.max_pixels)
-        pixels = decode(data, header, TILE_MINIMUM)
+        return caption, drawn(item.uri, found, job.asked.settings)
     except (StorageError, BadImage):
         return caption, None
+
+
+def drawn(uri: str, found: Iterable[Annotation], settings: Settings) -> Pixels:
+    """An image with what was found on it and may be shown."""
+    data = get(uri, max_bytes=settings.max_bytes)
+    header = read_header(data, max_pixels=settings.max_pixels)
+    pixels = decode(data, header, TILE_MINIMUM)
     names = {each.id: each.name for each in settings.categories}
-    return caption, draw(pixels, records, names, (header.height, header.width))
+    records = [msgspec.to_builtins(each) for each in found if each.score >= SHOWN]
+    return draw(pixels, records, names, (header.height, header.width))
