@@ -14,12 +14,13 @@ from functools import lru_cache
 from typing import BinaryIO
 
 from storage.disk_errors import LINK_UNSUPPORTED, NO_FILE, MappedFile, translating
-from storage.disk_listing import TEMPORARY, version_of, walk
 from storage.errors import Exists, NotFound, Refused, StorageError
 from storage.streams import Entry, Opened, holds, read_all
-from storage.uris import Location, shown
+from storage.uris import Location, as_folder, join, shown, storable
 
 logger = logging.getLogger(__name__)
+
+_TEMPORARY = ".maskmill-tmp-"
 
 
 def open_versioned(location: Location) -> Opened:
@@ -33,7 +34,7 @@ def open_versioned(location: Location) -> Opened:
         os.close(descriptor)
         raise
     stream = io.BufferedReader(MappedFile(location.uri, descriptor, "rb"))
-    return Opened(stream, facts.st_size, version_of(facts))
+    return Opened(stream, facts.st_size, _version_of(facts))
 
 
 def get_versioned(location: Location, max_bytes: int | None) -> tuple[bytes, str]:
@@ -43,10 +44,6 @@ def get_versioned(location: Location, max_bytes: int | None) -> tuple[bytes, str
 def require(location: Location) -> None:
     with translating(location.uri):
         _require_file(location.uri, os.stat(location.path))
-
-
-def list_entries(location: Location, starting: str) -> Iterator[Entry]:
-    return walk(location, starting)
 
 
 def put(location: Location, data: bytes, create_only: bool) -> None:
@@ -88,6 +85,10 @@ def _written(location: Location, only_new: bytes | None = None) -> Iterator[Bina
             stream.close()
         with translating(location.uri, writing=True), suppress(FileNotFoundError):
             os.unlink(temporary)
+
+
+def _version_of(facts: os.stat_result) -> str:
+    return f"{facts.st_size}-{facts.st_mtime_ns}"
 
 
 def _require_file(uri: str, facts: os.stat_result) -> None:
@@ -138,7 +139,7 @@ def _temporary_beside(path: str) -> str:
         with suppress(FileExistsError):
             os.mkdir(folder)
         _sync(os.path.dirname(folder) or ".")
-    return os.path.join(os.path.dirname(path), TEMPORARY + secrets.token_hex(8))
+    return os.path.join(os.path.dirname(path), _TEMPORARY + secrets.token_hex(8))
 
 
 def _sync(path: str) -> None:
@@ -151,3 +152,65 @@ def _sync(path: str) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def list_entries(location: Location, starting: str) -> Iterator[Entry]:
+    """A folder's files, recursively, in the UTF-8 order of their whole paths, one folder in memory.
+
+    Links to files and folders are followed, except a link to a folder that holds it, which would
+    never end. A link to nothing is listed with version "absent", so that it becomes a failed input
+    and does not vanish.
+    """
+    top = as_folder(location.path)
+    with translating(location.uri):
+        if not os.path.isdir(top):
+            os.stat(location.path)
+            raise NotFound(location.uri, "is not a folder")
+    # One level per open folder: what is left in it, and its identity.
+    levels = [(iter(_names(location, "", starting)), _identity(top))]
+    while levels:
+        path = next(levels[-1][0], None)
+        if path is None:
+            levels.pop()
+        elif not path.endswith("/"):
+            yield from _entry(location, top, path)
+        elif _identity(top + path) not in [identity for _, identity in levels]:
+            levels.append((iter(_names(location, path, starting)), _identity(top + path)))
+
+
+def _names(location: Location, folder: str, starting: str) -> list[str]:
+    """Paths below the top of what is in `folder`; folders end in a slash, which sorts them."""
+    with translating(join(location.uri, folder) if folder else location.uri):
+        try:
+            with os.scandir(as_folder(location.path) + folder) as found:
+                paths = [folder + item.name + ("/" if item.is_dir() else "") for item in found]
+        except FileNotFoundError:
+            return []
+    wanted = [path for path in paths if _may_match(path, starting)]
+    return sorted(wanted, key=os.fsencode)
+
+
+def _may_match(path: str, starting: str) -> bool:
+    if path.rpartition("/")[2].startswith(_TEMPORARY):
+        return False
+    return path.startswith(starting) or (path.endswith("/") and starting.startswith(path))
+
+
+def _entry(location: Location, top: str, path: str) -> Iterator[Entry]:
+    uri = storable(join(location.uri, path))
+    try:
+        facts = os.stat(top + path)
+    except OSError:
+        if os.path.lexists(top + path):
+            yield Entry(uri, 0, "absent")
+        return
+    if stat.S_ISREG(facts.st_mode):
+        yield Entry(uri, facts.st_size, _version_of(facts))
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        facts = os.stat(path)
+    except OSError:
+        return None
+    return facts.st_dev, facts.st_ino
