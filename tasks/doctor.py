@@ -7,9 +7,7 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from storage import delete, get, put
@@ -17,11 +15,12 @@ from storage.errors import StorageError
 from storage.uris import join, shown
 from tasks.annotate import ENGINE_PARTS
 from tasks.broker import DEFAULT_QUEUE, BrokerDown, broker_url, make_app, queues_for, waiting
-from tasks.cards import ModelError, read_card
+from tasks.cards import ModelError
 from tasks.environment import SettingError
 from tasks.exits import OK, STOPPED
 from tasks.folder import Folder, need_job, read_run
 from tasks.progress import tell
+from tasks.provenance import installed
 from tasks.shelf import find_model, zoo_cards
 from tasks.state import fleet_state
 
@@ -44,10 +43,7 @@ def check_machine(as_json: bool) -> int:
 
 
 def _engines() -> dict[str, str]:
-    found = dict.fromkeys(PACKAGES, "not installed")
-    for package in found:
-        with suppress(PackageNotFoundError):
-            found[package] = version(package)
+    found = dict.fromkeys(PACKAGES, "not installed") | installed(PACKAGES)
     if found["onnxruntime"] != "not installed":
         providers = import_module("onnxruntime").get_available_providers()
         found["onnxruntime"] += f" with {', '.join(providers)}"
@@ -106,8 +102,7 @@ def _fleet() -> Iterator[tuple[str, str]]:
 def _models() -> Iterator[tuple[str, str]]:
     for path in zoo_cards():
         try:
-            card = read_card(path)
-            yield card.name, f"{find_model(str(path)).path}"
+            yield path.stem, find_model(str(path)).path
         except ModelError as exc:
             yield path.stem, str(exc)
 

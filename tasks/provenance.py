@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterable
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 
@@ -13,8 +14,14 @@ _PARTS = (
 
 
 def producer_versions() -> dict[str, str]:
-    found = {"python": platform.python_version(), "platform": platform.platform()}
-    for part in _PARTS:
+    here = {"python": platform.python_version(), "platform": platform.platform()}
+    return here | installed(_PARTS)
+
+
+def installed(packages: Iterable[str]) -> dict[str, str]:
+    """The versions of those that are installed."""
+    found = {}
+    for package in packages:
         with suppress(PackageNotFoundError):
-            found[part] = version(part)
+            found[package] = version(package)
     return found
