@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import secrets
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO, NamedTuple, cast
 
@@ -14,7 +13,7 @@ from tasks.cards import Model
 from tasks.folder import Folder, JobDiffers, delete_run, exists, read_job
 from tasks.inputs import Found, InputError, absolute, find
 from tasks.plan import commit_job, write_plan
-from tasks.records import Asked, Job, ModelRef, Routing, Selection, Settings
+from tasks.records import Asked, Job, ModelRef, Routing, Selection, Settings, encode
 
 SHARD_SIZE = 64
 DERIVED = ("instances.json", "results.json", "failures.jsonl", "run.json")
@@ -92,15 +91,17 @@ def open_job(
     replaced = read_job(output)
     if replaced is None:
         refuse_foreign(output)
-    folder = Folder(output, secrets.token_hex(6))
     found = checked(find(given.inputs, given.selection.images_root, given.stdin))
-    counts = write_plan(folder, found, given.selection, asked.shard_size, progress)
+    salt = encode(asked) + (replaced.run.encode() if replaced else b"")
+    folder, counts = write_plan(output, salt, found, given.selection, asked.shard_size, progress)
     job = Job(folder.run, asked, counts, model_path, routing or Routing())
     replaced = read_job(output)
     if not commit_job(folder, job, replace=overwrite):
-        delete_run(folder)  # another planner was first
-        return cast(Opened, continue_job(output, asked))
-    if replaced is not None:
+        there = cast(Opened, continue_job(output, asked))
+        if there.folder != folder:
+            delete_run(folder)  # another planner was first
+        return there
+    if replaced is not None and replaced.run != folder.run:
         delete_run(Folder(output, replaced.run))
     return Opened(job, folder)
 

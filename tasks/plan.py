@@ -12,13 +12,13 @@ import os
 import sqlite3
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 
 from storage import put
 from storage.errors import Exists
 from storage.uris import shown
-from tasks.folder import Folder, JobError
+from tasks.folder import Folder, JobError, entries_of
 from tasks.inputs import Found, InputError, coco_images
 from tasks.ordered import side_by_side
 from tasks.records import Counts, Item, Job, Selection, encode
@@ -71,21 +71,30 @@ def survey(found: Iterable[Found], selection: Selection) -> Tally:
 
 
 def write_plan(
-    folder: Folder,
+    output: str,
+    salt: bytes,
     found: Iterable[Found],
     selection: Selection,
     shard_size: int,
     progress: Callable[[int], None] = lambda planned: None,
-) -> Counts:
-    """Write the plan parts of a run and say what is in them. job.json is not written here."""
+) -> tuple[Folder, Counts]:
+    """Write the plan parts of a run and say what is in them. job.json is not written here.
+
+    The run's token is a hash of `salt` and the items: planning that was cut off and finds the same
+    again goes on where it stopped, and parts of another plan are never taken for its own.
+    """
     with scratch(_TABLES) as db:
         tally = _gather(db, found, selection, progress)
-        rows = db.execute("SELECT id, uri, name, version FROM item ORDER BY id")
-        items = _write_parts(folder, itertools.starmap(Item, rows), shard_size)
-    if not items:
-        some = f", for one {tally.named[0]}" if tally.named else ""
-        raise InputError(f"none of the {tally.not_images} files found is an image{some}")
-    return Counts(
+        if not tally.items:
+            some = f", for one {tally.named[0]}" if tally.named else ""
+            raise InputError(f"none of the {tally.not_images} files found is an image{some}")
+        rows = "SELECT id, uri, name, version FROM item ORDER BY id"
+        token = hashlib.sha256(salt)
+        for row in db.execute(rows):
+            token.update(repr(row).encode())
+        folder = Folder(output, token.hexdigest()[:12])
+        items = _write_parts(folder, itertools.starmap(Item, db.execute(rows)), shard_size)
+    return folder, Counts(
         items=items,
         shards=-(-items // shard_size),
         duplicates=tally.duplicates,
@@ -208,13 +217,16 @@ def _give_ids(db: sqlite3.Connection, selection: Selection) -> None:
 
 
 def _write_parts(folder: Folder, items: Iterator[Item], shard_size: int) -> int:
-    """Each part is one shard's items; the uploads run side by side."""
+    """Each part is one shard's items; the uploads run side by side, save those that are there."""
+    there = {entry.uri for entry in entries_of(f"{folder.plan(0).rpartition('/')[0]}/")}
     parts = enumerate(iter(lambda: list(itertools.islice(items, shard_size)), []))
 
     def write(part: tuple[int, list[Item]]) -> int:
         number, chosen = part
         data = b"".join(encode(item) + b"\n" for item in chosen)
-        put(folder.plan(number), data, create_only=True)
+        if folder.plan(number) not in there:
+            with suppress(Exists):  # another planner of the same is at work
+                put(folder.plan(number), data, create_only=True)
         return len(chosen)
 
     return sum(side_by_side(write, parts, WRITERS))

@@ -10,7 +10,6 @@ import sys
 import time
 from pathlib import Path
 
-from tasks.folder import Folder
 from tasks.inputs import find
 from tasks.opening import SHARD_SIZE
 from tasks.plan import write_plan
@@ -19,7 +18,7 @@ from tasks.records import Selection
 
 def main(word: str, out: str) -> None:
     start = time.perf_counter()
-    counts = write_plan(Folder(out, "run"), find([word]), Selection(), SHARD_SIZE)
+    _, counts = write_plan(out, b"", find([word]), Selection(), SHARD_SIZE)
     seconds = time.perf_counter() - start
     lines = Path("/proc/self/status").read_text().splitlines()
     peak = next(line for line in lines if line.startswith("VmHWM")).split()[1]

@@ -83,9 +83,9 @@ def test_planning_takes_no_more_memory_for_more_inputs(
         return str(tmp_path / str(count))
 
     def peak(count: int) -> int:
-        word, folder = prepared(count), Folder(str(tmp_path / f"out-{count}"), "run")
+        word, out = prepared(count), str(tmp_path / f"out-{count}")
         tracemalloc.start()
-        counts = write_plan(folder, find([word]), Selection(), 50)
+        _, counts = write_plan(out, b"", find([word]), Selection(), 50)
         top = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert (counts.items, counts.shards) == (count, count // 50)

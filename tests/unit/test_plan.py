@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage import get, list_entries
+from storage import get, list_entries, put
 from tasks.cards import Card
 from tasks.categories import coco80
-from tasks.folder import Folder, read_plan
+from tasks.folder import read_plan
 from tasks.inputs import Found, InputError
 from tasks.opening import differing
 from tasks.ordered import ordered_map
@@ -34,8 +34,7 @@ def asked(shard_size: int = 3, **selection: object) -> Asked:
 
 def planned(found: Iterable[Found], wanted: Asked) -> list[Item]:
     with TemporaryDirectory() as uri:
-        folder = Folder(uri, "run")
-        counts = write_plan(folder, found, wanted.selection, wanted.shard_size)
+        folder, counts = write_plan(uri, b"", found, wanted.selection, wanted.shard_size)
         parts = [read_plan(folder, number) for number in range(counts.shards)]
     assert all(len(part) == wanted.shard_size for part in parts[:-1])
     items = [item for part in parts for item in part]
@@ -59,7 +58,7 @@ def test_items_are_the_distinct_inputs_in_order(names: list[str], shard_size: in
 
 def test_counts_name_what_was_left_out(tmp_path: Path) -> None:
     found = [*images("aab"), *(Found(f"s3://x/{n}.md", f"{n}.md", is_image=False) for n in "cd")]
-    counts = write_plan(Folder(str(tmp_path), "run"), found, Selection(), 3)
+    _, counts = write_plan(str(tmp_path), b"", found, Selection(), 3)
     assert (counts.items, counts.shards, counts.duplicates, counts.not_images) == (2, 1, 1, 2)
     assert counts.not_images_named == ("s3://x/c.md", "s3://x/d.md")
 
@@ -76,7 +75,7 @@ def test_counts_name_what_was_left_out(tmp_path: Path) -> None:
 )
 def test_refusals_name_the_first_offender(tmp_path: Path, found: list[Found], words: str) -> None:
     with pytest.raises(InputError) as refused:
-        write_plan(Folder(str(tmp_path), "run"), found, Selection(), 3)
+        write_plan(str(tmp_path), b"", found, Selection(), 3)
     assert words in str(refused.value)
     assert "sig=" not in str(refused.value)
 
@@ -118,8 +117,8 @@ def test_memory_does_not_grow_with_the_plan(
         return top
 
     def planning(count: int) -> int:
-        folder = Folder(str(tmp_path / str(count)), "run")
-        return peak(lambda: write_plan(folder, stream(count), Selection(), 50))
+        out = str(tmp_path / str(count))
+        return peak(lambda: write_plan(out, b"", stream(count), Selection(), 50))
 
     planning(2000)
     many = planning(20_000)
@@ -128,11 +127,34 @@ def test_memory_does_not_grow_with_the_plan(
 
 
 def test_plan_parts_are_all_that_is_written(tmp_path: Path) -> None:
-    folder = Folder(str(tmp_path), "run")
-    write_plan(folder, images("abcd"), Selection(), 3)
+    folder, _ = write_plan(str(tmp_path), b"", images("abcd"), Selection(), 3)
     uris = [entry.uri for entry in list_entries(folder.uri + "/")]
     assert uris == [folder.plan(0), folder.plan(1)]
     assert get(folder.plan(1)).count(b"\n") == 1
+
+
+def test_planning_that_was_cut_off_goes_on_where_it_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same inputs come under the same token, and only what is missing is written."""
+    puts: list[str] = []
+
+    def put_until_the_disk_is_full(uri: str, data: bytes, **how: bool) -> None:
+        puts.append(uri)
+        if len(puts) == 4:
+            raise OSError("the process is killed here")
+        put(uri, data, **how)
+
+    monkeypatch.setattr("tasks.plan.WRITERS", 1)
+    monkeypatch.setattr("tasks.plan.put", put_until_the_disk_is_full)
+    with pytest.raises(OSError, match="killed"):
+        write_plan(str(tmp_path), b"", images("abcdefghijkl"), Selection(), 2)
+    cut, puts[:] = set(puts[:3]), ["", "", "", "", *puts[:3]]
+    folder, counts = write_plan(str(tmp_path), b"", images("abcdefghijkl"), Selection(), 2)
+    assert not cut & set(puts[7:])
+    assert {*cut, *puts[7:]} == {folder.plan(number) for number in range(counts.shards)}
+    for salt, names in ((b"", "abcdefghijkm"), (b"overwritten", "abcdefghijkl")):
+        assert write_plan(str(tmp_path), salt, images(names), Selection(), 2)[0].run != folder.run
 
 
 @given(st.integers(0, 30), st.integers(1, 8))
