@@ -123,9 +123,13 @@ def test_storms_on_s3(tmp_path: Path, oracle: Oracle, moto: str, moto_s3: str) -
     with over_s3(tmp_path, oracle, moto_s3, storm) as s3:
         s3.fleet.worker()
         storm.plan("GET", truncate(300, stall=True))
-        oracle.submit(s3.fleet, s3.out, "--shard-size", 2, photos=s3.photos)
-        recover(s3.fleet, s3.out)
-        oracle.check(s3.out)
+        for number in range(5):  # how many requests a job takes is a matter of how busy we are
+            out = f"{s3.out}{number}"
+            oracle.submit(s3.fleet, out, "--shard-size", 2, photos=s3.photos)
+            recover(s3.fleet, out)
+            oracle.check(out)
+            if min(storm.spoilt["GET"], storm.spoilt["PUT"]) > 5:
+                break
         assert storm.spoilt["GET"] > 5
         assert storm.spoilt["PUT"] > 5
 
