@@ -3,6 +3,9 @@
 import re
 
 _WITH_SCHEME = re.compile(r"(?s)([A-Za-z][A-Za-z0-9+.-]*://)([^/?#]*)(.*)")
+_SECRET = re.compile(r"(:\\*/\\*/)[^\s\"/\\?#]*@")
+# In JSON a backslash and what follows go together.
+_QUERY = re.compile(r"(?i)(https?:\\*/(?:\\.|[^\"'\\?])*)\?(?:\\.|[^\s\"\\])*")
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")
 
 
@@ -19,6 +22,11 @@ def without_query(uri: str) -> str:
         path, mark, fragment = rest.partition("#")
         rest = path.partition("?")[0] + mark + fragment
     return scheme + authority.rpartition("@")[2] + rest
+
+
+def without_queries(text: str) -> str:
+    """JSON or other text with the URLs in it cut as `without_query` does it, or more."""
+    return _QUERY.sub(r"\1", _SECRET.sub(r"\1", text))
 
 
 def shown(uri: str) -> str:

@@ -94,6 +94,10 @@ def work_off(model: Model, given: Sources, wishes: Wishes, face: Face) -> Opened
     return Opened(job, folder)
 
 
+def engines_here() -> list[str]:
+    return [engine for engine in ENGINE_PARTS if is_here(engine)]
+
+
 def need_worker_parts(engine: str = "onnx") -> None:
     parts, extra = ENGINE_PARTS[engine]
     missing = [each for each in WORKER_PARTS if find_spec(each) is None]

@@ -15,6 +15,7 @@ import msgspec
 from amqp.exceptions import MessageNacked  # type: ignore[import-untyped]
 from botocore.exceptions import ClientError
 from celery import Celery
+from kombu.connection import Connection
 from kombu.exceptions import BatchPublishError, OperationalError
 
 from storage.uris import shown
@@ -38,9 +39,18 @@ class BrokerDown(Exception):
 
 def broker_url() -> str:
     url = os.environ.get("MASKMILL_BROKER_URL") or DEFAULT_BROKER
-    scheme = urlsplit(url).scheme
+    scheme = url.partition(":")[0]
     if scheme not in SCHEMES:
         raise SettingError(f"MASKMILL_BROKER_URL is of none of the kinds {', '.join(SCHEMES)}")
+    try:
+        database = Connection(url).virtual_host  # type: ignore[no-untyped-call]
+        if scheme.startswith("redis"):
+            int(database or 0)
+    except (KeyError, TypeError, ValueError) as exc:  # their words may hold a part of the password
+        raise SettingError(
+            "MASKMILL_BROKER_URL cannot be used: its host, port, database or an option after ? is"
+            " wrong, or a special character in its password is not percent-encoded"
+        ) from exc
     if scheme == "sqs" and not (find_spec("boto3") and find_spec("pycurl")):
         raise SettingError("MASKMILL_BROKER_URL is an SQS: pip install 'maskmill[sqs]'")
     return url

@@ -79,7 +79,7 @@ def submit(
     routing = Routing(**{name: how[name] for name in ("priority", "target", "per_image")})
     wishes |= {"model": model, "output": output, "routing": routing, "sharing": sharing}
     if how["dry_run"]:
-        end(dry, inputs, selection, wishes, as_json)
+        end(dry, inputs, selection, wishes, how["append"], as_json)
     follow = how["max_failures"] if how["wait"] else None
     end(send, inputs, selection, wishes, follow, how["append"], as_json)
 
@@ -93,7 +93,7 @@ def worker(
         Runtime | None, typer.Option(help="Take work of this engine only (default: all here).")
     ] = None,
     target: Annotated[
-        str, typer.Option(help="Also take work that was submitted for this target.")
+        str, typer.Option(envvar="MASKMILL_TARGET", help="Also take work sent to this target.")
     ] = "any",
     grace: Annotated[
         float, typer.Option(min=0, help="Seconds to finish the shard in hand when told to stop.")

@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Any
 
 from storage.errors import StorageError
-from tasks.annotate import ENGINE_PARTS, is_here, need_worker_parts
+from tasks.annotate import engines_here, need_worker_parts
 from tasks.broker import BrokerDown, broker_url, make_app, send_shards
 from tasks.cards import ModelError
 from tasks.exits import ended
@@ -31,7 +31,7 @@ def serve(models: Sequence[str], engine: str, target: str, grace_s: float) -> in
 def _serve(models: Sequence[str], engine: str, target: str, grace_s: float) -> int:
     state = fleet_state()
     app = make_app(broker_url())
-    engines = [engine] if engine else [each for each in ENGINE_PARTS if is_here(each)]
+    engines = [engine] if engine else engines_here()
     if not engines:
         raise ModelError("no engine is installed here: pip install 'maskmill[worker]'")
     need_worker_parts(engines[0])
@@ -48,13 +48,17 @@ def _serve(models: Sequence[str], engine: str, target: str, grace_s: float) -> i
         print(f"maskmill: the worker process {death(code)}", file=sys.stderr, flush=True)
         if stopper.asked:
             return 0
-        _take_leave(state, child.process.pid)
         idle_deaths = 0 if worked else idle_deaths + 1
         if idle_deaths == IDLE_DEATHS:
             raise Stopped(f"the worker process {death(code)} {IDLE_DEATHS} times with no shard")
-        if in_hand:
-            _bury(in_hand)
-            _send_again(app, in_hand)
+        try:
+            _take_leave(state, child.process.pid)
+            if in_hand:
+                _bury(in_hand)
+                _send_again(app, in_hand)
+        except (BrokerDown, JobError, StorageError) as exc:
+            print(f"maskmill: {exc}; the reconciler will see to it", file=sys.stderr, flush=True)
+            time.sleep(1.0)
 
 
 class Stopper:
@@ -91,29 +95,19 @@ def _watch(child: Child) -> tuple[Event, bool, int]:
 
 def _take_leave(state: State, pid: int) -> None:
     """What it said last of itself would keep the reconciler from a shard that nobody has."""
-    try:
-        host = socket.gethostname().replace(":", "-")
-        state.remove_worker(f"worker-{host}-{os.getpid()}-{pid}")
-    except StorageError as exc:
-        print(f"maskmill: {exc}", file=sys.stderr, flush=True)
+    host = socket.gethostname().replace(":", "-")
+    state.remove_worker(f"worker-{host}-{os.getpid()}-{pid}")
 
 
 def _bury(in_hand: Event) -> None:
     """Say of the attempt what its process can no longer say: two of these bring careful mode."""
-    try:
-        tried = read_attempts(in_hand["attempts"]).items()
-        numbered = ((attempt_uri(in_hand["attempts"], number), each) for number, each in tried)
-        bury(numbered, in_hand["worker"].__eq__, "died")
-    except (StorageError, JobError) as exc:
-        print(f"maskmill: {exc}", file=sys.stderr, flush=True)
+    tried = read_attempts(in_hand["attempts"]).items()
+    numbered = ((attempt_uri(in_hand["attempts"], number), each) for number, each in tried)
+    bury(numbered, in_hand["worker"].__eq__, "died")
 
 
 def _send_again(app: Any, in_hand: Event) -> None:
     """The broker would wait for its timeout to give the dead process's message to another."""
-    try:
-        job = read_job(in_hand["job"])
-        if job is not None:
-            send_shards(app, in_hand["job"], job, [in_hand["shard"]])
-    except (BrokerDown, JobError, StorageError) as exc:
-        print(f"maskmill: {exc}; the reconciler will send it", file=sys.stderr, flush=True)
-        time.sleep(1.0)
+    job = read_job(in_hand["job"])
+    if job is not None:
+        send_shards(app, in_hand["job"], job, [in_hand["shard"]])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from importlib import import_module
 from typing import Any
 
@@ -14,12 +16,13 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from storage import put
-from storage.errors import Exists
+from storage import open_read, put
+from storage.errors import Exists, StorageError
 from storage.uris import shown
 from tasks.annotate import finish, need_worker_parts, standard_input
 from tasks.broker import BrokerDown, broker_url, make_app
-from tasks.exits import OK
+from tasks.cards import Model, ModelError
+from tasks.exits import OK, STOPPED
 from tasks.folder import (
     Folder,
     JobError,
@@ -30,20 +33,25 @@ from tasks.folder import (
     written,
 )
 from tasks.inputs import absolute, find
-from tasks.markers import cancel, halt_of, lift
+from tasks.local import await_ready, start
+from tasks.markers import STOPPED as STOPPED_MARK
+from tasks.markers import cancel, lift, look_for_halt
 from tasks.merge import merge_all, merge_part
 from tasks.open_jobs import append_inputs
-from tasks.opening import SHARD_SIZE, sources
+from tasks.opening import SHARD_SIZE, ask, continue_job, refuse_foreign, sources
 from tasks.ordered import side_by_side
 from tasks.plan import survey
 from tasks.progress import choose_face, planning_notice, say_json, tell
 from tasks.reconcile import look_after
 from tasks.records import Job, Retry, Selection, encode
-from tasks.state import KnownJob, State, fleet_state
+from tasks.shelf import find_model
+from tasks.state import State, fleet_state
 from tasks.status import Follower, followers, said
-from tasks.submit import send_missing, submit, visible
+from tasks.submit import check_output, send_missing, submit, visible
+from tasks.wishes import Wishes, settings_of
 
 WATCH_S = 2.0
+TRIED = 32  # inputs of a dry run
 LOST_S = 10.0  # how long a watched job may be silent before its messages are sent again
 STAGES = ("fetch", "decode", "model", "write", "worker")
 ENDED = ("merged", "cancelled", "stopped")
@@ -65,43 +73,79 @@ def send(
     given: dict[str, Any] = {"selection": selection, "app": app, "state": state, **wishes}
     with standard_input(inputs) as stdin:
         if append:
-            job, folder, items, shards = append_inputs(inputs, stdin=stdin, **given)
-            sent, said_so = shards, f"{items} inputs in {shards} shards were added"
+            done = append_inputs(inputs, stdin=stdin, **given)
+            rest = "all added"
         else:
             notice = planning_notice(choose_face(as_json))
             done = submit(inputs, stdin=stdin, progress=notice, **given)
-            job, folder, sent, counts = done.job, done.folder, done.sent, done.job.counts
-            items, shards = counts.items, counts.shards
-            said_so = (
-                f"{items} inputs in {shards} shards, {sent} sent;"
-                f" {counts.duplicates} given twice, {counts.not_images} not images"
-            )
-    event = {"event": "submitted", "job": folder.uri}
-    lines = [said_so, f"follow it with: maskmill status {folder.uri} --watch"]
-    tell(event | {"items": items, "shards": shards, "sent": sent}, lines, as_json)
+            twice, others = done.job.counts.duplicates, done.job.counts.not_images
+            rest = f"{done.sent} sent; {twice} given twice, {others} not images"
+    job, folder, items, shards, sent = done
+    lines = [f"{items} inputs in {shards} shards, {rest}"]
+    lines.append(f"follow it with: maskmill status {folder.uri} --watch")
+    facts = {"job": folder.uri, "items": items, "shards": shards, "sent": sent}
+    tell({"event": "submitted", **facts}, lines, as_json)
     if follow is None:
         return OK
     watch([Follower(folder, job, state)], app, state, as_json)
-    halt = halt_of(folder)
-    if halt is not None:
-        raise JobError(f"the job in {folder.uri} is {halt.kind}: {halt.reason}")
+    look_for_halt(folder)
     return finish(job, folder, follow, as_json)
 
 
-def dry(inputs: Sequence[str], selection: Selection, wishes: dict[str, Any], as_json: bool) -> int:
-    """What a submit would do, from a listing; nothing is written or sent."""
+def dry(
+    inputs: Sequence[str], selection: Selection, wishes: dict[str, Any], append: bool, as_json: bool
+) -> int:
+    """What a submit would do, and what would keep it from it; nothing is written or sent."""
+    sharing, _ = wishes.pop("sharing"), wishes.pop("routing")
+    wished = Wishes(**{**wishes, "output": absolute(wishes["output"])})
+    check_output(wished.output, sharing)
+    model = find_model(wished.model, wished.runtime, wished.precision)
+    size = wished.shard_size or SHARD_SIZE
     with standard_input(inputs) as stdin:
         given = sources(inputs, selection, stdin)
+        asked = ask(given, model, settings_of(model, wished), size)
+        if read_job(wished.output) is None:
+            refuse_foreign(wished.output)
+        elif not (append or wished.overwrite):
+            continue_job(wished.output, asked)
         found = find(given.inputs, given.selection.images_root, given.stdin)
-        tally = survey(
-            visible(found, wishes["output"], wishes["sharing"], upload=False), given.selection
-        )
-    size = wishes.get("shard_size") or SHARD_SIZE
+        seen = visible(found, wished.output, sharing, upload=False)
+        some = list(itertools.islice(seen, TRIED))
+        tally = survey(itertools.chain(some, seen), given.selection)
     report = {name: value for name, value in vars(tally).items() if name != "named"}
     report |= {"shards": -(-tally.items // size), **_expected(tally.items)}
+    report |= _tried({each.uri for each in some if each.is_image}) | {
+        "model": f"{model.card.name} is found{_fits(model)}"
+    }
     lines = (f"{name.replace('_', ' '):<20}{value}" for name, value in report.items())
     tell({"event": "dry-run", **report}, lines, as_json)
     return OK
+
+
+def _tried(uris: set[str]) -> dict[str, Any]:
+    """How many inputs cannot be read, by their first bytes."""
+
+    def trouble(uri: str) -> str:
+        try:
+            with open_read(uri) as file:
+                return "" if file.read(1) else f"{shown(uri)} is empty"
+        except StorageError as exc:
+            return str(exc)
+
+    troubles = [each for each in side_by_side(trouble, uris) if each]
+    report = {"first_tried": len(uris), "unreadable_of_these": len(troubles)}
+    return report | ({"for_example": troubles[0]} if troubles else {})
+
+
+def _fits(model: Model) -> str:
+    """Raises Refused for a graph that does not fit its card, where this machine can tell."""
+    try:
+        need_worker_parts(model.engine)
+    except ModelError:
+        return ", but no engine is here to try it"
+    with closing(start(model)) as child:
+        await_ready(child)
+    return " and fits"
 
 
 def _expected(items: int) -> dict[str, Any]:
@@ -109,7 +153,7 @@ def _expected(items: int) -> dict[str, Any]:
     alive = fleet_state().present()
     rate = sum(each.images_per_s for each in alive)
     said_so = {"workers": len(alive), "images_per_s": round(rate, 2)}
-    return said_so | {"expected_s": round(items / rate) if rate else "unknown: none is at work"}
+    return said_so | {"expected_s": round(items / rate) if rate else "unknown: no recent speed"}
 
 
 def status(uri: str, watching: bool, as_json: bool) -> int:
@@ -118,15 +162,17 @@ def status(uri: str, watching: bool, as_json: bool) -> int:
     if not found:
         raise JobError(f"{shown(uri)} holds no job, nor does anything below it")
     if watching:
-        watch(found, make_app(broker_url()), state, as_json)
-    else:
-        for look in (each.look() for each in found):
-            tell({"event": "status", **look}, said(look), as_json)
+        looks = watch(found, make_app(broker_url()), state, as_json)
+        return OK if all(look["state"] == "merged" for look in looks) else STOPPED
+    for look in (each.look() for each in found):
+        tell({"event": "status", **look}, said(look), as_json)
     return OK
 
 
-def watch(jobs: Sequence[Follower], app: Celery, state: State | None, as_json: bool) -> None:
-    """Until all have come to an end. On the way it sends again what was lost."""
+def watch(
+    jobs: Sequence[Follower], app: Celery, state: State | None, as_json: bool
+) -> list[dict[str, Any]]:
+    """The last looks, when all have ended. On the way it sends again what was lost."""
     console = Console(stderr=True)
     with Live(console=console, auto_refresh=False, transient=False) as live:
         while True:
@@ -139,9 +185,9 @@ def watch(jobs: Sequence[Follower], app: Celery, state: State | None, as_json: b
                 live.update(Text("\n".join(lines)), refresh=True)
             else:
                 for look in looks:
-                    print(next(line for n, line in enumerate(said(look)) if n == 1), flush=True)
+                    print("".join(itertools.islice(said(look), 2)), flush=True)
             if all(look["state"] in ENDED for look in looks):
-                return
+                return looks
             for each, look in zip(jobs, looks, strict=True):
                 if state is not None and look["state"] not in ENDED:
                     _send_lost(app, state, each)
@@ -149,7 +195,7 @@ def watch(jobs: Sequence[Follower], app: Celery, state: State | None, as_json: b
 
 
 def _send_lost(app: Celery, state: State, each: Follower) -> None:
-    known = next((k for k in state.jobs() if k.uri == each.folder.uri), None)
+    known = state.known(each.folder.uri, each.folder.run)
     try:
         if known is not None:
             look_after(app, state, known, state.present(), LOST_S)
@@ -203,19 +249,12 @@ def merge_job(uri: str, replace_edited: bool, as_json: bool) -> int:
     need_worker_parts(job.asked.model.engine)  # for the contact sheet
     draw = import_module("worker.sheet").write_sheet
     merge_all(folder, job, draw, replace_edited=replace_edited)
+    lift(folder, STOPPED_MARK)
     return _told(f"merged into {folder.file('instances.json')}", as_json)
 
 
 def _send_missing(job: Job, folder: Folder, as_json: bool) -> int:
-    state = fleet_state()
-    try:
-        sent = send_missing(make_app(broker_url()), state, job, folder)
-    except BrokerDown as exc:
-        # Registered, it is sent by the reconciler as soon as the broker is back.
-        state.register(KnownJob(folder.uri, job.run, 0.0))
-        raise BrokerDown(
-            f"{exc}; {folder.uri} is let go on, and its shards are sent when the broker is back"
-        ) from exc
+    sent = send_missing(make_app(broker_url()), fleet_state(), job, folder)
     return _told(f"{sent} shards of {folder.uri} were sent", as_json, sent=sent)
 
 

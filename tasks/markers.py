@@ -50,6 +50,6 @@ def look_for_halt(folder: Folder) -> None:
         )
 
 
-def lift(folder: Folder) -> None:
-    for name in (CANCELLED, STOPPED):
+def lift(folder: Folder, *names: str) -> None:
+    for name in names or (CANCELLED, STOPPED):
         delete(folder.file(name))

@@ -47,6 +47,10 @@ class Edited(JobError):
     """instances.json is not what was written: somebody worked on it."""
 
 
+class Outdated(JobError):
+    """The merge was asked for too early or too late; that says nothing against the job."""
+
+
 class Overtaken(JobError):
     """Another merger of an open job is further on."""
 
@@ -97,7 +101,7 @@ def merge(folder: Folder, job: Job, *, replace_edited: bool = False, into: str =
     """Write instances.json, results.json and failures.jsonl; `seal` comes when all else is done."""
     merged = Merged(_latest_retry(folder), Counter(inputs=job.counts.items))
     if not into and not job.open and missing_shards(folder, job):
-        raise JobError(f"{folder.uri} is not done yet")  # a message that came late, into a retry
+        raise Outdated(f"{folder.uri} is not done yet")  # a message that came late, into a retry
     sealed = read_run(folder) if not into else None
     with ExitStack() as stack:
         files = [stack.enter_context(open_write(folder.file(into + name))) for name in FILES]
@@ -266,7 +270,7 @@ def _refuse_edited(folder: Folder, job: Job, ours: set[str]) -> None:
     if digest is not None and digest not in ours:
         raise Edited(
             f"{folder.file('instances.json')} was changed since it was written and is not replaced;"
-            " --replace-edited replaces it"
+            f" maskmill merge {folder.uri} --replace-edited replaces it"
         )
 
 
@@ -278,7 +282,7 @@ def _refuse_replaced(folder: Folder) -> None:
     """A late merger of an overwritten job must not touch what the new one writes."""
     now = read_job(folder.uri)
     if now is None or now.run != folder.run:
-        raise JobError(f"another command started the job in {folder.uri} anew")
+        raise Outdated(f"another command started the job in {folder.uri} anew")
 
 
 def hash_of(uri: str) -> str | None:

@@ -14,7 +14,7 @@ import itertools
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 import msgspec
 from celery import Celery
@@ -31,18 +31,11 @@ from tasks.plan import commit_job
 from tasks.records import Counts, Item, Job, Routing, Selection, encode
 from tasks.shelf import find_model
 from tasks.state import KnownJob, State, fleet_state
-from tasks.submit import Sharing, check_output, options_as, visible
+from tasks.submit import Sharing, Submitted, check_output, options_as, stored, visible
 from tasks.wishes import Wishes, settings_of
 
 Admit = Callable[[Job, Folder], None]
 Remembered = dict[bytes, Opened]  # by what was asked
-
-
-class Appended(NamedTuple):
-    job: Job
-    folder: Folder
-    items: int
-    parts: int
 
 
 def append(
@@ -55,7 +48,7 @@ def append(
     app: Celery | None = None,
     state: State | None = None,
     **wishes: Any,
-) -> Appended:
+) -> Submitted:
     """Add inputs to an open job, made if there is none: URIs, or {"uri": …, "file_name": …}.
 
     What is named is taken as it is; nothing is listed or expanded.
@@ -70,7 +63,7 @@ def append(
 
 def append_inputs(
     inputs: Sequence[str], *, selection: Selection, stdin: BinaryIO | None, **given: Any
-) -> Appended:
+) -> Submitted:
     """`maskmill submit --append`: all that the inputs name; `given`: what `append` takes."""
     if selection != Selection():
         raise InputError("--append takes its inputs as they come, none chosen and none numbered")
@@ -80,7 +73,7 @@ def append_inputs(
 
 def append_message(
     message: AnnotateMessage, app: Celery, state: State, admit: Admit, remembered: Remembered
-) -> Appended:
+) -> Submitted:
     """What a message asks for. A job that was looked at before costs one small read."""
     found = _once([_named(each) for each in message.items])
     key = encode((message.model, message.output, message.options))
@@ -105,7 +98,7 @@ def open_job(
     folder = Folder(wished.output, job.run)
     admit(job, folder)
     _require_same(job, wished, routing)
-    if not state.knows(folder.uri, job.run):  # when it was last sent is the reconciler's to say
+    if state.known(folder.uri, job.run) is None:  # when it was last sent is the reconciler's to say
         state.register(KnownJob(folder.uri, job.run, time.time()))
     return Opened(job, folder)
 
@@ -154,7 +147,7 @@ def _named(item: str | ListLine) -> Found:
     return Found(each.uri, each.file_name or name_in_list(each.uri) or parse(each.uri).host)
 
 
-def _store(opened: Opened, found: Iterator[Found], size: int | None, app: Celery) -> Appended:
+def _store(opened: Opened, found: Iterator[Found], size: int | None, app: Celery) -> Submitted:
     """Write the inputs as parts named by the hash of their content, then send these."""
     job, folder = opened
     chunks = iter(lambda: list(itertools.islice(found, size or SHARD_SIZE)), [])
@@ -168,8 +161,9 @@ def _store(opened: Opened, found: Iterator[Found], size: int | None, app: Celery
         return name, len(items)
 
     written = dict(side_by_side(write, chunks))
-    send_shards(app, folder.uri, job, written)
-    return Appended(job, folder, sum(written.values()), len(written))
+    with stored(folder):
+        send_shards(app, folder.uri, job, written)
+    return Submitted(job, folder, sum(written.values()), len(written), len(written))
 
 
 def _once(chunk: list[Found]) -> list[Found]:

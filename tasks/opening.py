@@ -80,10 +80,12 @@ def open_job(
     overwrite: bool = False,
     progress: Callable[[int], None] = lambda planned: None,
     checked: Callable[[Iterator[Found]], Iterator[Found]] = lambda found: found,
+    noted: Callable[[Folder], None] = lambda folder: None,
 ) -> Opened:
     """Plan a job, or continue the one that this output holds if it was asked for in equal words.
 
-    `checked` sees every input on its way into the plan.
+    `checked` sees every input on its way into the plan, `noted` the folder before it has a job:
+    who looks after jobs knows of each that there is.
     """
     there = None if overwrite else continue_job(output, asked)
     if there is not None:
@@ -96,6 +98,7 @@ def open_job(
     folder, counts = write_plan(output, salt, found, given.selection, asked.shard_size, progress)
     job = Job(folder.run, asked, counts, model_path, routing or Routing())
     replaced = read_job(output)
+    noted(folder)
     if not commit_job(folder, job, replace=overwrite):
         there = cast(Opened, continue_job(output, asked))
         if there.folder != folder:

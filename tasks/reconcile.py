@@ -36,15 +36,15 @@ def look_after(
     app: Celery, state: State, known: KnownJob, workers: list[WorkerNow], quiet_s: float = QUIET_S
 ) -> str:
     """Send what is missing of one job if nobody has it; what was done, or nothing."""
-    job = read_job(known.uri)
+    job, folder, now = read_job(known.uri), Folder(known.uri, known.run), time.time()
+    if _is_over(known, job, folder):
+        state.forget(known)
+        # Who lets it go on says so in its folder first, and then has it looked after.
+        if not _is_over(known, read_job(known.uri), folder):
+            state.register(known)
+        return ""
     if job is None or job.run != known.run:
-        state.forget(known.uri)
         return ""
-    folder = Folder(known.uri, job.run)
-    if halt_of(folder) is not None or (not job.open and is_merged(folder, job)):
-        state.forget(known.uri)
-        return ""
-    now = time.time()
     # A look at an open job takes two listings: half as often will do, for it goes on for ever.
     # A clock that is ahead of ours must not keep us from it.
     if abs(now - known.sent) < (2 * quiet_s if job.open else quiet_s):
@@ -54,6 +54,12 @@ def look_after(
     if done or job.open:
         state.register(msgspec.structs.replace(known, sent=now))
     return done
+
+
+def _is_over(known: KnownJob, job: Job | None, folder: Folder) -> bool:
+    if job is None or job.run != known.run:  # job.json comes after the word that it will
+        return abs(time.time() - known.sent) > PATIENCE_S
+    return halt_of(folder) is not None or (not job.open and is_merged(folder, job))
 
 
 def _send(app: Celery, folder: Folder, job: Job, busy: list[WorkerNow], patient: bool) -> str:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from tasks.cards import Card, Compute
+from tasks.cards import Card, Compute, Positive
 from tasks.categories import Category
 
 SCHEMA = 1
@@ -41,8 +41,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 class Selection(msgspec.Struct, frozen=True, kw_only=True):
     """How the inputs were chosen and numbered."""
 
-    limit: int | None = None
-    sample: int | None = None
+    limit: Positive | None = None
+    sample: Positive | None = None
     seed: int = 0
     images_root: str = ""
     images_from: str = ""

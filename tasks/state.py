@@ -1,6 +1,6 @@
 """The state folder that a fleet shares.
 
-jobs/<id>.json: a job's URI, until it is merged or cancelled
+jobs/<id>.json: a job's URI and run, from before its job.json is there until it is merged or halted
 models/<sha256>/: a model file that only its submitter had
 dead/<time>-<id>.json: a message that could not be read, with the reason
 workers/<id>.json: a worker's hardware, speed and shard in hand, every few seconds
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -21,6 +22,7 @@ import msgspec
 
 from storage import delete, get, list_entries, open_write, put
 from storage.errors import Exists, NotFound
+from storage.redact import without_queries
 from storage.uris import join, storable
 from tasks.environment import SettingError
 from tasks.folder import exists
@@ -66,18 +68,18 @@ class State:
         self.uri = storable(uri)
 
     def register(self, job: KnownJob) -> None:
-        put(self._job(job.uri), encode(job))
+        put(self._job(job.uri, job.run), encode(job))
 
-    def forget(self, uri: str) -> None:
-        delete(self._job(uri))
+    def forget(self, job: KnownJob) -> None:
+        delete(self._job(job.uri, job.run))
 
     def jobs(self) -> Iterator[KnownJob]:
         return self._all("jobs", KnownJob)
 
-    def knows(self, uri: str, run: str) -> bool:
+    def known(self, uri: str, run: str) -> KnownJob | None:
         with suppress(NotFound, msgspec.DecodeError):
-            return msgspec.json.decode(get(self._job(uri)), type=KnownJob).run == run
-        return False
+            return msgspec.json.decode(get(self._job(uri, run)), type=KnownJob)
+        return None
 
     def keep_model(self, path: str, sha256: str) -> str:
         """A copy of a build that every worker can read, by its hash; the URI of its main file."""
@@ -87,8 +89,7 @@ class State:
             if exists(there):
                 continue
             with part.open("rb") as source, open_write(there) as target:
-                while chunk := source.read(CHUNK):
-                    target.write(chunk)
+                shutil.copyfileobj(source, target, CHUNK)
         return join(folder, Path(path).name)
 
     def bury_message(self, reason: str, letter: dict[str, Any]) -> str:
@@ -98,6 +99,7 @@ class State:
             data = encode({"reason": reason, "at": time.time(), **letter})
         except UnicodeEncodeError:  # JSON can escape what no UTF-8 can hold
             data = encode({"reason": reason, "at": time.time(), "letter": ascii(letter)})
+        data = without_queries(data.decode()).encode()
         try:
             put(uri, data, create_only=True)
         except Exists:
@@ -113,7 +115,7 @@ class State:
     def present(self) -> list[WorkerNow]:
         """The workers that are there. What is left of those that are long gone is cleared away."""
         present = []
-        for each in self.workers():
+        for each in self._all("workers", WorkerNow):
             silent_s = abs(time.time() - each.at)  # of a clock ahead of ours too
             if silent_s < AWAY_S:
                 present.append(each)
@@ -121,11 +123,9 @@ class State:
                 self.remove_worker(each.id)
         return present
 
-    def workers(self) -> Iterator[WorkerNow]:
-        return self._all("workers", WorkerNow)
-
-    def _job(self, uri: str) -> str:
-        return join(self.uri, f"jobs/{hashlib.sha256(uri.encode()).hexdigest()[:24]}.json")
+    def _job(self, uri: str, run: str) -> str:
+        digest = hashlib.sha256(f"{uri} {run}".encode()).hexdigest()[:24]
+        return join(self.uri, f"jobs/{digest}.json")
 
     def _all(self, part: str, kind: type[T]) -> Iterator[T]:
         """What lies in a part of the folder; what cannot be read is somebody else's."""

@@ -11,20 +11,22 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import msgspec
 from celery import Celery
 
 from storage import open_read, open_write
 from storage.uris import join, parse, shown
-from tasks.broker import broker_url, make_app, send_shards
+from tasks.broker import BrokerDown, broker_url, make_app, send_merge, send_shards
 from tasks.download import checksum
 from tasks.folder import Folder, exists, missing_shards
 from tasks.inputs import LIST_SUFFIXES, Found, InputError, absolute
 from tasks.markers import look_for_halt
+from tasks.merge import is_merged
 from tasks.messages import AnnotateMessage, SubmitMessage
 from tasks.opening import SHARD_SIZE, ask, open_job, sources
 from tasks.ordered import ordered_map
@@ -34,13 +36,15 @@ from tasks.state import KnownJob, State, fleet_state
 from tasks.wishes import Wishes, settings_of
 
 UPLOADS = 8
+NO_OPTIONS = {"model", "output", "max_failures", "replace_edited"}  # of a message: nobody waits
 CHUNK = 1 << 20
 
 
-@dataclass(frozen=True)
-class Submitted:
+class Submitted(NamedTuple):
     job: Job
     folder: Folder
+    items: int
+    shards: int
     sent: int  # shard messages; none where all was done before
 
 
@@ -89,9 +93,11 @@ def submit(
         overwrite=wished.overwrite,
         progress=progress,
         checked=lambda found: visible(found, wished.output, sharing),
+        noted=lambda folder: state.register(KnownJob(folder.uri, folder.run, time.time())),
     )
     look_for_halt(folder)
-    return Submitted(job, folder, send_missing(app or make_app(broker_url()), state, job, folder))
+    sent = send_missing(app or make_app(broker_url()), state, job, folder)
+    return Submitted(job, folder, job.counts.items, job.counts.shards, sent)
 
 
 def submit_message(message: SubmitMessage, app: Celery, state: State) -> Submitted:
@@ -109,8 +115,8 @@ def submit_message(message: SubmitMessage, app: Celery, state: State) -> Submitt
 
 
 def options_as(message: SubmitMessage | AnnotateMessage, *kinds: type[Any]) -> list[Any]:
-    """A message's options as values of these kinds. Its model and output are no options."""
-    known = [set(kind.__annotations__) - {"model", "output"} for kind in kinds]
+    """A message's options as values of these kinds. Nothing is taken that would be ignored."""
+    known = [set(kind.__annotations__) - NO_OPTIONS for kind in kinds]
     for name in message.options:
         if not any(name in names for names in known):
             raise msgspec.ValidationError(f"options has no {name!r}")
@@ -123,8 +129,23 @@ def options_as(message: SubmitMessage | AnnotateMessage, *kinds: type[Any]) -> l
 
 def send_missing(app: Celery, state: State, job: Job, folder: Folder) -> int:
     """Send what is still to come of a job, and have the reconciler look after it."""
+    missing = missing_shards(folder, job)
     state.register(KnownJob(folder.uri, job.run, time.time()))
-    return send_shards(app, folder.uri, job, missing_shards(folder, job))
+    with stored(folder):
+        if not missing and not is_merged(folder, job):
+            send_merge(app, folder.uri)
+        return send_shards(app, folder.uri, job, missing)
+
+
+@contextmanager
+def stored(folder: Folder) -> Iterator[None]:
+    """What a broker that is down leaves to be done, once all is written."""
+    try:
+        yield
+    except BrokerDown as exc:
+        raise BrokerDown(
+            f"{exc}; all is stored, and maskmill resume {folder.uri} sends it"
+        ) from exc
 
 
 def is_local(uri: str) -> bool:

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from storage.uris import parent
 from tasks.broker import make_app
 from tasks.state import State
 from tests.running import MASKMILL, Ran, environment, maskmill
@@ -71,11 +72,12 @@ class Fleet:
     def __init__(self, folder: Path, broker: str, **variables: str) -> None:
         self.folder, self.broker = folder, broker
         self.state = State(variables.pop("MASKMILL_STATE", str(folder / "state")))
+        roots = f"/,{parent(self.state.uri)}" if "://" in self.state.uri else "/"
         self.variables: dict[str, str] = {
             "MASKMILL_BROKER_URL": broker,
             "MASKMILL_STATE": self.state.uri,
-            "MASKMILL_INPUT_ROOTS": "/",
-            "MASKMILL_OUTPUT_ROOTS": "/",
+            "MASKMILL_INPUT_ROOTS": roots,
+            "MASKMILL_OUTPUT_ROOTS": roots,
             "MASKMILL_THREADS": "1",
             **variables,
         }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from celery import signals
 
-from tasks.broker import DEFAULT_QUEUE, broker_url, make_app
+from tasks.annotate import engines_here
+from tasks.broker import DEFAULT_QUEUE, broker_url, make_app, queues_for
 from tasks.messages import RECONCILE
 from tasks.state import fleet_state
 
@@ -14,6 +16,10 @@ RECONCILE_S = 30.0
 
 state = fleet_state()
 app = make_app(broker_url())
+# What Celery takes from without -Q, made as producers make the queues they name: RabbitMQ
+# refuses a queue that is declared in two ways.
+for name in queues_for(engines_here(), os.environ.get("MASKMILL_TARGET") or "any"):
+    app.amqp.queues.select_add(app.amqp.queues[name])
 app.conf.worker_consumer = "worker.consumer:KeepingConsumer"
 app.conf.beat_schedule = {
     "reconcile": {

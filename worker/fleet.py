@@ -19,7 +19,7 @@ from tasks.cards import Model, ModelError
 from tasks.environment import SettingError
 from tasks.folder import Folder, JobError, ShardName, exists, missing_shards
 from tasks.markers import Halted, stop
-from tasks.merge import is_merged
+from tasks.merge import Outdated, is_merged
 from tasks.messages import SHARD, ShardMessage
 from tasks.open_jobs import Remembered
 from tasks.records import Item, Job
@@ -74,9 +74,6 @@ class FleetStation(Station):
         except Exception as exc:  # noqa: BLE001  a hint, whatever the broker's library raises
             log.warning("the results are written, but no event could be sent: %s", exc)
 
-    def handed_back(self, message: ShardMessage, job: Job) -> None:
-        self._send_again(message, job)
-
     def broke_off(self, message: ShardMessage, job: Job | None, reason: Exception) -> None:
         log.warning("shard %s of %s: %s", message.shard, message.job, reason)
         if isinstance(reason, Halted):
@@ -89,7 +86,7 @@ class FleetStation(Station):
             stop(Folder(message.job, job.run), str(reason))
         else:
             self.pause()
-            self._send_again(message, job)
+            self.handed_back(message, job)
 
     def bury(self, reason: str, task: str, body: object) -> None:
         """Keep a message that cannot be acted on."""
@@ -111,6 +108,13 @@ class FleetStation(Station):
         except BrokerDown as exc:
             log.warning("%s; the reconciler will send the merge of %s", exc, folder.uri)
 
+    def unmerged(self, folder: Folder, reason: Exception) -> None:
+        """What the next try would not mend either stops the job, so that who follows it knows."""
+        super().unmerged(folder, reason)
+        passing = isinstance(reason, StorageError) and reason.kind not in LASTING
+        if not passing and not isinstance(reason, Outdated):
+            stop(folder, str(reason))
+
     def _leave(self, message: ShardMessage, job: Job, reason: str) -> None:
         """The model cannot be loaded here: leave its queue. Two different workers stop the job."""
         folder = Folder(message.job, job.run)
@@ -125,9 +129,9 @@ class FleetStation(Station):
         else:  # in a pool's child the consumer is another process's
             here = current_task.request.hostname
             self.app.control.cancel_consumer(queue_of(job), destination=[here])
-        self._send_again(message, job)
+        self.handed_back(message, job)
 
-    def _send_again(self, message: ShardMessage, job: Job) -> None:
+    def handed_back(self, message: ShardMessage, job: Job) -> None:
         try:
             send_shards(self.app, message.job, job, [message.shard])
         except BrokerDown as exc:

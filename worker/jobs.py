@@ -158,7 +158,7 @@ def take(
         fleet.limits.check_files(message)
         act(message, fleet)
     except BrokerDown as exc:
-        log.warning("%s; what was asked is stored, and the reconciler will send it", exc)
+        log.warning("%s, or the reconciler does", exc)
     except Exception as exc:  # noqa: BLE001 - whatever it is, the message is not lost
         back_to_the_queue(exc, fleet)
         fleet.bury(str(exc), task, body)
@@ -306,5 +306,7 @@ def run_merge(uri: str, station: Station) -> None:
     try:
         merge_all(folder, job, write_sheet, replace_edited=station.replace_edited)
         station.tell({"event": "merged"})
+    except (JobError, StorageError) as exc:
+        station.unmerged(folder, exc)
     finally:
         station.let_go()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 
 from storage.uris import parse, shown
@@ -10,10 +11,12 @@ from tasks.cards import ModelError
 from tasks.folder import JobError
 from tasks.messages import AnnotateMessage, SubmitMessage
 
+_UP = re.compile(r"(?:^|[/\\])\.\.(?:[/\\;]|$)")  # a server may take it for the folder above
+
 
 @dataclass(frozen=True)
 class Limits:
-    """Roots are folders or prefixes. With none, everything but local files is allowed."""
+    """Roots are folders or prefixes, and with some only these. With none, all but local files."""
 
     input_roots: tuple[str, ...] = ()
     output_roots: tuple[str, ...] = ()
@@ -47,11 +50,8 @@ class Limits:
 
 
 def read_limits() -> Limits:
-    return Limits(
-        _words("MASKMILL_INPUT_ROOTS"),
-        _words("MASKMILL_OUTPUT_ROOTS"),
-        _words("MASKMILL_ALLOWED_MODELS"),
-    )
+    names = ("MASKMILL_INPUT_ROOTS", "MASKMILL_OUTPUT_ROOTS", "MASKMILL_ALLOWED_MODELS")
+    return Limits(*map(_words, names))
 
 
 def _words(name: str) -> tuple[str, ...]:
@@ -60,17 +60,15 @@ def _words(name: str) -> tuple[str, ...]:
 
 def _below_any(uri: str, roots: tuple[str, ...]) -> bool:
     place = parse(uri)
-    if place.scheme == "file":  # by real path: a link may lead anywhere
-        real = os.path.realpath(place.path)
-        kept = (os.path.realpath(parse(root).path) for root in roots if _is_local(root))
-        return any(real == root or real.startswith(root.rstrip("/") + "/") for root in kept)
-    remote = [root for root in roots if not _is_local(root)]
-    return not remote or any(uri == root or uri.startswith(_folder(root)) for root in remote)
+    if place.scheme != "file" and not roots:
+        return True
+    if place.scheme in ("http", "https") and _UP.search(place.path):
+        return False
+    folder = f"{_real(uri)}/"
+    return any(folder.startswith(_real(root).rstrip("/") + "/") for root in roots)
 
 
-def _is_local(root: str) -> bool:
-    return parse(root).scheme == "file"
-
-
-def _folder(root: str) -> str:
-    return root.rstrip("/") + "/"
+def _real(uri: str) -> str:
+    """Of a local path where it really is: a link may lead anywhere."""
+    place = parse(uri)
+    return os.path.realpath(place.path) if place.scheme == "file" else uri

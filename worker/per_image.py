@@ -1,8 +1,9 @@
 """Each input's own answer, written as soon as its shard is done, for a producer who waits for it.
 
 per-image/<file_name>.json holds {"uri", "image", "annotations"} as COCO has them, or {"uri",
-"failure"}. The image's id is that of the plan; in an open job ids are given when it is merged, and
-here it is the input's number in its message.
+"failure"}. An input whose name is no path, or is another's in an open job, has
+per-image/sha256-<hash of its URI without query>.json. The image's id is that of the plan; in an
+open job ids are given when it is merged, and here it is the input's number in its message.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
-from storage import put
-from storage.errors import BadUri
+from storage import get, put
+from storage.errors import BadUri, Exists
 from storage.uris import below, shown
 from tasks.folder import Folder
 from tasks.merge import dataset_record
@@ -24,16 +26,30 @@ WRITERS = 8
 LONGEST = 250  # bytes of a part of a name; file systems take 255
 
 
-def per_image_uri(folder: Folder, file_name: str) -> str:
-    """Below the folder whatever the name: one that could lead elsewhere stands as its hash."""
+def per_image_uri(folder: Folder, file_name: str, uri: str) -> str:
+    """Below the folder whatever the name: for one that could lead elsewhere the URI's hash."""
+    with suppress(BadUri):
+        if all(len(part.encode()) <= LONGEST for part in file_name.split("/")):
+            return below(folder.file("per-image"), file_name + ".json")
+    return _by_hash(folder, uri)
+
+
+def _by_hash(folder: Folder, uri: str) -> str:
+    return folder.file(f"per-image/sha256-{hashlib.sha256(uri.encode()).hexdigest()}.json")
+
+
+def _put(folder: Folder, key: str, uri: str, data: bytes, is_open: bool) -> str:
+    """Where the answer came to lie. In an open job two inputs may have one name: the first has it.
+
+    A later answer to the same input replaces the one before.
+    """
     try:
-        place = below(folder.file("per-image"), file_name + ".json")
-    except BadUri:
-        place = ""
-    if not place or any(len(part.encode()) > LONGEST for part in file_name.split("/")):
-        digest = hashlib.sha256(file_name.encode()).hexdigest()
-        return folder.file(f"per-image/sha256-{digest}.json")
-    return place
+        put(key, data, create_only=is_open)
+    except Exists:
+        if not get(key).startswith(encode({"uri": uri})[:-1]):
+            key = _by_hash(folder, uri)
+        put(key, data)
+    return key
 
 
 def write_per_image(
@@ -51,8 +67,8 @@ def write_per_image(
         ends[failure.image_id] = {"failure": failure}
 
     def write(item: Item) -> dict[str, str]:
-        uri, key = shown(item.uri), per_image_uri(folder, item.file_name)
-        put(key, encode({"uri": uri, **ends[item.id]}))
+        uri, data = shown(item.uri), encode({"uri": shown(item.uri), **ends[item.id]})
+        key = _put(folder, per_image_uri(folder, item.file_name, uri), uri, data, job.open)
         return {"job": folder.uri, "uri": uri, "key": key}
 
     with ThreadPoolExecutor(WRITERS) as pool:

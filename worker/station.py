@@ -73,5 +73,9 @@ class Station:
         """A cause outside the shard's inputs ended it."""
         self.failed(str(reason))
 
+    def unmerged(self, folder: Folder, reason: Exception) -> None:
+        """The merge of a job was refused."""
+        self.failed(str(reason))
+
     def ended(self, folder: Folder, job: Job) -> None:
         """A shard's object is there."""

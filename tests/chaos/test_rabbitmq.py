@@ -136,6 +136,19 @@ def test_cancel_and_resume(
     assert rabbits.await_merged(out, 60) == undisturbed
 
 
+def test_plain_celery_takes_what_is_sent(
+    rabbits: Fleet, tmp_path: Path, photos: Path, card: Path, undisturbed: bytes
+) -> None:
+    """Whoever declares a queue first, the other finds it as it would have it."""
+    for priority in ("high", "normal"):
+        out = tmp_path / priority
+        command = ("submit", photos, "-m", card, "-o", out, SHARED, "--shard-size", 6)
+        assert rabbits.run(*command, "--priority", priority).code == 0
+        if priority == "high":
+            rabbits.plain_celery("--pool", "solo", "-l", "WARNING")
+        assert rabbits.await_merged(out) == undisturbed
+
+
 def test_a_bare_client_names_the_queue_type(
     rabbits: Fleet, node: RabbitMQ, tmp_path: Path, photos: Path, card: Path, undisturbed: bytes
 ) -> None:

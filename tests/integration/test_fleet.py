@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+import runpy
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from storage import get, list_entries
+from tasks.annotate import engines_here
+from tasks.broker import make_app, queues_for
 from tasks.folder import Folder, missing_shards, read_job
-from tasks.markers import halt_of
+from tasks.markers import cancel, halt_of, lift, stop
+from tasks.reconcile import QUIET_S, look_after
+from tasks.state import KnownJob, State
 from tests.fleet import Fleet, fleet, until
 from tests.graphs import write_model
 from tests.pictures import write_folder
@@ -67,18 +74,30 @@ def test_submit_and_follow(
     look = fleet_here.run("status", out, "--json").events[0]
     assert (look["state"], look["images"], look["shards"]) == ("merged", 12, 6)
     assert fleet_here.workers[0].stop() == 0
-    assert not list(fleet_here.state.workers()), "a worker that stops takes its leave"
+    assert not fleet_here.state.present(), "a worker that stops takes its leave"
 
 
 def test_a_plain_celery_worker_serves_as_well(
     fleet_here: Fleet, tmp_path: Path, photos: Path, card: Path, undisturbed: bytes
 ) -> None:
-    queues = "celery,maskmill.onnx.any.normal"
-    fleet_here.plain_celery("--pool", "prefork", "-c", "2", "-Q", queues, "-l", "WARNING")
+    fleet_here.variables["MASKMILL_TARGET"] = "cam"
+    fleet_here.plain_celery("--pool", "prefork", "-c", "2", "-l", "WARNING")
     out = tmp_path / "out"
     command = ("submit", photos, "-m", card, "-o", out, SHARED, "--shard-size", 3)
-    assert fleet_here.run(*command).code == 0
+    assert fleet_here.run(*command, "--target", "cam").code == 0
     assert fleet_here.await_merged(out) == undisturbed
+
+
+def test_a_plain_celery_worker_takes_the_urgent_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MASKMILL_STATE", "/nonexistent/state")
+    monkeypatch.setenv("MASKMILL_BROKER_URL", "amqp://nobody@127.0.0.1:1//")
+    monkeypatch.setenv("MASKMILL_TARGET", "cam")
+    ours = runpy.run_module("worker.app")["app"].amqp.queues
+    names = queues_for(engines_here(), "cam")
+    assert list(ours.consume_from) == names
+    producers = make_app("amqp://nobody@127.0.0.1:1//").amqp.queues
+    assert [ours[name] for name in names] == [producers[name] for name in names]
+    assert {ours[name].queue_arguments["x-queue-type"] for name in names} == {"quorum"}
 
 
 def test_cancel_resume_and_merge_without_a_broker(
@@ -195,9 +214,101 @@ def test_without_a_state_folder_or_a_broker(tmp_path: Path, photos: Path, card: 
     ran = maskmill(*command, **there, MASKMILL_BROKER_URL="redis://127.0.0.1:1/0")
     assert (ran.code, ran.err.count("\n")) == (4, 1)
     assert "broker does not answer" in ran.err
-    ran = maskmill(*command, **there, MASKMILL_BROKER_URL="kafka://x")
-    assert ran.code == 2
-    assert "MASKMILL_BROKER_URL" in ran.err
+    assert f"all is stored, and maskmill resume {tmp_path / 'out'}" in ran.err
+    command = ("submit", photos, "-m", card, "-o", tmp_path / "other", SHARED)
+    for url in (
+        "kafka://x",
+        "redis://:s3cret@127.0.0.1/notadb",
+        "redis://:s3cret@127.0.0.1/0?foo=bar",
+        "redis://:s3cret@127.0.0.1:port/0",
+        "redis://:s3cret/x@127.0.0.1/0",
+        "rediss://127.0.0.1/0?ssl_cert_reqs=bogus",
+        "amqp://u:s3cret@127.0.0.1//?heartbeat=x",
+        "redis://[::1/0",
+    ):
+        ran = maskmill(*command, **there, MASKMILL_BROKER_URL=url)
+        assert (ran.code, ran.err.count("\n")) == (2, 1), ran.err
+        assert "MASKMILL_BROKER_URL" in ran.err
+        assert "s3cret" not in ran.err
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_dry_run_says_what_would_go_wrong(
+    fleet_here: Fleet, tmp_path: Path, photos: Path, card: Path
+) -> None:
+    listed, out = tmp_path / "list.txt", tmp_path / "out"
+    (tmp_path / "empty.jpg").touch()
+    good = sorted(str(path) for path in photos.rglob("*.jpg"))[:3]
+    listed.write_text("\n".join([*good, good[0], "gone.jpg", "empty.jpg"]))
+    command = ("submit", listed, "-o", out, SHARED, "--dry-run", "--json")
+    ran = fleet_here.run(*command, "-m", card)
+    assert ran.code == 0, ran.err
+    (dry,) = ran.events
+    assert (dry["items"], dry["first_tried"], dry["unreadable_of_these"], dry["duplicates"]) == (
+        5,
+        5,
+        2,
+        1,
+    )
+    assert "gone.jpg" in dry["for_example"] or "empty.jpg is empty" in dry["for_example"]
+    assert dry["model"].endswith("is found and fits")
+    assert dry["expected_s"] == "unknown: no recent speed"
+    assert fleet_here.run(*command, "-m", "nobody").code == 2
+    (card.parent / "other.toml").write_text(card.read_text().replace('"yolact"', '"yolo_seg"'))
+    unfit = fleet_here.run(*command, "-m", card.parent / "other.toml")
+    assert (unfit.code, "expected" in unfit.out) == (2, True), unfit.out
+    assert not out.exists()
+    assert fleet_here.run("submit", *command[1:5], "-m", card).code == 0
+    other = fleet_here.run(*command, "-m", card, "--threshold", "0.9")
+    assert (other.code, "threshold" in other.out) == (2, True)
+    for more in ((), ("--threshold", "0.9", "--overwrite")):
+        assert fleet_here.run(*command, "-m", card, *more).code == 0
+    out = tmp_path / "foreign"
+    out.mkdir()
+    (out / "instances.json").write_bytes(b"{}")
+    assert fleet_here.run("submit", photos, "-o", out, SHARED, "--dry-run", "-m", card).code == 2
+
+
+def test_a_submitter_killed_before_it_sends(
+    fleet_here: Fleet, tmp_path: Path, photos: Path, card: Path
+) -> None:
+    """Whatever has a job.json is looked after, though nobody types resume."""
+    out = tmp_path / "out"
+    command = ("submit", photos, "-m", card, "-o", out, SHARED)
+    fault = {"call": "tasks.submit:send_missing", "signal": 9}
+    assert fleet_here.run(*command, fault=fault).code == -9
+    (known,) = fleet_here.state.jobs()
+    assert (known.uri, known.run) == (str(out), folder_of(out).run)
+    late = replace(known, sent=known.sent - QUIET_S)
+    assert "1 shards" in look_after(fleet_here.app, fleet_here.state, late, [])
+
+
+def test_a_job_that_goes_on_is_not_forgotten(tmp_path: Path, photos: Path, card: Path) -> None:
+    """The reconciler looks at a cancelled job, which is resumed before it has forgotten it."""
+    out = tmp_path / "out"
+    assert maskmill("annotate", photos, "-m", card, "-o", out).code == 0
+    folder = folder_of(out)
+    (out / "run.json").unlink()
+
+    class Slow(State):
+        def forget(self, job: KnownJob) -> None:
+            if going_on:
+                lift(folder)
+                self.register(job)
+            super().forget(job)
+
+    state, known = Slow(str(tmp_path / "state")), KnownJob(str(out), folder.run, time.time())
+    app = make_app("memory://")
+    for going_on in (True, False):
+        state.register(known)
+        cancel(folder)
+        assert look_after(app, state, known, []) == ""
+        assert list(state.jobs()) == [known] * going_on
+    planning = KnownJob(str(out), "another", time.time())
+    for word, kept in ((planning, [planning]), (replace(planning, sent=1.0), [])):
+        state.register(word)
+        look_after(app, state, word, [])
+        assert list(state.jobs()) == kept, "its job.json may be on the way, but not for long"
 
 
 def test_local_inputs_are_uploaded_and_a_model_travels(
@@ -253,11 +364,48 @@ def test_an_output_outside_the_roots_and_a_model_not_allowed(
         assert kinds == {"fetch/refused": 12}
 
 
+def test_a_merge_that_is_refused_ends_the_job_for_who_follows_it(
+    fleet_here: Fleet, tmp_path: Path, card: Path
+) -> None:
+    out = tmp_path / "out"
+    photos = write_folder(tmp_path / "photos", 4)
+    (photos / "zz.jpg").write_bytes(b"no image")
+    command = ("submit", photos, "-m", card, "-o", out, SHARED, "--shard-size", 2)
+    fleet_here.worker("-m", str(card))
+    assert fleet_here.run(*command, "--wait").code == 3
+    (out / "instances.json").write_bytes(b"{}")
+    assert fleet_here.run("retry", out).code == 0
+    watched = fleet_here.run("status", out, "--watch")
+    assert watched.code == 4
+    assert f"{out}  stopped" in watched.out
+    assert f"maskmill merge {out} --replace-edited" in watched.out
+    waited = fleet_here.run(*command, "--wait")
+    assert (waited.code, "was changed" in waited.err) == (4, True), waited.err
+    assert fleet_here.run("merge", out).code == 4
+    assert halt_of(folder_of(out)) is not None
+    assert fleet_here.run("merge", out, "--replace-edited").code == 0
+    assert len(json.loads((out / "instances.json").read_bytes())["images"]) == 4
+    assert fleet_here.run("status", out, "--watch", "--json").events[-1]["state"] == "merged"
+
+
+def test_a_stopped_merge_goes_on_when_it_is_resumed(
+    fleet_here: Fleet, tmp_path: Path, photos: Path, card: Path, undisturbed: bytes
+) -> None:
+    out = tmp_path / "out"
+    fleet_here.worker("-m", str(card))
+    assert fleet_here.run("submit", photos, "-m", card, "-o", out, SHARED, "--wait").code == 0
+    stop(folder_of(out), "its merge was refused")
+    for name in ("run.json", "instances.json"):
+        (out / name).unlink()
+    assert fleet_here.run("resume", out).code == 0
+    assert fleet_here.await_merged(out) == undisturbed
+
+
 def test_the_heartbeat_file_of_a_worker(fleet_here: Fleet, tmp_path: Path) -> None:
     fleet_here.variables["MASKMILL_HEARTBEAT_FILE"] = str(tmp_path / "beat")
     fleet_here.worker("-m", "shapes")
     until((tmp_path / "beat").exists)
-    workers = until(lambda: list(fleet_here.state.workers()))
+    workers = until(lambda: fleet_here.state.present())
     assert workers[0].models == ("shapes",)
     refused = fleet_here.run("worker", "-m", "no-such-model")
     assert refused.code == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -241,6 +242,8 @@ def test_bad_messages_are_kept_with_the_reason(
         ("items[0]", {"items": [{"uri": one, "id": 3}]}),
         ("positional|options has no 'limit'", {"options": {"limit": 3}}),
         ("'output'", {"options": {"output": str(tmp_path)}}),
+        ("options has no 'max_failures'", {"options": {"max_failures": 3}}),
+        ("options has no 'replace_edited'", {"options": {"replace_edited": True}}),
         ("never overwritten", {"options": {"overwrite": True}}),
         ("$.threshold", {"options": {"threshold": "much"}}),
         ("shard_size", {"options": {"shard_size": -1}}),
@@ -347,11 +350,33 @@ def test_each_input_has_its_own_answer(
     ],
 )
 def test_an_answer_lies_below_its_folder_whatever_the_name(name: str, place: str | None) -> None:
-    uri = per_image_uri(Folder("s3://bucket/out", "run"), name)
+    uri = per_image_uri(Folder("s3://bucket/out", "run"), name, "s3://bucket/in")
     if place is None:
         assert re.fullmatch("s3://bucket/out/per-image/sha256-[0-9a-f]{64}.json", uri)
     else:
         assert uri == f"s3://bucket/out/per-image/{place}"
+
+
+def test_two_inputs_of_one_name_have_an_answer_each(
+    fleet_here: Fleet, tmp_path: Path, photos: Path, card: str
+) -> None:
+    out, twin, uri = tmp_path / "out", tmp_path / "twin.jpg", images(photos)[0]
+    options = {"sharing": SHARED, "app": fleet_here.app, "state": fleet_here.state}
+    for number, each in enumerate((uri, str(twin)), 1):
+        line = {"uri": each, "file_name": "same.jpg"}
+        append([line], card, str(out), routing=Routing(per_image=True), **options)
+        if number == 1:
+            fleet_here.worker()
+        await_parts(out, number)
+    digest = hashlib.sha256(str(twin).encode()).hexdigest()
+    answers = [out / "per-image" / name for name in ("same.jpg.json", f"sha256-{digest}.json")]
+    first, second = (json.loads(path.read_bytes()) for path in answers)
+    assert (first["uri"], "image" in first) == (uri, True)
+    assert (second["uri"], second["failure"]["kind"]) == (str(twin), "not-found")
+    twin.write_bytes(jpeg(3))
+    assert fleet_here.run("retry", out).code == 0
+    until(lambda: "image" in json.loads(answers[1].read_bytes()), logs=fleet_here.logs)
+    assert json.loads(answers[0].read_bytes()) == first
 
 
 def _listen(bare: Celery, told: dict[str, dict[str, Any]]) -> None:
@@ -400,7 +425,7 @@ def test_what_a_producer_adds_is_stored_whatever_the_broker_does(
         named = {"uri": str(extra), "file_name": "more/extra.jpg"}
         options = {"sharing": SHARED, "app": back.app, "state": back.state}
         added = append([uris[0], named], card, str(out), **options)
-        assert (added.items, added.parts) == (2, 1)
+        assert (added.items, added.shards) == (2, 1)
         again = append([uris[0], named], card, str(out), **options)
         assert again.job.run == job.run
         assert len(missing_shards(folder, job)) == 2
@@ -431,8 +456,8 @@ def look(fleet_here: Fleet, folder: Folder) -> str:
         (["--overwrite"], 2, "never overwritten"),
         (["--threshold", "0.9"], 2, "threshold (null before, 0.9 now)"),
         (["--per-image"], 2, "per image"),
-        (["--priority", "normal"], 0, "12 inputs in 1 shards were added"),
-        (["--shard-size", "5"], 0, "12 inputs in 3 shards were added"),
+        (["--priority", "normal"], 0, "12 inputs in 1 shards, all added"),
+        (["--shard-size", "5"], 0, "12 inputs in 3 shards, all added"),
     ],
 )
 def test_what_is_added_must_be_asked_for_as_the_job_was(
@@ -514,5 +539,5 @@ def test_a_priority_of_an_open_job_is_the_jobs(
     )
     added = append(images(photos)[:2], card, str(out), routing=Routing(priority="high"),
                    sharing=SHARED, app=fleet_here.app, state=fleet_here.state)  # fmt: skip
-    assert added.parts == 1
+    assert added.shards == 1
     await_parts(out, 1)

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from storage import put
+from storage import list_entries, put
 from tasks.folder import Folder, JobError, read_plan
 from tasks.messages import ShardMessage, parse
 from tasks.state import KnownJob, State
@@ -49,6 +49,8 @@ def test_a_damaged_entry_of_the_state_folder_is_passed_over(tmp_path: Path) -> N
     put(f"{state.uri}/workers/zz.json", b"{")
     assert list(state.jobs()) == [known]
     assert state.present() == []
-    assert state.knows(known.uri, "run")
-    assert not state.knows(known.uri, "another")
-    assert not state.knows("s3://b/other", "run")
+    assert state.known(known.uri, "run") == known
+    assert state.known(known.uri, "another") is None
+    assert state.known("s3://b/other", "run") is None
+    put(next(list_entries(f"{state.uri}/jobs/")).uri, b"{")
+    assert state.known(known.uri, "run") is None
