@@ -181,3 +181,9 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
 def encode(value: Any) -> bytes:
     """One JSON line. Field order is the struct's, so equal values are equal bytes."""
     return msgspec.json.encode(value)
+
+
+# msgspec takes a type apart when it first decodes one. Threads that do so at the same time can end
+# the process when the garbage collector runs in between, so this one has done it before them.
+for _kind in (Item, Job, Shard, Retry, Attempt):
+    msgspec.json.Decoder(_kind)
