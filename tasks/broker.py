@@ -29,6 +29,7 @@ DEFAULT_BROKER = "redis://localhost:6379/0"
 LARGE_JOB = 100  # jobs of more shards than this go to the low queue unless told
 PRIORITIES: tuple[Priority, ...] = ("high", "normal", "low")
 SCHEMES = ("redis", "rediss", "amqp", "amqps", "sqs", "memory")
+MIXED = "any"  # in place of the engine: jobs that several builds share
 BATCH = 500
 FAILURES = (OperationalError, MessageNacked, ClientError, OSError)
 
@@ -149,10 +150,11 @@ def queue_of(job: Job) -> str:
     return queue_name(job.asked.model.engine, job.routing.target, priority)
 
 
-def queues_for(engines: Sequence[str], target: str) -> list[str]:
+def queues_for(engines: Sequence[str], targets: Sequence[str]) -> list[str]:
     """What a worker takes from, the most urgent first."""
-    targets = dict.fromkeys((target, "any"))
-    names = [queue_name(e, t, p) for p in PRIORITIES for t in targets for e in engines]
+    places = dict.fromkeys((*targets, "any"))
+    kinds = (*engines, MIXED)
+    names = [queue_name(e, t, p) for p in PRIORITIES for t in places for e in kinds]
     return [DEFAULT_QUEUE, *names]
 
 

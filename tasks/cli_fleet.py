@@ -52,7 +52,9 @@ _HOW = (
     option("wait", bool, False, "Follow the job to its end."),
     option("dry_run", bool, False, "Say what would be done; plan and send nothing."),
     option("priority", Literal["high", "normal", "low"], "normal", "Which queue the shards go to."),
-    option("target", str, "any", "Only workers started with this --target take it."),
+    option(
+        "target", str, "any", "Who takes it: any, cloud, edge, imx8mp, imx93, imx95 or a label."
+    ),
     option("upload", bool, False, "Copy local inputs to the output's store first."),
     option("shared_paths", bool, False, "Workers see local paths as this machine does."),
     option("per_image", bool, False, "Also write a file for each input once it is done."),
@@ -93,8 +95,12 @@ def worker(
         Runtime | None, typer.Option(help="Take work of this engine only (default: all here).")
     ] = None,
     target: Annotated[
-        str, typer.Option(envvar="MASKMILL_TARGET", help="Also take work sent to this target.")
-    ] = "any",
+        list[str] | None,
+        typer.Option(
+            envvar="MASKMILL_TARGET",
+            help="A label: also take work for it. cloud or edge: what this machine is.",
+        ),
+    ] = None,
     grace: Annotated[
         float, typer.Option(min=0, help="Seconds to finish the shard in hand when told to stop.")
     ] = 20.0,
@@ -102,7 +108,7 @@ def worker(
     """Work for a fleet: one process with one model, watched by another, until told to stop."""
     from tasks.fleet_worker import serve
 
-    raise typer.Exit(serve(model or [], runtime or "", target, grace))
+    raise typer.Exit(serve(model or [], runtime or "", target or [], grace))
 
 
 def status(

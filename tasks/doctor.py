@@ -14,6 +14,7 @@ from storage import delete, get, put
 from storage.errors import StorageError
 from storage.uris import join, shown
 from tasks.annotate import ENGINE_PARTS
+from tasks.board import targets_of
 from tasks.broker import DEFAULT_QUEUE, BrokerDown, broker_url, make_app, queues_for, waiting
 from tasks.cards import ModelError
 from tasks.environment import SettingError
@@ -86,7 +87,7 @@ def _fleet() -> Iterator[tuple[str, str]]:
         app = make_app(broker_url())
         # to ask SQS for a queue's length makes the queue
         is_sqs = broker_url().startswith("sqs:")
-        names = [DEFAULT_QUEUE] if is_sqs else queues_for(list(ENGINE_PARTS), "any")
+        names = [DEFAULT_QUEUE] if is_sqs else queues_for(list(ENGINE_PARTS), targets_of(()))
         queued = [f"{depth} in {name}" for name in names if (depth := waiting(app, name))]
         yield "broker", f"{shown(broker_url())}: answers"
         yield "messages", ", ".join(queued) or "none waits"

@@ -14,6 +14,7 @@ from typing import Any
 
 from storage.errors import StorageError
 from tasks.annotate import engines_here, need_worker_parts
+from tasks.board import targets_of
 from tasks.broker import BrokerDown, broker_url, make_app, send_shards
 from tasks.cards import ModelError
 from tasks.exits import ended
@@ -24,18 +25,19 @@ from tasks.state import State, fleet_state
 LAST_WORDS_S = 15.0  # beyond the grace, for the process to say good-bye
 
 
-def serve(models: Sequence[str], engine: str, target: str, grace_s: float) -> int:
-    return ended(lambda: _serve(models, engine, target, grace_s), as_json=False)
+def serve(models: Sequence[str], engine: str, labels: Sequence[str], grace_s: float) -> int:
+    return ended(lambda: _serve(models, engine, labels, grace_s), as_json=False)
 
 
-def _serve(models: Sequence[str], engine: str, target: str, grace_s: float) -> int:
+def _serve(models: Sequence[str], engine: str, labels: Sequence[str], grace_s: float) -> int:
+    targets = targets_of(labels)
     state = fleet_state()
     app = make_app(broker_url())
     engines = [engine] if engine else engines_here()
     if not engines:
         raise ModelError("no engine is installed here: pip install 'maskmill[worker]'")
     need_worker_parts(engines[0])
-    order = {"models": models, "engines": engines, "target": target, "grace_s": grace_s}
+    order = {"models": models, "engines": engines, "targets": targets, "grace_s": grace_s}
     idle_deaths = 0
     stopper = Stopper(grace_s)
     while True:

@@ -21,6 +21,7 @@ from celery import Celery
 
 from storage import put
 from storage.uris import below, parse, shown
+from tasks.board import check_target
 from tasks.broker import broker_url, make_app, send_shards
 from tasks.folder import Folder, JobDiffers, read_job
 from tasks.inputs import Found, InputError, ListLine, absolute, find, name_in_list
@@ -90,6 +91,7 @@ def open_job(
     """The open job at an output, made if there is none; one asked for otherwise is refused."""
     if wished.overwrite:
         raise InputError("an open job is never overwritten; give another --output")
+    check_target(routing.target)
     while (job := read_job(wished.output)) is None:
         refuse_foreign(wished.output)
         made = _new_job(wished, routing, state)

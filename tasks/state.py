@@ -54,7 +54,7 @@ class WorkerNow(msgspec.Struct, frozen=True, kw_only=True):
     cores: int
     processor: str
     engines: tuple[str, ...]
-    target: str
+    targets: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
     job: str = ""
     shard: int | str | None = None

@@ -21,6 +21,7 @@ from celery import Celery
 
 from storage import open_read, open_write
 from storage.uris import join, parse, shown
+from tasks.board import check_target
 from tasks.broker import BrokerDown, broker_url, make_app, send_merge, send_shards
 from tasks.download import checksum
 from tasks.folder import Folder, exists, missing_shards
@@ -78,6 +79,7 @@ def submit(
     state = state or fleet_state()
     sharing = sharing or Sharing()
     check_output(wished.output, sharing)
+    check_target((routing or Routing()).target)
     chosen = find_model(model, wished.runtime, wished.precision)
     given = sources(inputs, selection or Selection(), stdin)
     for word in given.inputs:

@@ -8,6 +8,7 @@ from typing import Any
 from celery import signals
 
 from tasks.annotate import engines_here
+from tasks.board import targets_of
 from tasks.broker import DEFAULT_QUEUE, broker_url, make_app, queues_for
 from tasks.messages import RECONCILE
 from tasks.state import fleet_state
@@ -18,7 +19,7 @@ state = fleet_state()
 app = make_app(broker_url())
 # What Celery takes from without -Q, made as producers make the queues they name: RabbitMQ
 # refuses a queue that is declared in two ways.
-for name in queues_for(engines_here(), os.environ.get("MASKMILL_TARGET") or "any"):
+for name in queues_for(engines_here(), targets_of(os.environ.get("MASKMILL_TARGET", "").split())):
     app.amqp.queues.select_add(app.amqp.queues[name])
 app.conf.worker_consumer = "worker.consumer:KeepingConsumer"
 app.conf.beat_schedule = {

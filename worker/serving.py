@@ -50,7 +50,7 @@ class Serving(msgspec.Struct, frozen=True):
 
     models: tuple[str, ...]
     engines: tuple[str, ...]
-    target: str
+    targets: tuple[str, ...]
     grace_s: float
 
 
@@ -68,7 +68,7 @@ class Presence:
             cores=os.cpu_count() or 1,
             processor=f"{platform.machine()} {instruction_set()}",
             engines=serving.engines,
-            target=serving.target,
+            targets=serving.targets,
             models=serving.models,
         )
         threading.Thread(target=_keep_beating, daemon=True).start()
@@ -166,7 +166,7 @@ def main() -> None:
     signals.worker_shutting_down.connect(soon, weak=False)
     # Our own station is manned; Celery's start must not put another in its place.
     signals.worker_init.disconnect(man_station)
-    queues = queues_for(serving.engines, serving.target)
+    queues = queues_for(serving.engines, serving.targets)
     worker = app.Worker(
         pool="solo",
         concurrency=1,

@@ -32,7 +32,7 @@ def rabbits(tmp_path: Path, node: RabbitMQ) -> Iterator[Fleet]:
     with fleet(tmp_path / "fleet", node.url) as made:
         yield made
         with made.app.connection_for_write() as connection:
-            for name in queues_for(("onnx",), "any"):
+            for name in queues_for(("onnx",), ("cloud",)):
                 connection.default_channel.queue_purge(name)
 
 
@@ -79,7 +79,7 @@ def test_a_job_over_quorum_queues(
     listed = node.control("list_queues", "name", "type", "durable", "--formatter", "json")
     queues = {each["name"]: (each["type"], each["durable"]) for each in json.loads(listed)}
     ours = {name for name in queues if not name.endswith(".pidbox")}
-    assert ours >= set(queues_for(("onnx",), "any"))
+    assert ours >= set(queues_for(("onnx",), ("cloud",)))
     assert {queues[name] for name in ours} == {("quorum", True)}
     until(lambda: not any(waiting(rabbits.app, name) for name in ours), what="all is acknowledged")
     looked = rabbits.run("doctor", "--json").events[0]["fleet"]

@@ -93,7 +93,7 @@ def test_a_plain_celery_worker_takes_the_urgent_first(monkeypatch: pytest.Monkey
     monkeypatch.setenv("MASKMILL_BROKER_URL", "amqp://nobody@127.0.0.1:1//")
     monkeypatch.setenv("MASKMILL_TARGET", "cam")
     ours = runpy.run_module("worker.app")["app"].amqp.queues
-    names = queues_for(engines_here(), "cam")
+    names = queues_for(engines_here(), ("cam", "cloud"))
     assert list(ours.consume_from) == names
     producers = make_app("amqp://nobody@127.0.0.1:1//").amqp.queues
     assert [ours[name] for name in names] == [producers[name] for name in names]

@@ -163,7 +163,7 @@ def test_a_stop_leaves_time_for_the_grace() -> None:
 def test_scaling_watches_the_queues_of_the_workers_that_it_scales() -> None:
     words = container("worker")["command"]
     assert "--target" not in words
-    queues = queues_for([words[words.index("--runtime") + 1]], "any")
+    queues = queues_for([words[words.index("--runtime") + 1]], ("cloud",))
     scaled = manifest("ScaledObject", "worker")["spec"]
     assert scaled["scaleTargetRef"]["name"] == "worker"
     assert [trigger["metadata"]["listName"] for trigger in scaled["triggers"]] == queues
