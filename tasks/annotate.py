@@ -18,7 +18,7 @@ from tasks.exits import OK, OVER_BUDGET
 from tasks.folder import Folder, missing_shards, read_run
 from tasks.local import Interrupted, Stopped, await_ready, run, start
 from tasks.merge import is_merged
-from tasks.opening import SHARD_SIZE, Opened, Sources, ask, continue_job, open_job, sources
+from tasks.opening import Opened, Sources, ask, continue_job, open_job, sources, usual_shard_size
 from tasks.progress import Face, Watcher, choose_face, planning_notice, say_json, tell
 from tasks.records import Job, Selection
 from tasks.shelf import find_model
@@ -27,7 +27,7 @@ from tasks.wishes import Wishes, settings_of
 WORKER_PARTS = ("numpy", "cv2", "PIL", "pycocotools")
 _OF_RUN = (
     *("images", "annotations", "annotations_by_class", "failures", "failures_by_kind"),
-    *("empty_masks_dropped", "seconds_by_stage"),
+    *("empty_masks_dropped", "seconds_by_stage", "produced_by"),
 )
 # What each engine needs, any one of them, and the extra that brings the last.
 ENGINE_PARTS = {
@@ -63,7 +63,8 @@ def _annotate(given: Sources, wishes: Wishes, as_json: bool) -> int:
 def work_off(model: Model, given: Sources, wishes: Wishes, face: Face) -> Opened:
     """Plan what is asked for, or go on with it, and run it to its merged dataset."""
     output = storable(wishes.output)
-    asked = ask(given, model, settings_of(model, wishes), wishes.shard_size or SHARD_SIZE)
+    size = wishes.shard_size or usual_shard_size([model])
+    asked = ask(given, [model], settings_of(model, wishes), size)
     there = None if wishes.overwrite else continue_job(output, asked)
     if there is not None and is_merged(there.folder, there.job):
         return there
@@ -75,7 +76,7 @@ def work_off(model: Model, given: Sources, wishes: Wishes, face: Face) -> Opened
             output,
             given,
             asked,
-            model.path,
+            [model.path],
             overwrite=wishes.overwrite,
             progress=planning_notice(face),
         )
@@ -168,7 +169,16 @@ def _rows(summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "failures", str(summary["failures"])
     for name, number in summary["failures_by_kind"].items():
         yield "", f"{number} {name}"
+    for line in kinds_said(summary["produced_by"]):
+        yield "made by", line
     stages = summary["seconds_by_stage"].items()
     yield "time by stage", ", ".join(f"{name} {value:.1f} s" for name, value in stages)
     for number, uri in enumerate(summary["files"].values()):
         yield "" if number else "files", uri
+
+
+def kinds_said(kinds: Sequence[dict[str, str]]) -> Iterator[str]:
+    """A line for each kind of worker where several made a dataset: equal bytes hold within one."""
+    for each in kinds if len(kinds) > 1 else ():
+        words = (each[n] for n in ("engine", "engine_version", "precision", "delegate"))
+        yield " ".join([*filter(None, words), each["instruction_set"], each["sha256"][:12]])

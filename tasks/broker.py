@@ -29,7 +29,8 @@ DEFAULT_BROKER = "redis://localhost:6379/0"
 LARGE_JOB = 100  # jobs of more shards than this go to the low queue unless told
 PRIORITIES: tuple[Priority, ...] = ("high", "normal", "low")
 SCHEMES = ("redis", "rediss", "amqp", "amqps", "sqs", "memory")
-MIXED = "any"  # in place of the engine: jobs that several builds share
+# The engines that one card's builds can have between them: a mixed job has a queue for all of them.
+MIXES = (("onnx", "openvino"), ("openvino", "tflite"), ("onnx", "openvino", "tflite"))
 BATCH = 500
 FAILURES = (OperationalError, MessageNacked, ClientError, OSError)
 
@@ -147,13 +148,14 @@ def queue_of(job: Job) -> str:
     priority = job.routing.priority
     if priority == "normal" and job.counts.shards > LARGE_JOB:
         priority = "low"
-    return queue_name(job.asked.model.engine, job.routing.target, priority)
+    engines = {each.engine for each in (job.asked.model, *job.asked.alternates)}
+    return queue_name("-".join(sorted(engines)), job.routing.target, priority)
 
 
 def queues_for(engines: Sequence[str], targets: Sequence[str]) -> list[str]:
     """What a worker takes from, the most urgent first."""
     places = dict.fromkeys((*targets, "any"))
-    kinds = (*engines, MIXED)
+    kinds = (*engines, *("-".join(mix) for mix in MIXES if set(mix) & set(engines)))
     names = [queue_name(e, t, p) for p in PRIORITIES for t in places for e in kinds]
     return [DEFAULT_QUEUE, *names]
 

@@ -55,6 +55,7 @@ _HOW = (
     option(
         "target", str, "any", "Who takes it: any, cloud, edge, imx8mp, imx93, imx95 or a label."
     ),
+    option("mixed", bool, False, "Other builds and engines of the model may share the job."),
     option("upload", bool, False, "Copy local inputs to the output's store first."),
     option("shared_paths", bool, False, "Workers see local paths as this machine does."),
     option("per_image", bool, False, "Also write a file for each input once it is done."),
@@ -80,6 +81,7 @@ def submit(
     sharing = Sharing(upload=how["upload"], shared_paths=how["shared_paths"])
     routing = Routing(**{name: how[name] for name in ("priority", "target", "per_image")})
     wishes |= {"model": model, "output": output, "routing": routing, "sharing": sharing}
+    wishes["mixed"] = how["mixed"]
     if how["dry_run"]:
         end(dry, inputs, selection, wishes, how["append"], as_json)
     follow = how["max_failures"] if how["wait"] else None

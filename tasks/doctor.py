@@ -13,7 +13,7 @@ from typing import Any
 from storage import delete, get, put
 from storage.errors import StorageError
 from storage.uris import join, shown
-from tasks.annotate import ENGINE_PARTS
+from tasks.annotate import ENGINE_PARTS, kinds_said
 from tasks.board import targets_of
 from tasks.broker import DEFAULT_QUEUE, BrokerDown, broker_url, make_app, queues_for, waiting
 from tasks.cards import ModelError
@@ -133,7 +133,9 @@ def check_folder(output: str, as_json: bool) -> int:
     audit = import_module("worker.audit")
     folder = Folder(output, job.run)
     found = list(audit.problems(folder, job))
-    inputs = (read_run(folder) or {}).get("inputs")
+    run = read_run(folder) or {}
+    kinds = list(kinds_said(run.get("produced_by", ())))
     event = {"event": "doctor", "output": output, "sound": not found, "problems": found}
-    tell(event, found or [f"{output} is sound: {inputs} inputs, each ended once"], as_json)
+    lines = found or [f"{output} is sound: {run.get('inputs')} inputs, each ended once"]
+    tell(event | {"kinds": kinds}, lines + [f"made by {kind}" for kind in kinds], as_json)
     return STOPPED if found else OK

@@ -38,13 +38,13 @@ from tasks.markers import STOPPED as STOPPED_MARK
 from tasks.markers import cancel, lift, look_for_halt
 from tasks.merge import merge_all, merge_part
 from tasks.open_jobs import append_inputs
-from tasks.opening import SHARD_SIZE, ask, continue_job, refuse_foreign, sources
+from tasks.opening import ask, continue_job, refuse_foreign, sources, usual_shard_size
 from tasks.ordered import side_by_side
 from tasks.plan import survey
 from tasks.progress import choose_face, planning_notice, say_json, tell
 from tasks.reconcile import look_after
 from tasks.records import Job, Retry, Selection, encode
-from tasks.shelf import find_model
+from tasks.shelf import find_models
 from tasks.state import State, fleet_state
 from tasks.status import Follower, followers, said
 from tasks.submit import check_output, send_missing, submit, visible
@@ -96,14 +96,15 @@ def dry(
     inputs: Sequence[str], selection: Selection, wishes: dict[str, Any], append: bool, as_json: bool
 ) -> int:
     """What a submit would do, and what would keep it from it; nothing is written or sent."""
-    sharing, _ = wishes.pop("sharing"), wishes.pop("routing")
+    sharing, routing = wishes.pop("sharing"), wishes.pop("routing")
     wished = Wishes(**{**wishes, "output": absolute(wishes["output"])})
     check_output(wished.output, sharing)
-    model = find_model(wished.model, wished.runtime, wished.precision)
-    size = wished.shard_size or SHARD_SIZE
+    models = find_models(wished.model, wished.runtime, wished.precision, wished.mixed)
+    model = models[0]
+    size = wished.shard_size or usual_shard_size(models, routing.target)
     with standard_input(inputs) as stdin:
         given = sources(inputs, selection, stdin)
-        asked = ask(given, model, settings_of(model, wished), size)
+        asked = ask(given, models, settings_of(model, wished), size)
         if read_job(wished.output) is None:
             refuse_foreign(wished.output)
         elif not (append or wished.overwrite):

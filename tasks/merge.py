@@ -151,6 +151,7 @@ def seal(folder: Folder, job: Job, merged: Merged, *, drawn: bool, into: str = "
         },
         "failures_by_kind": dict(sorted(merged.by_failure.items())),
         "model": {"name": job.asked.model.card.name, "sha256": job.asked.model.sha256},
+        "mixed": bool(job.asked.alternates),
         "produced_by": [merged.kinds[key] for key in sorted(merged.kinds)],
         "seconds_by_stage": {stage: round(value, 3) for stage, value in seconds.items()},
         "attempts": dict(ends),

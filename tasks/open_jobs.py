@@ -26,11 +26,20 @@ from tasks.broker import broker_url, make_app, send_shards
 from tasks.folder import Folder, JobDiffers, read_job
 from tasks.inputs import Found, InputError, ListLine, absolute, find, name_in_list
 from tasks.messages import AnnotateMessage
-from tasks.opening import SHARD_SIZE, Opened, ask, differing, model_of, refuse_foreign, sources
+from tasks.opening import (
+    Opened,
+    ask,
+    differing,
+    model_of,
+    models_of,
+    refuse_foreign,
+    sources,
+    usual_shard_size,
+)
 from tasks.ordered import side_by_side
 from tasks.plan import commit_job
 from tasks.records import Counts, Item, Job, Routing, Selection, encode
-from tasks.shelf import find_model
+from tasks.shelf import find_model, find_models
 from tasks.state import KnownJob, State, fleet_state
 from tasks.submit import Sharing, Submitted, check_output, options_as, stored, visible
 from tasks.wishes import Wishes, settings_of
@@ -106,10 +115,12 @@ def open_job(
 
 
 def _new_job(wished: Wishes, routing: Routing, state: State) -> Job:
-    model = find_model(wished.model, wished.runtime, wished.precision)
-    asked = ask(sources((), Selection()), model, settings_of(model, wished), SHARD_SIZE)
-    kept = state.keep_model(model.path, model.sha256)
-    return Job(secrets.token_hex(6), asked, Counts(items=0, shards=0), kept, routing, open=True)
+    models = find_models(wished.model, wished.runtime, wished.precision, wished.mixed)
+    size = usual_shard_size(models, routing.target)
+    asked = ask(sources((), Selection()), models, settings_of(models[0], wished), size)
+    kept, *also = [state.keep_model(each.path, each.sha256) for each in models]
+    counts = Counts(items=0, shards=0)
+    return Job(secrets.token_hex(6), asked, counts, kept, tuple(also), routing, open=True)
 
 
 def _require_same(job: Job, wished: Wishes, routing: Routing) -> None:
@@ -124,8 +135,10 @@ def _require_same(job: Job, wished: Wishes, routing: Routing) -> None:
         model = find_model(wished.model, wished.runtime, wished.precision)
     limits = {name: getattr(there.settings, name) for name in ("max_bytes", "max_pixels")}
     settings = msgspec.structs.replace(settings_of(model, wished), **limits)
-    asked = ask(sources((), Selection()), model, settings, there.shard_size)
-    differences = differing(there, asked) + [
+    models = [model, *models_of(job)[1:]]
+    asked = ask(sources((), Selection()), models, settings, there.shard_size)
+    differences = differing(there, asked) + ["mixed"] * (wished.mixed and not there.alternates)
+    differences += [
         name.replace("_", " ")
         for name in Routing.__struct_fields__
         if getattr(routing, name) not in (getattr(Routing(), name), getattr(job.routing, name))
@@ -152,7 +165,7 @@ def _named(item: str | ListLine) -> Found:
 def _store(opened: Opened, found: Iterator[Found], size: int | None, app: Celery) -> Submitted:
     """Write the inputs as parts named by the hash of their content, then send these."""
     job, folder = opened
-    chunks = iter(lambda: list(itertools.islice(found, size or SHARD_SIZE)), [])
+    chunks = iter(lambda: list(itertools.islice(found, size or job.asked.shard_size)), [])
 
     def write(chunk: list[Found]) -> tuple[str, int]:
         found = enumerate(_once(chunk), 1)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, BinaryIO, NamedTuple, cast
 
 import msgspec
 
 from storage.uris import join, without_query
+from tasks.board import BOARDS
 from tasks.cards import Model
 from tasks.folder import Folder, JobDiffers, delete_run, exists, read_job
 from tasks.inputs import Found, InputError, absolute, find
@@ -16,6 +17,7 @@ from tasks.plan import commit_job, write_plan
 from tasks.records import Asked, Job, ModelRef, Routing, Selection, Settings, encode
 
 SHARD_SIZE = 64
+BOARD_SHARD_SIZE = 16  # a quarter of the usual visibility timeout at 56 s an image
 DERIVED = ("instances.json", "results.json", "failures.jsonl", "run.json")
 
 
@@ -45,19 +47,29 @@ def sources(inputs: Sequence[str], selection: Selection, stdin: BinaryIO | None 
     return Sources(tuple(absolute(word) for word in inputs), chosen, stdin)
 
 
-def ask(given: Sources, model: Model, settings: Settings, shard_size: int) -> Asked:
+def usual_shard_size(models: Iterable[Model], target: str = "any") -> int:
+    """Images a shard where none is given: fewer where a board may take it, for boards are slow."""
+    slow = target in ("edge", *BOARDS) or any(each.engine == "tflite" for each in models)
+    return BOARD_SHARD_SIZE if slow else SHARD_SIZE
+
+
+def ask(given: Sources, models: Iterable[Model], settings: Settings, shard_size: int) -> Asked:
     """What is compared when the same command comes again."""
-    build = model.build
-    reference = ModelRef(
-        model.card, build.file, model.engine, build.precision, model.sha256, model.compute
-    )
     selection = msgspec.structs.replace(
         given.selection,
         images_root=without_query(given.selection.images_root),
         images_from=without_query(given.selection.images_from),
     )
     words = (f"- {_digest(given.stdin)}" if word == "-" else word for word in given.inputs)
-    return Asked(tuple(map(without_query, words)), selection, reference, settings, shard_size)
+    inputs, (model, *others) = tuple(map(without_query, words)), map(_reference, models)
+    return Asked(inputs, selection, model, settings, shard_size, tuple(others))
+
+
+def _reference(model: Model) -> ModelRef:
+    build = model.build
+    return ModelRef(
+        model.card, build.file, model.engine, build.precision, model.sha256, model.compute
+    )
 
 
 def _digest(stdin: BinaryIO | None) -> str:
@@ -74,7 +86,7 @@ def open_job(
     output: str,
     given: Sources,
     asked: Asked,
-    model_path: str,
+    model_paths: Sequence[str],
     *,
     routing: Routing | None = None,
     overwrite: bool = False,
@@ -96,7 +108,8 @@ def open_job(
     found = checked(find(given.inputs, given.selection.images_root, given.stdin))
     salt = encode(asked) + (replaced.run.encode() if replaced else b"")
     folder, counts = write_plan(output, salt, found, given.selection, asked.shard_size, progress)
-    job = Job(folder.run, asked, counts, model_path, routing or Routing())
+    path, *others = model_paths
+    job = Job(folder.run, asked, counts, path, tuple(others), routing or Routing())
     replaced = read_job(output)
     noted(folder)
     if not commit_job(folder, job, replace=overwrite):
@@ -133,12 +146,20 @@ def continue_job(output: str, asked: Asked) -> Opened | None:
 
 
 def model_of(job: Job) -> Model:
-    """The model that a job is pinned to."""
-    reference = job.asked.model
+    """The model that a job is pinned to; the first choice of a mixed one."""
+    return models_of(job)[0]
+
+
+def models_of(job: Job) -> list[Model]:
+    """What may make a job's shards, in order of preference."""
+    paths = (job.model_path, *job.alternate_paths)
+    references = (job.asked.model, *job.asked.alternates)
+    return [_model(*each) for each in zip(references, paths, strict=True)]
+
+
+def _model(reference: ModelRef, path: str) -> Model:
     build = next(each for each in reference.card.builds if each.file == reference.file)
-    return Model(
-        reference.card, build, job.model_path, reference.sha256, reference.engine, reference.compute
-    )
+    return Model(reference.card, build, path, reference.sha256, reference.engine, reference.compute)
 
 
 def differing(before: Asked, now: Asked) -> list[str]:
@@ -157,6 +178,8 @@ def _flat(asked: Asked) -> dict[str, Any]:
     model = asked.model
     values["model"] = f"{model.card.name} {model.file} {model.sha256[:12]}"
     values["model card"] = msgspec.to_builtins(model.card)
+    values["engine"] = f"{model.engine} {model.compute}"
+    values["alternates"] = [f"{m.engine} {m.compute} {m.sha256[:12]}" for m in asked.alternates]
     values |= msgspec.to_builtins(asked.settings)
     return {name.replace("_", " "): value for name, value in values.items()}
 

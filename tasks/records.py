@@ -66,6 +66,7 @@ class Asked(msgspec.Struct, frozen=True):
     model: ModelRef
     settings: Settings
     shard_size: int
+    alternates: tuple[ModelRef, ...] = ()  # mixed: builds and engines that may make a shard as well
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,6 +95,7 @@ class Job(msgspec.Struct, frozen=True):
     asked: Asked
     counts: Counts
     model_path: str = ""  # where the weights are: the submitter's file, or a copy that all can read
+    alternate_paths: tuple[str, ...] = ()
     routing: Routing = Routing()
     open: bool = False  # no plan in advance: parts are added while it runs
     schema: int = SCHEMA

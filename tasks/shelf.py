@@ -81,6 +81,25 @@ def find_model(name: str, runtime: str = "", compute: Compute = "f32") -> Model:
     return model_at(card, build, place, runtime, compute)
 
 
+def find_models(name: str, runtime: str, compute: Compute, mixed: bool) -> list[Model]:
+    """What `-m NAME` means; mixed: then its other builds here, each by its usual engine, then all
+    builds by the other engines."""
+    chosen = find_model(name, runtime, compute)
+    _, card, builds = builds_at(name)
+    others = [
+        model_at(card, build, place, engine, compute if engine == "openvino" else "f32")
+        for build, place in builds
+        for engine in build.engines
+        if mixed and place and (build, engine) != (chosen.build, chosen.engine)
+    ]
+    if mixed and not others:
+        raise ModelError(
+            f"--mixed needs a second build of {card.name} here, or a second engine for"
+            f" {chosen.build.file}; there is {chosen.engine} alone"
+        )
+    return [chosen, *sorted(others, key=lambda each: each.engine != each.build.engines[0])]
+
+
 def builds_at(name: str) -> tuple[Path, Card, list[tuple[Build, Path | None]]]:
     """What find_card finds, and its builds with their files that are here; a network that was
     asked for itself is the only one.

@@ -29,10 +29,10 @@ from tasks.inputs import LIST_SUFFIXES, Found, InputError, absolute
 from tasks.markers import look_for_halt
 from tasks.merge import is_merged
 from tasks.messages import AnnotateMessage, SubmitMessage
-from tasks.opening import SHARD_SIZE, ask, open_job, sources
+from tasks.opening import ask, open_job, sources, usual_shard_size
 from tasks.ordered import ordered_map
 from tasks.records import Job, Routing, Selection
-from tasks.shelf import find_model
+from tasks.shelf import find_models
 from tasks.state import KnownJob, State, fleet_state
 from tasks.wishes import Wishes, settings_of
 
@@ -79,18 +79,20 @@ def submit(
     state = state or fleet_state()
     sharing = sharing or Sharing()
     check_output(wished.output, sharing)
-    check_target((routing or Routing()).target)
-    chosen = find_model(model, wished.runtime, wished.precision)
+    routing = routing or Routing()
+    check_target(routing.target)
+    models = find_models(model, wished.runtime, wished.precision, wished.mixed)
     given = sources(inputs, selection or Selection(), stdin)
     for word in given.inputs:
         if word != "-" and not word.endswith(LIST_SUFFIXES):  # a list may name what lies elsewhere
             check_input(word, sharing)
-    asked = ask(given, chosen, settings_of(chosen, wished), wished.shard_size or SHARD_SIZE)
+    size = wished.shard_size or usual_shard_size(models, routing.target)
+    asked = ask(given, models, settings_of(models[0], wished), size)
     job, folder = open_job(
         wished.output,
         given,
         asked,
-        state.keep_model(chosen.path, chosen.sha256),
+        [state.keep_model(each.path, each.sha256) for each in models],
         routing=routing,
         overwrite=wished.overwrite,
         progress=progress,

@@ -31,6 +31,7 @@ class Wishes:
     allow_unmatched: bool = False
     runtime: str = ""
     precision: Compute = "f32"
+    mixed: bool = False
     min_area: int = 0
     fill_holes: int = 0
     drop_specks: int = 0

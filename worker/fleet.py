@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +15,7 @@ from celery import Celery, current_task
 from storage import list_entries, put
 from storage.errors import StorageError
 from storage.uris import basename, join
+from tasks.annotate import engines_here
 from tasks.broker import BrokerDown, queue_of, send_merge, send_shards
 from tasks.cards import Model, ModelError
 from tasks.environment import SettingError
@@ -22,6 +24,7 @@ from tasks.markers import Halted, stop
 from tasks.merge import Outdated, is_merged
 from tasks.messages import SHARD, ShardMessage
 from tasks.open_jobs import Remembered
+from tasks.opening import models_of
 from tasks.records import Item, Job
 from tasks.shelf import cached_build
 from tasks.state import State
@@ -42,6 +45,7 @@ class FleetStation(Station):
     app: Celery
     state: State
     limits: Limits
+    engines: Sequence[str] = field(default_factory=engines_here)
     consumer: Any = None  # Celery's, where the tasks run in its process
     # How far each job is known to be done, by folder and run: every shard below is written.
     done_below: dict[Folder, int] = field(default_factory=dict)
@@ -52,9 +56,17 @@ class FleetStation(Station):
             return model
         return msgspec.structs.replace(model, path=str(cached_build(model.path, model.sha256)))
 
+    def servable(self, job: Job) -> list[Model]:
+        models = models_of(job)
+        if not job.asked.alternates:
+            return models
+        mine = (each for each in models if each.engine in self.engines)
+        return [each for each in mine if self.limits.allow_model(each.card.name, each.sha256)]
+
     def admit(self, job: Job, folder: Folder) -> None:
         self.limits.check_output(folder.uri)
-        self.limits.check_model(job.asked.model.card.name, job.asked.model.sha256)
+        if not job.asked.alternates:
+            self.limits.check_model(job.asked.model.card.name, job.asked.model.sha256)
 
     def in_hand(self, job: Job, folder: Folder, shard: ShardName, attempts: str) -> None:
         what = {"job": folder.uri, "shard": shard, "attempts": attempts, "worker": self.worker}

@@ -20,6 +20,7 @@ from tasks.folder import (
     Folder,
     JobError,
     ShardName,
+    exists,
     generation_due,
     items_due,
     read_job,
@@ -41,7 +42,6 @@ from tasks.messages import (
     parse,
 )
 from tasks.open_jobs import append_message
-from tasks.opening import model_of
 from tasks.reconcile import reconcile
 from tasks.records import Failure, Item, Job, ProducedBy, Shard, encode
 from tasks.submit import submit_message
@@ -64,6 +64,10 @@ station = Station()
 
 class Released(Exception):
     """The shard in hand is handed back: the worker was asked to stop."""
+
+
+class Overtaken(Exception):
+    """Another worker was faster with the shard in hand."""
 
 
 def read(kind: type[Any], task: str, args: tuple[Any, ...], body: dict[str, Any]) -> Any:
@@ -179,12 +183,27 @@ def run_shard(message: ShardMessage, job: Job, station: Station) -> None:
     generation = generation_due(folder, message.shard)
     if generation is not None:
         look_for_halt(folder)
-        model = station.model(model_of(job))
+        model = _model(job, station)
         try:
             _try(folder, job, message.shard, generation, model, station)
         finally:
             station.let_go()
     station.ended(folder, job)
+
+
+def _model(job: Job, station: Station) -> LoadedModel:
+    """The job's model as this worker runs it; of a mixed one the first that it can load."""
+    reason: Exception = ModelError(f"none of the builds of {job.asked.model.card.name} runs here")
+    for model in station.servable(job):
+        if model in station.unfit:
+            continue
+        try:
+            return station.model(model)
+        except (ModelError, ModelMismatch) as exc:
+            reason = exc
+            station.unfit.extend([model] if job.asked.alternates else [])
+            log.warning("%s with %s: %s", model.build.file, model.engine, exc)
+    raise reason
 
 
 def _try(
@@ -203,10 +222,14 @@ def _try(
     with Trying(attempts, station.worker, history) as attempt:
         try:
             outcomes = _outcomes(items, model, job, history, attempt, station, watch)
-            record = _record(folder, shard, outcomes, _produced_by(job, model), station)
+            record = _record(folder, shard, generation, outcomes, _produced_by(model), station)
             if job.routing.per_image:
                 station.announce(EVENT, write_per_image(folder, job, record, items))
             watch.timed("write", _commit, folder, record, generation)
+        except Overtaken:
+            log.info("shard %s of %s was done by another worker", shard, folder.uri)
+            attempt.end("released", 0, watch.seconds)
+            return
         except (Halted, Released, StorageError):
             attempt.end("released", 0, watch.seconds)
             raise
@@ -243,7 +266,12 @@ def _outcomes(
 
 
 def _record(
-    folder: Folder, shard: ShardName, outcomes: Any, produced_by: ProducedBy, station: Station
+    folder: Folder,
+    shard: ShardName,
+    generation: int,
+    outcomes: Any,
+    produced_by: ProducedBy,
+    station: Station,
 ) -> Shard:
     images, annotations, failures, empty = [], [], [], 0
     looked = time.monotonic()
@@ -252,6 +280,8 @@ def _record(
             raise Released
         if time.monotonic() - looked > LOOK_S:
             look_for_halt(folder)
+            if exists(folder.shard(shard, generation)):
+                raise Overtaken
             looked = time.monotonic()
         if outcome.image is not None:
             images.append(outcome.image)
@@ -283,14 +313,14 @@ def _commit(folder: Folder, record: Shard, generation: int) -> None:
             put(uri.removesuffix(".json") + ".conflict.json", data)
 
 
-def _produced_by(job: Job, model: LoadedModel) -> ProducedBy:
-    reference = job.asked.model
-    delegate = "" if model.runtime.device == "CPU" else model.runtime.device
+def _produced_by(loaded: LoadedModel) -> ProducedBy:
+    model = loaded.model
+    delegate = "" if loaded.runtime.device == "CPU" else loaded.runtime.device
     return ProducedBy(
-        reference.sha256,
-        reference.engine,
-        model.engine_version,
-        reference.precision if reference.compute == "f32" else reference.compute,
+        model.sha256,
+        model.engine,
+        loaded.engine_version,
+        model.build.precision if model.compute == "f32" else model.compute,
         delegate,
         instruction_set(),
     )

@@ -44,8 +44,11 @@ class Limits:
             if word and self.refused_input(word):
                 raise JobError(f"{name}: {shown(word)} is not below MASKMILL_INPUT_ROOTS")
 
+    def allow_model(self, name: str, sha256: str) -> bool:
+        return not self.models or bool({name, sha256} & set(self.models))
+
     def check_model(self, name: str, sha256: str) -> None:
-        if self.models and not {name, sha256} & set(self.models):
+        if not self.allow_model(name, sha256):
             raise ModelError(f"the model {name} is not among this worker's MASKMILL_ALLOWED_MODELS")
 
 

@@ -33,6 +33,7 @@ _WARM_UP = (480, 640)  # of the picture, for graphs that leave their size open
 
 @dataclass(frozen=True)
 class LoadedModel:
+    model: Model
     runtime: Runtime
     intake: Intake
     decode: Callable[[Raw, Frame, Wanted], Detections]  # the family's decoder
@@ -55,7 +56,7 @@ def load_model(model: Model, settings: WorkerSettings) -> LoadedModel:
     family = importlib.import_module(FAMILIES[model.card.family])
     categories = len(model.card.category_list())
     decode = family.bind(runtime.outputs, model.decode, categories, intake)
-    loaded = LoadedModel(runtime, intake, decode, runtime.version)
+    loaded = LoadedModel(model, runtime, intake, decode, runtime.version)
     _warm_up(loaded)
     return loaded
 

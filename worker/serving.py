@@ -144,6 +144,7 @@ def main() -> None:
     man_station()
     station = jobs.station
     assert isinstance(station, FleetStation)
+    station.engines = serving.engines
     try:
         for name in serving.models:
             station.model(find_model(name))

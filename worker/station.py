@@ -11,6 +11,7 @@ from typing import Any
 from tasks.cards import Model
 from tasks.folder import Folder, ShardName
 from tasks.messages import ShardMessage
+from tasks.opening import models_of
 from tasks.records import Item, Job, encode
 from worker.attempts import worker_name
 from worker.model import LoadedModel, load_model
@@ -31,6 +32,7 @@ class Station:
     failed: Callable[[str], None] = log.error  # a cause that no other shard escapes
     replace_edited: bool = False  # a merge may replace a dataset that somebody worked on
     models: dict[str, LoadedModel] = field(default_factory=dict)
+    unfit: list[Model] = field(default_factory=list)  # of mixed jobs: they do not load here
 
     @cached_property
     def settings(self) -> WorkerSettings:
@@ -41,6 +43,10 @@ class Station:
         if key not in self.models:
             self.models[key] = load_model(self.fetched(model), self.settings)
         return self.models[key]
+
+    def servable(self, job: Job) -> list[Model]:
+        """Which of a job's models this worker may run, the preferred first."""
+        return models_of(job)
 
     def fetched(self, model: Model) -> Model:
         """The model with a path that this process can open."""

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import signal
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from tests.faults import SHARED, left
-from tests.fleet import Fleet, fleet, until
+from tasks.folder import every_attempt, read_job, read_shard
+from tasks.opening import usual_shard_size
+from tasks.shelf import digest, find_model
+from tests.faults import SHARED, attempts, ends, folder_of, left
+from tests.fleet import Fleet, Worker, fleet, until
 from tests.graphs import write_model
 from tests.pictures import write_folder
 from tests.running import maskmill
+from worker.openvino_runtime import ov
 
 
 @pytest.fixture(scope="module")
@@ -74,3 +82,156 @@ def test_a_target_is_a_name(fleet_here: Fleet, tmp_path: Path, command: str) -> 
     assert "'i.MX 93'" in ran.err
     assert ran.err.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def write_two_builds(folder: Path, card: Path) -> Path:
+    """A card with the network as ONNX and as OpenVINO IR; the card's path."""
+    folder.mkdir()
+    onnx = folder / "first.onnx"
+    onnx.write_bytes(card.with_suffix(".onnx").read_bytes())
+    ov.save_model(ov.convert_model(onnx), folder / "second.xml", compress_to_fp16=False)
+    text = card.read_text().replace("canned.onnx", "first.onnx")
+    both = folder / "both.toml"
+    both.write_text(text + '\n[[builds]]\nfile = "second.xml"\n')
+    return both
+
+
+def slow(seconds: float) -> dict[str, object]:
+    return {"who": "child", "call": "worker.shard:infer", "always": True, "sleep": seconds}
+
+
+def kinds_of(output: Path) -> Counter[tuple[str, str]]:
+    folder, job = folder_of(output), read_job(str(output))
+    assert job is not None
+    made = (read_shard(folder, shard).produced_by for shard in range(job.counts.shards))
+    return Counter((each.engine, each.sha256) for each in made)
+
+
+def test_builds_of_one_model_share_a_mixed_job(
+    fleet_here: Fleet, tmp_path: Path, photos: Path, card: Path
+) -> None:
+    both = write_two_builds(tmp_path / "both", card)
+    workers = {}
+    for engine in ("onnx", "openvino"):
+        workers[engine] = fleet_here.worker("--runtime", engine, fault=slow(0.1))
+    until(lambda: len(list(fleet_here.state.workers())) == 2, logs=fleet_here.logs)
+    out = tmp_path / "out"
+    command = ("submit", photos, "-m", both, "-o", out, SHARED, "--shard-size", 1)
+    ran = fleet_here.run(*command, "--mixed", "--wait", "--json")
+    assert ran.code == 0, ran.err + fleet_here.logs()
+    found = kinds_of(out)
+    assert set(found) == {("onnx", digest(both.parent / "first.onnx"))} | {
+        ("openvino", digest(both.parent / "second.xml"))
+    }, "each worker takes the first build that its engine runs"
+    assert (ran.events[-1]["images"], ran.events[-1]["failures"]) == (12, 0)
+    run = json.loads((out / "run.json").read_bytes())
+    assert run["mixed"]
+    assert {each["engine"] for each in run["produced_by"]} == {"onnx", "openvino"}
+    sound = fleet_here.run("doctor", out)
+    assert sound.code == 0, sound.out
+    assert sound.out.count("made by ") == 2
+    other = fleet_here.run(*command)
+    assert other.code == 2
+    assert "alternates" in other.err
+    assert fleet_here.run(*command, "--mixed").code == 0
+
+
+def test_a_mixed_job_waits_for_the_engines_that_it_has(
+    fleet_here: Fleet, tmp_path: Path, photos: Path, card: Path
+) -> None:
+    """A build that does not load on one worker is passed over there for the next."""
+    both = write_two_builds(tmp_path / "both", card)
+    whole = (both.parent / "second.xml").read_bytes()
+    (both.parent / "second.xml").write_bytes(whole.replace(b'version="11"', b'version="2"'))
+    fleet_here.worker("--runtime", "openvino")
+    out = tmp_path / "out"
+    command = ("submit", photos, "-m", both, "-o", out, SHARED, "--mixed", "--wait", "--json")
+    ran = fleet_here.run(*command, "--runtime", "onnx")
+    assert ran.code == 0, ran.err + fleet_here.logs()
+    assert ran.events[0]["shards"] == 1
+    assert set(kinds_of(out)) == {("openvino", digest(both.parent / "first.onnx"))}
+    said = fleet_here.workers[0].said()
+    assert said.count("second.xml with openvino") == 1
+
+
+def test_two_kinds_of_worker_on_one_plain_job_are_told(
+    fleet_here: Fleet, tmp_path: Path, photos: Path, card: Path, undisturbed: bytes
+) -> None:
+    fleet_here.worker(fault=slow(0.1))
+    other = {"who": "child", "set": {"worker.onnx_runtime:OnnxRuntime.version": "0.0.1"}}
+    fleet_here.worker(fault=[slow(0.1), other])
+    until(lambda: len(list(fleet_here.state.workers())) == 2, logs=fleet_here.logs)
+    out = tmp_path / "out"
+    command = ("submit", photos, "-m", card, "-o", out, SHARED, "--shard-size", 1, "--wait")
+    ran = fleet_here.run(*command)
+    assert ran.code == 0, ran.err
+    assert (out / "instances.json").read_bytes() == undisturbed
+    assert "made by        onnx 0.0.1 fp32" in ran.out
+    assert not json.loads((out / "run.json").read_bytes())["mixed"]
+    (event,) = fleet_here.run("doctor", out, "--json").events
+    assert event["sound"]
+    assert len(event["kinds"]) == 2
+
+
+def test_mixed_needs_something_to_mix(fleet_here: Fleet, tmp_path: Path, card: Path) -> None:
+    both = write_two_builds(tmp_path / "both", card)
+    lone = both.parent / "second.xml"
+    lone.with_suffix(".toml").write_text(both.read_text().replace("first.onnx", "gone.onnx"))
+    ran = fleet_here.run("submit", tmp_path, "-m", lone, "-o", tmp_path / "out", SHARED, "--mixed")
+    assert ran.code == 2
+    assert "--mixed needs a second build" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("engines", "target", "size"),
+    [
+        (["onnx"], "any", 64),
+        (["onnx"], "edge", 16),
+        (["openvino"], "imx93", 16),
+        (["onnx", "tflite"], "cloud", 16),
+        (["tflite"], "any", 16),
+        (["onnx"], "roof", 64),
+    ],
+)
+def test_a_shard_that_a_board_may_take_is_smaller(
+    engines: list[str], target: str, size: int
+) -> None:
+    model = find_model("shapes")
+    models = [msgspec.structs.replace(model, engine=each) for each in engines]
+    assert usual_shard_size(models, target) == size
+
+
+def under_way(output: Path, worker: Worker) -> list[str]:
+    """The attempts that this worker has open."""
+    mine = f":{worker.process.pid}:"
+    found = every_attempt(folder_of(output))
+    return [uri for uri, each in found if mine in each.worker and not each.ended]
+
+
+@pytest.mark.parametrize("paused", [True, False])
+def test_a_slow_worker_does_not_hold_the_end_of_a_job(
+    tmp_path: Path, photos: Path, card: Path, undisturbed: bytes, paused: bool
+) -> None:
+    out = tmp_path / "out"
+    with fleet(tmp_path / "fleet", MASKMILL_SLOW_SHARD_S="1") as made:
+        laggard = made.worker(fault=slow(0.2 if paused else 30.0))
+        command = ("submit", photos, "-m", card, "-o", out, SHARED, "--shard-size", 2)
+        assert made.run(*command).code == 0
+        (attempt,) = until(lambda: under_way(out, laggard), logs=made.logs)
+        if paused:
+            laggard.signal_child(signal.SIGSTOP)
+        made.worker()
+        watched = made.run("status", out, "--watch")
+        assert watched.code == 0, watched.err + made.logs()
+        assert (out / "instances.json").read_bytes() == undisturbed
+        assert under_way(out, laggard) == [attempt], "it is held to the end"
+        assert set(attempts(out).values()) == {1, 2}
+        assert attempts(out)[attempt.split("/")[-2]] == 2, "one extra copy of the one shard"
+        if paused:
+            laggard.signal_child(signal.SIGCONT)
+        until(lambda: not under_way(out, laggard), what="the slow one lets go", logs=made.logs)
+        assert ends(out) == {"committed": 6, "released": 1}
+        assert "was done by another worker" in laggard.said()
+        assert "Traceback" not in laggard.said()
+        assert made.run("doctor", out).code == 0
+        assert laggard.stop() == 0
