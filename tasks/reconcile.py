@@ -15,6 +15,7 @@ from tasks.markers import halt_of
 from tasks.merge import is_merged
 from tasks.records import Job
 from tasks.state import KnownJob, State, WorkerNow
+from tasks.stragglers import stragglers
 
 PATIENCE_S = 600.0
 QUIET_S = 30.0  # after sending, before the same is sent again
@@ -70,9 +71,11 @@ def _send(app: Celery, folder: Folder, job: Job, busy: list[WorkerNow], patient:
         return ""
     in_hand = {each.shard for each in busy}
     lost = [shard for shard in missing if shard not in in_hand]
-    if lost:
-        send_shards(app, folder.uri, job, lost)
-        return f"{len(lost)} shards of {folder.uri} were sent again"
+    slow = stragglers(folder, job, missing, in_hand)
+    if lost or slow:
+        send_shards(app, folder.uri, job, lost + slow)
+        again = f"{len(lost + slow)} shards of {folder.uri} were sent again"
+        return again + (f", {len(slow)} that a slow worker has in hand" if slow else "")
     if is_merged(folder, job) if job.open else missing:
         return ""
     if any(each.state == "merging" for each in busy):

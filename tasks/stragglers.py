@@ -1,0 +1,50 @@
+"""Shards that one worker has had in hand for far too long: another gets them as well, and the first
+commit wins. The slow one sees within seconds that its shard is there, and lets go.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Collection
+
+from tasks.environment import whole_number
+from tasks.folder import Folder, ShardName, generation_due, parts, read_attempts
+from tasks.records import Job
+
+LONGER = 3.0  # than the longest of the shards that were done
+SAMPLE = 32  # shards of the same job from which the usual time is taken
+
+
+def stragglers(
+    folder: Folder, job: Job, missing: Collection[ShardName], in_hand: Collection[object]
+) -> list[ShardName]:
+    """Shards in hand beyond the usual time whose attempt is the only one under way."""
+    alone = {}
+    for shard in (each for each in missing if each in in_hand):
+        generation = generation_due(folder, shard) or 0
+        attempts = read_attempts(folder.attempts(shard, generation)).values()
+        under_way = [each for each in attempts if not each.ended]
+        if len(under_way) == 1:
+            alone[shard] = time.time() - under_way[0].started
+    least = whole_number("MASKMILL_SLOW_SHARD_S", 30, 1)
+    if max(alone.values(), default=0.0) < least:
+        return []
+    usual = _longest(folder, job, missing)
+    limit = max(least, LONGER * usual) if usual else float("inf")
+    return [shard for shard, seconds in alone.items() if seconds > limit]
+
+
+def _longest(folder: Folder, job: Job, missing: Collection[ShardName]) -> float:
+    """Seconds of the slowest of some shards that were done; 0 where none was."""
+    absent = set(missing)
+    done = (shard for shard in parts(folder, job) if shard not in absent)
+    return max(
+        (
+            attempt.beat - attempt.started
+            for shard in itertools.islice(done, SAMPLE)
+            for attempt in read_attempts(folder.attempts(shard)).values()
+            if attempt.ended == "committed"
+        ),
+        default=0.0,
+    )
