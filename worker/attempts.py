@@ -7,12 +7,13 @@ import socket
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from typing import Literal
 
 import msgspec
 
 from storage import put
-from storage.errors import Exists
+from storage.errors import Exists, StorageError
 from tasks.folder import attempt_uri, read_attempts, write_attempt
 from tasks.local import alive, processes_here
 from tasks.records import Attempt, encode
@@ -103,4 +104,5 @@ class Trying:
 
     def _keep_beating(self) -> None:
         while not self._over.wait(BEAT_S):
-            self._write()
+            with suppress(StorageError):  # it may come back before this is taken for a death
+                self._write()

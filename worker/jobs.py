@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -26,7 +26,7 @@ from tasks.folder import (
     read_job,
     read_shard,
 )
-from tasks.markers import Halted, look_for_halt
+from tasks.markers import Halted, halt_of, look_for_halt
 from tasks.merge import merge_all
 from tasks.messages import (
     ANNOTATE,
@@ -45,6 +45,7 @@ from tasks.open_jobs import append_message
 from tasks.reconcile import reconcile
 from tasks.records import Failure, Item, Job, ProducedBy, Shard, encode
 from tasks.submit import submit_message
+from worker import spool
 from worker.attempts import History, Trying, read_history
 from worker.detections import ModelMismatch
 from worker.fleet import FleetStation
@@ -215,22 +216,30 @@ def _try(
     station: Station,
 ) -> None:
     items = items_due(folder, shard, generation)
+    before = spool.kept_of(folder, shard, generation, _produced_by(model))
+    done = {image.id for image in before.images} | {each.image_id for each in before.failures}
+    left = tuple(item for item in items if item.id not in done)
+    ended: list[Outcome] = []
+    away: list[StorageError] = []
     attempts = folder.attempts(shard, generation)
     station.in_hand(job, folder, shard, attempts)
     history = read_history(attempts)
     watch = Stopwatch()
     with Trying(attempts, station.worker, history) as attempt:
         try:
-            outcomes = _outcomes(items, model, job, history, attempt, station, watch)
-            record = _record(folder, shard, generation, outcomes, _produced_by(model), station)
-            if job.routing.per_image:
-                station.announce(EVENT, write_per_image(folder, job, record, items))
-            watch.timed("write", _commit, folder, record, generation)
+            outcomes = _outcomes(left, model, job, history, attempt, station, watch, away)
+            for outcome in _watched(outcomes, folder, shard, generation, station, away):
+                ended.append(outcome)
+            look_for_halt(folder)
+            record = _record(before, ended)
+            watch.timed("write", _write, folder, job, record, items, generation, station)
         except Overtaken:
             log.info("shard %s of %s was done by another worker", shard, folder.uri)
             attempt.end("released", 0, watch.seconds)
             return
-        except (Halted, Released, StorageError):
+        except (Halted, Released, StorageError) as exc:
+            if isinstance(exc, StorageError) and exc.kind in PASSING:
+                spool.keep(folder, generation, _record(before, ended), len(items))
             attempt.end("released", 0, watch.seconds)
             raise
         except Exception:  # such as out of memory: careful mode finds an input that does it
@@ -248,12 +257,14 @@ def _outcomes(
     attempt: Trying,
     station: Station,
     watch: Stopwatch,
+    away: list[StorageError],
 ) -> Any:
     settings = job.asked.settings
     if not history.careful:
         threads = station.settings.decode_threads
+        refused = station.refused
         yield from annotate(
-            items, model, settings, threads=threads, watch=watch, refused=station.refused
+            items, model, settings, threads=threads, watch=watch, refused=refused, away=away
         )
         return
     for item in items:
@@ -265,32 +276,43 @@ def _outcomes(
         yield annotate_one(item, model, settings, watch, station.refused)
 
 
-def _record(
+def _watched(
+    outcomes: Iterable[Outcome],
     folder: Folder,
     shard: ShardName,
     generation: int,
-    outcomes: Any,
-    produced_by: ProducedBy,
     station: Station,
-) -> Shard:
-    images, annotations, failures, empty = [], [], [], 0
+    away: list[StorageError],
+) -> Iterator[Outcome]:
+    """The outcomes, as long as the shard is wanted from this worker."""
     looked = time.monotonic()
     for outcome in outcomes:
         if station.stopping():
             raise Released
-        if time.monotonic() - looked > LOOK_S:
-            look_for_halt(folder)
-            if exists(folder.shard(shard, generation)):
-                raise Overtaken
+        if not away and time.monotonic() - looked > LOOK_S:
+            try:
+                look_for_halt(folder)
+                if exists(folder.shard(shard, generation)):
+                    raise Overtaken
+            except StorageError as exc:
+                away.append(exc)
             looked = time.monotonic()
-        if outcome.image is not None:
-            images.append(outcome.image)
-        annotations.extend(outcome.annotations)
-        failures.extend([outcome.failure] if outcome.failure else [])
-        empty += outcome.empty_masks
         station.tell(_progress(shard, outcome))
-    look_for_halt(folder)
-    return Shard(shard, produced_by, tuple(images), tuple(annotations), tuple(failures), empty)
+        yield outcome
+
+
+def _record(before: Shard, ended: Sequence[Outcome]) -> Shard:
+    """What was done before and now, in the plan's order, which is that of the ids."""
+    images = [*before.images, *(each.image for each in ended if each.image)]
+    found = [*before.annotations, *(found for each in ended for found in each.annotations)]
+    failures = [*before.failures, *(each.failure for each in ended if each.failure)]
+    return msgspec.structs.replace(
+        before,
+        images=tuple(sorted(images, key=lambda each: each.id)),
+        annotations=tuple(sorted(found, key=lambda each: each.image_id)),
+        failures=tuple(sorted(failures, key=lambda each: each.image_id)),
+        empty_masks=before.empty_masks + sum(each.empty_masks for each in ended),
+    )
 
 
 def _progress(number: ShardName, outcome: Outcome) -> Event:
@@ -299,6 +321,35 @@ def _progress(number: ShardName, outcome: Outcome) -> Event:
     if failure is not None:
         event |= {"uri": failure.uri, "failed": f"{failure.stage}/{failure.kind}"}
     return event
+
+
+def _write(
+    folder: Folder,
+    job: Job,
+    record: Shard,
+    items: tuple[Item, ...],
+    generation: int,
+    station: Station,
+) -> None:
+    if job.routing.per_image:
+        station.announce(EVENT, write_per_image(folder, job, record, items))
+    _commit(folder, record, generation)
+    spool.forget(folder, record.shard, generation)
+
+
+def deliver(station: Station) -> None:
+    """Write what is kept of shards that were finished; forget what nobody waits for any more."""
+    for kept in spool.all_kept():
+        folder, shard = Folder(kept.job, kept.run), kept.record.shard
+        job = read_job(kept.job)
+        over = job is None or job.run != kept.run or halt_of(folder) is not None
+        if job is None or over or exists(folder.shard(shard, kept.generation)):
+            spool.forget(folder, shard, kept.generation)
+        elif kept.whole:
+            items = items_due(folder, shard, kept.generation)
+            _write(folder, job, kept.record, items, kept.generation, station)
+            log.info("shard %s of %s is delivered from the spool", shard, folder.uri)
+            station.ended(folder, job)
 
 
 def _commit(folder: Folder, record: Shard, generation: int) -> None:

@@ -29,6 +29,7 @@ from tasks.cards import ModelError
 from tasks.environment import SettingError
 from tasks.exits import STOPPED
 from tasks.fleet_worker import LAST_WORDS_S
+from tasks.folder import JobError
 from tasks.shelf import find_model
 from tasks.state import WorkerNow
 from worker import jobs
@@ -111,8 +112,9 @@ class Presence:
             said = self._now
         try:
             self._station.state.say_worker(said)
-        except StorageError as exc:
-            log.warning("the state folder does not answer: %s", exc)
+            jobs.deliver(self._station)
+        except (JobError, StorageError) as exc:
+            log.warning("the store does not answer: %s", exc)
 
 
 def _outlive(grace_s: float) -> None:

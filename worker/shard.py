@@ -100,24 +100,35 @@ def annotate(
     threads: int,
     watch: Stopwatch,
     refused: Callable[[Item], str] = lambda item: "",
+    away: list[StorageError] | None = None,
 ) -> Iterator[Outcome]:
-    """Outcomes in the items' order. Fetching and decoding run ahead, post-processing beside."""
+    """Outcomes in the items' order. Fetching and decoding run ahead, post-processing beside.
 
-    def ahead(item: Item) -> Prepared | Failure:
+    Once a store is `away`, what is fetched is finished, nothing more is fetched, and it is raised.
+    """
+    away = [] if away is None else away
+
+    def ahead(item: Item) -> Prepared | Failure | None:
+        if away:
+            return None
         reason = refused(item)
         if reason:
             return failure_of(item, "fetch", "refused", reason)
-        return _or_failure(item, partial(prepare, item, model, settings, watch))
+        try:
+            return _or_failure(item, partial(prepare, item, model, settings, watch))
+        except StorageError as exc:
+            away.append(exc)
+            return None
 
-    def inferred(prepared: Iterable[Prepared | Failure]) -> Iterator[Failure | Ran]:
+    def inferred(prepared: Iterable[Prepared | Failure | None]) -> Iterator[Failure | Ran | None]:
         for each in prepared:
-            if isinstance(each, Failure):
+            if each is None or isinstance(each, Failure):
                 yield each
             else:
                 yield _or_failure(each.item, partial(infer, each, model, watch))
 
-    def behind(ran: Failure | Ran) -> Outcome | Failure:
-        if isinstance(ran, Failure):
+    def behind(ran: Failure | Ran | None) -> Outcome | Failure | None:
+        if ran is None or isinstance(ran, Failure):
             return ran
         return watch.timed("masks", finish, ran, model, settings)
 
@@ -125,7 +136,10 @@ def annotate(
         prepared = ordered_map(front, ahead, items, window=2 * threads)
         results = ordered_map(back, behind, inferred(prepared), window=POST_WINDOW)
         for item, result in zip(items, results, strict=True):
-            yield Outcome(item, failure=result) if isinstance(result, Failure) else result
+            if result is not None:
+                yield Outcome(item, failure=result) if isinstance(result, Failure) else result
+    if away:
+        raise away[0]
 
 
 def annotate_one(

@@ -1,0 +1,91 @@
+"""What a store that went away kept from being written, on this machine's disk until it is back.
+
+A file a shard under MASKMILL_SPOOL, with the images that were done. It gets its name when all of it
+is on the disk; what a power cut left of others is dropped.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
+
+import msgspec
+
+from storage import put
+from storage.errors import StorageError
+from tasks.environment import whole_number
+from tasks.folder import Folder, ShardName
+from tasks.records import ProducedBy, Shard, encode
+
+LEFT_S = 60.0  # a file without its name is this old: whoever wrote it is gone
+
+log = logging.getLogger("maskmill.worker")
+
+
+class Kept(msgspec.Struct, frozen=True):
+    job: str
+    run: str
+    generation: int
+    whole: bool  # every input of the shard has ended
+    record: Shard
+
+
+def keep(folder: Folder, generation: int, record: Shard, items: int) -> None:
+    """Keep what is done of a shard of so many items, unless the spool is off or full."""
+    place = _place(folder, record.shard, generation)
+    if place is None:
+        return
+    # With the network away, an input that could not be reached is none that cannot be.
+    failures = tuple(each for each in record.failures if each.kind != "unreachable")
+    record = msgspec.structs.replace(record, failures=failures)
+    done = len(record.images) + len(failures)
+    data = encode(Kept(folder.uri, folder.run, generation, done == items, record))
+    used = sum(each.stat().st_size for each in place.parent.glob("*.json") if each != place)
+    if used + len(data) > whole_number("MASKMILL_SPOOL_BYTES", 64 << 20):
+        log.warning("the spool %s is full: shard %s is not kept", place.parent, record.shard)
+        return
+    try:
+        put(str(place), data)
+        log.info("%d of %d inputs of shard %s are kept in %s", done, items, record.shard, place)
+    except StorageError as exc:
+        log.warning("shard %s is not kept: %s", record.shard, exc)
+
+
+def kept_of(folder: Folder, shard: ShardName, generation: int, by: ProducedBy) -> Shard:
+    """What was kept of a shard by a worker of this kind; else a record of nothing yet."""
+    place = _place(folder, shard, generation)
+    kept = _read(place) if place else None
+    return kept.record if kept and kept.record.produced_by == by else Shard(shard, by, (), (), ())
+
+
+def all_kept() -> Iterator[Kept]:
+    spool = os.environ.get("MASKMILL_SPOOL", "")
+    for place in Path(spool).iterdir() if spool and os.path.isdir(spool) else ():
+        kept = _read(place) if place.suffix == ".json" else None
+        if kept:
+            yield kept
+        elif time.time() - place.stat().st_mtime > LEFT_S:
+            place.unlink(missing_ok=True)
+
+
+def forget(folder: Folder, shard: ShardName, generation: int) -> None:
+    place = _place(folder, shard, generation)
+    if place:
+        place.unlink(missing_ok=True)
+
+
+def _read(place: Path) -> Kept | None:
+    with suppress(FileNotFoundError, msgspec.DecodeError):
+        return msgspec.json.decode(place.read_bytes(), type=Kept)
+    return None
+
+
+def _place(folder: Folder, shard: ShardName, generation: int) -> Path | None:
+    spool = os.environ.get("MASKMILL_SPOOL", "")
+    name = sha256(folder.shard(shard, generation).encode()).hexdigest()[:32]
+    return Path(spool).absolute() / f"{name}.json" if spool else None
