@@ -21,21 +21,24 @@ PICTURE = str(IMAGES / "000001.jpg")
 
 
 def check(name: str, image: str, output: str, as_json: bool) -> int:
+    reports = list(try_builds(name, image, Path(storable(output))))
+    usable = [each["fits"] for each in reports if each["fits"] is not None]
+    code = OK if usable and all(usable) else WRONG
+    event = {"event": "check", "model": name, "builds": reports, "exit": code}
+    tell(event, (line for each in reports for line in report_lines(each)), as_json)
+    return code
+
+
+def try_builds(name: str, image: str, folder: Path) -> Iterator[Facts]:
+    """What came of each build of a model with each engine."""
     _, card, builds = builds_at(name)
-    folder = Path(storable(output))
-    reports: list[Facts] = []
     for build, place in builds:
         if place is None:
-            reports.append({"build": build.file, "fits": None, "problem": "it is not here"})
+            yield {"build": build.file, "fits": None, "problem": "it is not here"}
             continue
         for engine in build.engines:
             drawing = folder / f"{build.file.replace('/', '-')}-{engine}.jpg"
-            reports.append(try_build(card, build, place, engine, image, drawing))
-    usable = [each["fits"] for each in reports if each["fits"] is not None]
-    code = OK if usable and all(usable) else WRONG
-    event = {"event": "check", "model": card.name, "builds": reports, "exit": code}
-    tell(event, (line for each in reports for line in report_lines(each)), as_json)
-    return code
+            yield try_build(card, build, place, engine, image, drawing)
 
 
 def try_build(

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tasks.cli_delegate import DelegateName, DelegateOptions, use_delegate
 from tasks.cli_fleet import add_fleet_commands
 from tasks.cli_models import app as models
 from tasks.cli_options import Inputs, JsonFlag, ModelName, Output, ReplaceEdited, asking, end
@@ -40,12 +41,15 @@ def annotate(
     output: Output,
     max_failures: Annotated[int, typer.Option(min=0, help="More failures than this: exit 3.")] = 0,
     replace_edited: ReplaceEdited = False,
+    delegate: DelegateName = "",
+    delegate_option: DelegateOptions = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Annotate images on this machine, with no broker: a COCO dataset in the output folder."""
     from tasks.annotate import annotate as run
     from tasks.wishes import Wishes
 
+    use_delegate(delegate, delegate_option)
     wishes |= {"max_failures": max_failures, "replace_edited": replace_edited}
     end(run, inputs, selection, Wishes(model=model, output=output, **wishes), as_json)
 
@@ -55,6 +59,9 @@ def doctor(
     output: Annotated[
         str | None, typer.Argument(help="A job folder to check.", show_default=False)
     ] = None,
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="Try its builds, and say how fast they are.")
+    ] = "",
     as_json: JsonFlag = False,
 ) -> None:
     """What this machine can run; or whether a job folder is sound."""
@@ -62,7 +69,7 @@ def doctor(
 
     if output:
         end(check_folder, output, as_json)
-    end(check_machine, as_json)
+    end(check_machine, model, as_json)
 
 
 @app.command("eval", epilog="Example:\n\n  maskmill eval out --gt instances_val.json")

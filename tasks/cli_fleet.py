@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from tasks.cli_delegate import DelegateName, DelegateOptions, use_delegate
 from tasks.cli_options import (
     Inputs,
     JsonFlag,
@@ -106,10 +107,13 @@ def worker(
     grace: Annotated[
         float, typer.Option(min=0, help="Seconds to finish the shard in hand when told to stop.")
     ] = 20.0,
+    delegate: DelegateName = "",
+    delegate_option: DelegateOptions = None,
 ) -> None:
     """Work for a fleet: one process with one model, watched by another, until told to stop."""
     from tasks.fleet_worker import serve
 
+    use_delegate(delegate, delegate_option)
     raise typer.Exit(serve(model or [], runtime or "", target or [], grace))
 
 

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from storage import delete, get, put
@@ -17,6 +18,7 @@ from tasks.annotate import ENGINE_PARTS, kinds_said
 from tasks.board import targets_of
 from tasks.broker import DEFAULT_QUEUE, BrokerDown, broker_url, make_app, queues_for, waiting
 from tasks.cards import ModelError
+from tasks.check_model import try_builds
 from tasks.environment import SettingError
 from tasks.exits import OK, STOPPED
 from tasks.folder import Folder, need_job, read_run
@@ -29,10 +31,12 @@ PACKAGES = ("onnxruntime", "openvino", "ai-edge-litert", "tflite-runtime")  # th
 _SECRET = ("KEY", "SECRET", "TOKEN", "PASSWORD")
 
 
-def check_machine(as_json: bool) -> int:
+def check_machine(model: str, as_json: bool) -> int:
     report = {
         "system": {"python": platform.python_version(), "machine": platform.machine()},
         "engines": _engines(),
+        "tflite": dict(_tflite()),
+        **({model: dict(_tried(model))} if model else {}),
         "formats": _formats(),
         "stores": dict(_stores()),
         "models": dict(_models()),
@@ -49,6 +53,28 @@ def _engines() -> dict[str, str]:
         providers = import_module("onnxruntime").get_available_providers()
         found["onnxruntime"] += f" with {', '.join(providers)}"
     return found
+
+
+def _tflite() -> Iterator[tuple[str, str]]:
+    """What would run a .tflite here."""
+    try:
+        settings = import_module("worker.settings").read_settings()
+        delegates = import_module("worker.delegates")
+        yield "interpreter", import_module("worker.tflite_runtime").chosen(settings)
+        yield "board", delegates.board(settings) or "none that tells its SoC"
+        found = delegates.find_delegate(settings)
+        yield "delegate", found.library if found else "none: the CPU computes"
+    except (ModelError, SettingError, ModuleNotFoundError) as exc:
+        yield "problem", str(exc)
+
+
+def _tried(model: str) -> Iterator[tuple[str, str]]:
+    with tempfile.TemporaryDirectory(prefix="maskmill-doctor-") as folder:
+        for each in try_builds(model, "", Path(folder)):
+            stages = (f"{name} {1000 * s:.1f} ms" for name, s in each.get("seconds", {}).items())
+            engine = each.get("version", each.get("engine", "no engine"))
+            found = each.get("problem") or f"{each['device']}: {', '.join(stages)}"
+            yield f"{each['build']} with {engine}", found
 
 
 def _formats() -> dict[str, str]:

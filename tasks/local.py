@@ -101,6 +101,8 @@ def await_ready(child: Child) -> None:
         event = child.events.get()
         if event["event"] == "ready":
             return
+        if event["event"] == "warning":
+            print(f"maskmill: {event['message']}", file=sys.stderr)
         if event["event"] == "refused":
             raise Refused(event["message"])
         if event["event"] == "exit":

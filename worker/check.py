@@ -24,11 +24,11 @@ Facts = dict[str, Any]
 
 def check_build(model: Model, settings: Settings, picture: str, drawing: str) -> Facts:
     """What the build is and finds, or why it cannot be used; InputError for a bad picture."""
-    start = time.perf_counter()
+    start, watch = time.perf_counter(), Stopwatch()
     try:
         loaded = load_model(model, read_settings())
         seconds = time.perf_counter() - start
-        outcome = annotate_one(Item(1, picture, picture), loaded, settings, Stopwatch())
+        outcome = annotate_one(Item(1, picture, picture), loaded, settings, watch)
     except ModelMismatch as exc:
         tensors = {"expected": exc.expected, "found": exc.found}
         return {"fits": False, "problem": str(exc), **tensors}
@@ -42,6 +42,7 @@ def check_build(model: Model, settings: Settings, picture: str, drawing: str) ->
     pixels = drawn(picture, outcome.annotations, settings)
     Image.fromarray(pixels).save(file, "JPEG", quality=90)
     put(drawing, file.getvalue())
+    taken, all_of_them = getattr(loaded.runtime, "operators", (0, 0))  # by its delegate
     names = {each.id: each.name for each in settings.categories}
     return {
         "fits": True,
@@ -49,7 +50,10 @@ def check_build(model: Model, settings: Settings, picture: str, drawing: str) ->
         "inputs": [str(each) for each in loaded.runtime.inputs],
         "outputs": [str(each) for each in loaded.runtime.outputs],
         "roles": _roles(loaded),
+        "device": loaded.runtime.device
+        + (f", {taken} of {all_of_them} operators" if taken else ""),
         "load_seconds": round(seconds, 3),
+        "seconds": {stage: round(each, 4) for stage, each in watch.seconds.items()},
         "detections": dict(Counter(names[each.category_id] for each in outcome.annotations)),
         "drawn": drawing,
         "drawn_from_score": SHOWN,

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import importlib
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tasks.cards import Model, ModelError
 from worker.detections import Detections, Raw, Wanted
+from worker.images import decode, read_header
 from worker.intake import Intake, bind_input
 from worker.preprocess import Frame
 from worker.runtimes import Runtime
@@ -28,6 +30,7 @@ ENGINES = {
     "openvino": "worker.openvino_runtime",
     "tflite": "worker.tflite_runtime",
 }
+_PICTURES = 3  # that show whether a runtime can be trusted
 _WARM_UP = (480, 640)  # of the picture, for graphs that leave their size open
 
 
@@ -53,12 +56,23 @@ def load_model(model: Model, settings: WorkerSettings) -> LoadedModel:
     engine = importlib.import_module(ENGINES[model.engine])
     runtime = engine.load(model.path, model.compute, settings)
     intake = bind_input(runtime.inputs, model.input)
+    if hasattr(engine, "proven"):
+        runtime = engine.proven(runtime, settings, _pictures(intake))
     family = importlib.import_module(FAMILIES[model.card.family])
     categories = len(model.card.category_list())
     decode = family.bind(runtime.outputs, model.decode, categories, intake)
     loaded = LoadedModel(model, runtime, intake, decode, runtime.version)
     _warm_up(loaded)
     return loaded
+
+
+def _pictures(intake: Intake) -> Iterator[dict[str, NDArray[np.generic]]]:
+    """A few bundled images as the model's input."""
+    for path in sorted((Path(__file__).parent / "demo").glob("*.jpg"))[:_PICTURES]:
+        data = path.read_bytes()
+        header = read_header(data, max_pixels=1 << 24)
+        frame = intake.frame(header.height, header.width)
+        yield intake.feeds(intake.tensor(decode(data, header, None), frame), frame)
 
 
 def _warm_up(loaded: LoadedModel) -> None:

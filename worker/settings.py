@@ -6,7 +6,7 @@ import os
 
 import msgspec
 
-from tasks.environment import one_of, whole_number
+from tasks.environment import SettingError, one_of, whole_number
 
 
 class WorkerSettings(msgspec.Struct, frozen=True):
@@ -14,6 +14,10 @@ class WorkerSettings(msgspec.Struct, frozen=True):
     decode_threads: int = 2
     providers: tuple[str, ...] = ()  # of ONNX Runtime, in order of preference; the CPU comes last
     tflite: str = "auto"  # which interpreter runs .tflite files, see worker/tflite_runtime.py
+    delegate: str = "auto"  # of TFLite: that of this board; "none", or a library's path
+    delegate_options: dict[str, str] = {}
+    delegate_unfit: str = "refuse"  # or "cpu": what happens to a model that it cannot run right
+    board_root: str = "/"  # where the board's /sys and /usr/lib are
 
 
 def read_settings() -> WorkerSettings:
@@ -23,4 +27,15 @@ def read_settings() -> WorkerSettings:
         decode_threads=whole_number("MASKMILL_DECODE_THREADS", max(2, min(8, cores // 2)), 1),
         providers=tuple(filter(None, os.environ.get("MASKMILL_PROVIDERS", "").split(","))),
         tflite=one_of("MASKMILL_TFLITE", ("auto", "tflite-runtime", "litert")),
+        delegate=os.environ.get("MASKMILL_DELEGATE") or "auto",
+        delegate_options=_options("MASKMILL_DELEGATE_OPTIONS"),
+        delegate_unfit=one_of("MASKMILL_DELEGATE_UNFIT", ("refuse", "cpu")),
+        board_root=os.environ.get("MASKMILL_BOARD_ROOT") or "/",
     )
+
+
+def _options(name: str) -> dict[str, str]:
+    pairs = [word.partition("=") for word in os.environ.get(name, "").split()]
+    if not all(key and mark for key, mark, _ in pairs):
+        raise SettingError(f"{name} is {os.environ[name]!r}; it takes KEY=VALUE KEY=VALUE …")
+    return {key: value for key, _, value in pairs}

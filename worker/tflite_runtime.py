@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -14,6 +17,8 @@ from numpy.typing import NDArray
 
 from tasks.cards import Compute, ModelError
 from tasks.graph_file import Tensor
+from worker import delegates
+from worker.delegates import Delegate, Unfit
 from worker.runtimes import RunFailed
 from worker.settings import WorkerSettings
 from worker.tflite_file import check_whole
@@ -21,13 +26,51 @@ from worker.tflite_file import check_whole
 PACKAGES = {"tflite-runtime": "tflite_runtime", "litert": "ai_edge_litert"}
 _DTYPES = {"float32": "float", "float64": "double"}
 
+log = logging.getLogger("maskmill.worker")
+
+Feeds = Mapping[str, NDArray[np.generic]]
 Details = Mapping[str, Any]  # of a tensor, as the interpreter tells them
 
 
 def load(path: str, compute: Compute, settings: WorkerSettings) -> TfliteRuntime:
     if compute != "f32":
         raise ModelError(f"TFLite has no precision {compute}; openvino has")
-    return TfliteRuntime(path, threads=settings.threads, interpreter=chosen(settings))
+    delegate = delegates.find_delegate(settings)
+    try:
+        return TfliteRuntime(path, settings, delegate)
+    except Unfit as exc:
+        return on_the_cpu(path, settings, str(exc))
+
+
+def on_the_cpu(path: str, settings: WorkerSettings, reason: str) -> TfliteRuntime:
+    """Where a delegate is unfit, if that is wanted."""
+    if settings.delegate_unfit == "refuse":
+        raise ModelError(f"{reason}; --delegate none or MASKMILL_DELEGATE_UNFIT=cpu uses the CPU")
+    log.warning("%s; the CPU computes", reason)
+    return TfliteRuntime(path, settings, None)
+
+
+def proven(
+    runtime: TfliteRuntime, settings: WorkerSettings, pictures: Iterable[Feeds]
+) -> TfliteRuntime:
+    """A runtime on a delegate, if that finds in a few pictures what the CPU finds in them."""
+    if runtime.delegate is None:
+        return runtime
+    what, fed, start = f"the delegate {runtime.delegate.library}", list(pictures), monotonic()
+    try:
+        told = [runtime.run(each) for each in fed[:1]]
+        log.info("%s: its first run took %.1f s", what, monotonic() - start)
+        told += [runtime.run(each) for each in fed[1:]]
+    except RunFailed as exc:
+        return on_the_cpu(runtime.path, settings, f"{what} fails: {exc}")
+    wanted = []
+    if runtime.is_converted:
+        log.info("%s: the CPU cannot run this file, so nothing was compared", what)
+    else:
+        cpu = TfliteRuntime(runtime.path, settings, None)
+        wanted = [cpu.run(each) for each in fed]
+    problem = delegates.unlike(told, wanted)
+    return on_the_cpu(runtime.path, settings, f"{what} is wrong: {problem}") if problem else runtime
 
 
 def chosen(settings: WorkerSettings) -> str:
@@ -46,20 +89,30 @@ def chosen(settings: WorkerSettings) -> str:
 class TfliteRuntime:
     """One interpreter, made in the process that runs it and used by one thread."""
 
-    device = "CPU"
-
-    def __init__(self, path: str, *, threads: int, interpreter: str) -> None:
+    def __init__(self, path: str, settings: WorkerSettings, delegate: Delegate | None) -> None:
+        self.path, self.delegate = path, delegate
+        self.device = delegate.name if delegate else "CPU"
+        interpreter = chosen(settings)
         package = import_module(PACKAGES[interpreter])
         self.version = f"{interpreter} {package.__version__}"
         module = import_module(f"{PACKAGES[interpreter]}.interpreter")
-        # In memory: a mapped file that is replaced kills its reader.
-        content = _content(path)
         try:
+            content = Path(path).read_bytes()  # a mapped file that is replaced kills its reader
             check_whole(content)
+            # Looked at without the delegate, which would be asked to prepare what it does not know.
+            plain = module.Interpreter(model_content=content)._get_ops_details()
+            names = [each["op_name"] for each in plain]
+            self.is_converted = delegates.check_operators(names, delegate, path)
             self._interpreter = module.Interpreter(
-                model_content=content, num_threads=threads or os.cpu_count()
+                model_content=content,
+                num_threads=settings.threads or os.cpu_count(),
+                experimental_delegates=[delegate.loaded(module)] if delegate else None,
             )
+            # on the delegate, and in all
+            self.operators = delegates.operators_taken(self._interpreter._get_ops_details())
             self._interpreter.allocate_tensors()
+        except ModelError:
+            raise
         except SystemError as exc:
             raise ModelError(
                 f"{self.version} cannot work with numpy {np.__version__}: install numpy < 2,"
@@ -67,13 +120,17 @@ class TfliteRuntime:
             ) from exc
         except Exception as exc:
             raise ModelError(f"{path} is no network for {self.version}: {_reason(exc)}") from exc
-        self._inputs = _by_name(self._interpreter.get_input_details())
-        self._outputs = _by_name(self._interpreter.get_output_details())
-        self.inputs = tuple(_tensor(name, each) for name, each in self._inputs.items())
-        self.outputs = tuple(_tensor(name, each) for name, each in self._outputs.items())
+        if delegate is not None:
+            log.info("the delegate %s took %d of %d operators", delegate.library, *self.operators)
+            if not self.operators[0]:
+                raise Unfit(f"the delegate {delegate.library} took none of {path}'s operators")
+        self._inputs = {e["name"]: e for e in self._interpreter.get_input_details()}
+        self._outputs = {e["name"]: e for e in self._interpreter.get_output_details()}
+        self.inputs = tuple(map(_tensor, self._inputs.values()))
+        self.outputs = tuple(map(_tensor, self._outputs.values()))
         self._shapes = {name: tuple(each["shape"]) for name, each in self._inputs.items()}
 
-    def run(self, feeds: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.float32]]:
+    def run(self, feeds: Feeds) -> dict[str, NDArray[np.float32]]:
         try:
             self._resize({each.name: feeds[each.name].shape for each in self.inputs})
             for each in self.inputs:
@@ -101,30 +158,13 @@ class TfliteRuntime:
         self._shapes = shapes
 
 
-def _content(path: str) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except OSError as exc:
-        raise ModelError(f"the model file {path} cannot be read: {exc.strerror}") from exc
-
-
-def _by_name(details: Sequence[Details]) -> dict[str, Details]:
-    """A file may call several tensors alike, and tell one tensor several times."""
-    named: dict[str, Details] = {}
-    for each in {each["index"]: each for each in details}.values():
-        name = each["name"] or "tensor"
-        named[f"{name}#{each['index']}" if name in named else name] = each
-    return named
-
-
-def _tensor(name: str, details: Details) -> Tensor:
+def _tensor(details: Details) -> Tensor:
     sizes = details["shape_signature"] if len(details["shape_signature"]) else details["shape"]
     shape = tuple(int(size) if size >= 0 else None for size in sizes)
     kind = np.dtype(details["dtype"]).name
     scale, zero = details["quantization"]
     quantised = (float(scale), int(zero)) if scale else None
-    return Tensor(name, shape, _DTYPES.get(kind, kind), quantised)
+    return Tensor(details["name"], shape, _DTYPES.get(kind, kind), quantised)
 
 
 def _floats(value: NDArray[Any], quantised: tuple[float, int] | None) -> NDArray[np.float32]:
@@ -138,6 +178,4 @@ def _floats(value: NDArray[Any], quantised: tuple[float, int] | None) -> NDArray
 
 
 def _reason(exc: Exception) -> str:
-    if isinstance(exc, KeyError):
-        return f"nothing is fed to its input {exc}"
-    return str(exc).strip().partition("\n")[0] or type(exc).__name__
+    return str(exc).strip().partition("\n")[0]

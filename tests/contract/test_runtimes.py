@@ -22,7 +22,6 @@ from tasks.cards import ModelError
 from tasks.graph_file import Tensor
 from tests.graphs import write_model
 from tests.graphs_tflite import write_quantised, write_types, write_yolact
-from tests.tflite_file import TfliteFile
 from worker import tflite_runtime
 from worker.runtimes import RunFailed, Runtime
 from worker.settings import WorkerSettings
@@ -333,22 +332,6 @@ def test_quantised_outputs_are_told_as_what_they_stand_for(
     wanted = (image.astype(np.float64) - zero).reshape(1, 105) * scale
     np.testing.assert_array_equal(told["flat"], wanted.astype(np.float32))
     np.testing.assert_array_equal(told["flat"], told["floats"])
-
-
-@every_interpreter
-def test_one_tensor_told_twice_and_two_of_one_name(interpreter: str, tmp_path: Path) -> None:
-    path, file = tmp_path / "names.tflite", TfliteFile()
-    image, unnamed = file.tensor("same", (1, 4)), file.tensor("", (1, 4))
-    twice, also = file.tensor("same", (1, 4)), file.tensor("same", (1, 4))
-    file.operator("ADD", [image, image], [twice], "AddOptions")
-    file.operator("ADD", [twice, image], [also], "AddOptions")
-    file.operator("ABS", [image], [unnamed], "AbsOptions")
-    path.write_bytes(file.written([image], [twice, also, twice, unnamed]))
-    runtime = Kind("tflite_runtime", as_is, interpreter).open(path)
-    told = runtime.run({"same": np.full((1, 4), -3, np.float32)})
-    assert {name: value[0, 0] for name, value in told.items()} == {
-        "same": -6, f"same#{also}": -9, "tensor": 3
-    }  # fmt: skip
 
 
 @every_interpreter
