@@ -11,8 +11,12 @@ RECIPE_READY = .venv-recipe/.ready
 RESNET = deploy/recipes/yolact-resnet50
 RUN ?= runs/new
 
+# The interpreter that boards ship fails under numpy 2, which the newest OpenCV wants.
+TFLITE = .venv-tflite
+TFLITE_TESTS = tests/contract/test_runtimes.py tests/contract/test_delegates.py tests/integration/test_tflite.py
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo fleet-demo test chaos lint format bench recipe-setup recipe-shapes recipe-test recipe-resnet50 fullsize lock clean
+.PHONY: help setup demo fleet-demo test test-tflite chaos lint format bench recipe-setup recipe-shapes recipe-test recipe-resnet50 fullsize lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -31,6 +35,17 @@ fleet-demo: $(READY) ## a broker, an S3 store, two workers and beat as plain pro
 
 test: $(READY) ## all tests; they start the services that they need
 	$(BIN)/python -m pytest -n 3 --dist worksteal
+	@$(MAKE) --no-print-directory test-tflite
+
+test-tflite: $(READY) ## those of TFLite once more, with both of its interpreters and numpy 1 (Python 3.10 and 3.11)
+	@if $(BIN)/python -c 'import sys; sys.exit(sys.version_info >= (3, 12))'; then \
+		$(MAKE) --no-print-directory $(TFLITE)/.ready && $(TFLITE)/bin/python -m pytest -n 3 $(TFLITE_TESTS); \
+	else echo "tflite-runtime has no wheels for this Python: its tests run on 3.10 and 3.11 only"; fi
+$(TFLITE)/.ready: pyproject.toml constraints.txt deploy/docker/edge.txt
+	$(PYTHON) -m venv $(TFLITE)
+	$(TFLITE)/bin/python -m pip install --quiet --disable-pip-version-check -c deploy/docker/edge.txt \
+		-e '.[worker,tflite]' $$(grep -hE '^(pytest|pytest-xdist|onnx)==' constraints.txt)
+	@touch $@
 
 chaos: $(READY) ## every fault of the list, and a soak that kills anything at any time (CHAOS_MINUTES, CHAOS_KILLS)
 	$(BIN)/python -m pytest tests/chaos
@@ -80,4 +95,4 @@ lock: $(READY) ## constraints.txt anew, for every supported Python
 	mv constraints.new constraints.txt
 
 clean: ## remove what the targets made
-	rm -rf $(VENV) .venv-recipe demo-out fleet-demo-out build *.egg-info
+	rm -rf $(VENV) $(TFLITE) .venv-recipe demo-out fleet-demo-out build *.egg-info
