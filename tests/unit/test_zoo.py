@@ -90,10 +90,10 @@ def test_the_list_as_json(shelf: Path, capsys: pytest.CaptureFixture[str]) -> No
     shapes = models["shapes"]
     assert shapes["takes"] == "224×224", "read from the file"
     assert models["yolact-edge-mobilenetv2"]["takes"] == "550×550", "read from the card"
-    (build,) = shapes["builds"]
-    assert build["bytes"] == (ZOO / "shapes.onnx").stat().st_size
-    assert build["path"] == str(ZOO / "shapes.onnx")
-    assert shapes["engines"] == ["onnx", "openvino"]
+    files = [ZOO / "shapes.onnx", ZOO / "shapes-int8.tflite"]
+    assert [build["bytes"] for build in shapes["builds"]] == [each.stat().st_size for each in files]
+    assert [build["path"] for build in shapes["builds"]] == [str(each) for each in files]
+    assert shapes["engines"] == ["onnx", "openvino", "tflite"]
     old = models[SECURITY + "0033"]
     assert [build["path"] for build in old["builds"]] == [None, None]
     assert [build["bytes"] for build in old["builds"]] == [None, None], "nobody publishes it"
