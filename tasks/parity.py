@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from tasks.annotate import ENGINE_PARTS, is_here, work_off
+from tasks.board import board
 from tasks.cards import Build, Card, Compute, Model, ModelError
 from tasks.environment import SettingError
 from tasks.evaluate import measure
@@ -81,9 +82,9 @@ def _ways_of(build: Build, place: Path) -> Iterator[Way]:
 
 
 def _on_npu(build: Build, place: Path, which: str) -> Iterator[Way]:
-    """What MASKMILL_DELEGATE asks for, if it asks for anything."""
-    asked = os.environ.get("MASKMILL_DELEGATE", "none")
-    if asked != "none":
+    """By the board's delegate, or the one that MASKMILL_DELEGATE names."""
+    asked = os.environ.get("MASKMILL_DELEGATE") or "auto"
+    if board() if asked == "auto" else asked != "none":
         npu = {"MASKMILL_TFLITE": which, "MASKMILL_DELEGATE": asked}
         yield Way(f"{build.precision} {which} delegate", build, place, "tflite", variables=npu)
 
