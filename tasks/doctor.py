@@ -15,7 +15,7 @@ from storage import delete, get, put
 from storage.errors import StorageError
 from storage.uris import join, shown
 from tasks.annotate import ENGINE_PARTS, kinds_said
-from tasks.board import targets_of
+from tasks.board import board, targets_of
 from tasks.broker import DEFAULT_QUEUE, BrokerDown, broker_url, make_app, queues_for, waiting
 from tasks.cards import ModelError
 from tasks.check_model import try_builds
@@ -61,7 +61,7 @@ def _tflite() -> Iterator[tuple[str, str]]:
         settings = import_module("worker.settings").read_settings()
         delegates = import_module("worker.delegates")
         yield "interpreter", import_module("worker.tflite_runtime").chosen(settings)
-        yield "board", delegates.board(settings) or "none that tells its SoC"
+        yield "board", board(settings.board_root) or "none that is known"
         found = delegates.find_delegate(settings)
         yield "delegate", found.library if found else "none: the CPU computes"
     except (ModelError, SettingError, ModuleNotFoundError) as exc:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.board import board
 from tasks.cards import ModelError
 from tasks.shelf import cache_folder
 from worker.settings import WorkerSettings
@@ -20,8 +21,8 @@ log = logging.getLogger("maskmill.worker")
 
 Raw = Mapping[str, NDArray[np.float32]]
 
-# By SoC id the board's delegate, in /usr/lib/lib…_delegate.so.
-BOARDS = {"i.MX8MP": "vx", "i.MX93": "ethosu", "i.MX95": "neutron"}
+# The board's delegate, in /usr/lib/lib…_delegate.so.
+BOARDS = {"imx8mp": "vx", "imx93": "ethosu", "imx95": "neutron"}
 # What each one reads; Neutron's takes any option and reads none.
 _OPTIONS = {
     "vx": "allowed_cache_mode cache_file_path device_id allowed_builtin_code error_during_init"
@@ -59,26 +60,18 @@ class Delegate:
             raise Unfit(f"the delegate {self.library} cannot be had: {reason}") from exc
 
 
-def board(settings: WorkerSettings) -> str:
-    """The SoC id, empty where there is none."""
-    try:
-        return (Path(settings.board_root) / "sys/devices/soc0/soc_id").read_text("utf-8").strip()
-    except OSError:
-        return ""
-
-
 def find_delegate(settings: WorkerSettings) -> Delegate | None:
     """The delegate asked for, or that of this board."""
     if settings.delegate == "none":
         return None
     library = Path(settings.delegate)
     if settings.delegate == "auto":
-        here = board(settings)
+        here = board(settings.board_root)
         if here not in BOARDS:
             return None
         library = Path(settings.board_root) / f"usr/lib/lib{BOARDS[here]}_delegate.so"
         if not library.is_file():
-            log.warning("this is an %s, but %s is not there: the CPU computes", here, library)
+            log.warning("this board is an %s, but %s is not there: the CPU computes", here, library)
             return None
     if not library.is_file():
         raise ModelError(f"there is no delegate {library}; give auto, none or a library's path")
