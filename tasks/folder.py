@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -55,6 +55,18 @@ class Folder:
 
     def file(self, name: str) -> str:
         return join(self.uri, name)
+
+
+class Due(NamedTuple):
+    """A shard's object that is still to come."""
+
+    folder: Folder
+    shard: ShardName
+    generation: int
+
+    @property
+    def uri(self) -> str:
+        return self.folder.shard(self.shard, self.generation)
 
 
 def read_job(uri: str) -> Job | None:

@@ -17,6 +17,7 @@ from tasks.broker import BrokerDown
 from tasks.cards import ModelError
 from tasks.environment import SettingError
 from tasks.folder import (
+    Due,
     Folder,
     JobError,
     ShardName,
@@ -186,7 +187,7 @@ def run_shard(message: ShardMessage, job: Job, station: Station) -> None:
         look_for_halt(folder)
         model = _model(job, station)
         try:
-            _try(folder, job, message.shard, generation, model, station)
+            _try(Due(folder, message.shard, generation), job, model, station)
         finally:
             station.let_go()
     station.ended(folder, job)
@@ -207,39 +208,32 @@ def _model(job: Job, station: Station) -> LoadedModel:
     raise reason
 
 
-def _try(
-    folder: Folder,
-    job: Job,
-    shard: ShardName,
-    generation: int,
-    model: LoadedModel,
-    station: Station,
-) -> None:
-    items = items_due(folder, shard, generation)
-    before = spool.kept_of(folder, shard, generation, _produced_by(model))
+def _try(due: Due, job: Job, model: LoadedModel, station: Station) -> None:
+    folder, shard, _ = due
+    items = items_due(*due)
+    before = spool.kept_of(due, _produced_by(model))
     done = {image.id for image in before.images} | {each.image_id for each in before.failures}
     left = tuple(item for item in items if item.id not in done)
     ended: list[Outcome] = []
     away: list[StorageError] = []
-    attempts = folder.attempts(shard, generation)
+    attempts = folder.attempts(*due[1:])
     station.in_hand(job, folder, shard, attempts)
     history = read_history(attempts)
     watch = Stopwatch()
     with Trying(attempts, station.worker, history) as attempt:
         try:
             outcomes = _outcomes(left, model, job, history, attempt, station, watch, away)
-            for outcome in _watched(outcomes, folder, shard, generation, station, away):
+            for outcome in _watched(outcomes, due, station, away):
                 ended.append(outcome)
             look_for_halt(folder)
-            record = _record(before, ended)
-            watch.timed("write", _write, folder, job, record, items, generation, station)
+            watch.timed("write", _write, due, job, _record(before, ended), items, station)
         except Overtaken:
             log.info("shard %s of %s was done by another worker", shard, folder.uri)
             attempt.end("released", 0, watch.seconds)
             return
         except (Halted, Released, StorageError) as exc:
             if isinstance(exc, StorageError) and exc.kind in PASSING:
-                spool.keep(folder, generation, _record(before, ended), len(items))
+                spool.keep(due, _record(before, ended), len(items))
             attempt.end("released", 0, watch.seconds)
             raise
         except Exception:  # such as out of memory: careful mode finds an input that does it
@@ -277,12 +271,7 @@ def _outcomes(
 
 
 def _watched(
-    outcomes: Iterable[Outcome],
-    folder: Folder,
-    shard: ShardName,
-    generation: int,
-    station: Station,
-    away: list[StorageError],
+    outcomes: Iterable[Outcome], due: Due, station: Station, away: list[StorageError]
 ) -> Iterator[Outcome]:
     """The outcomes, as long as the shard is wanted from this worker."""
     looked = time.monotonic()
@@ -291,13 +280,13 @@ def _watched(
             raise Released
         if not away and time.monotonic() - looked > LOOK_S:
             try:
-                look_for_halt(folder)
-                if exists(folder.shard(shard, generation)):
+                look_for_halt(due.folder)
+                if exists(due.uri):
                     raise Overtaken
             except StorageError as exc:
                 away.append(exc)
             looked = time.monotonic()
-        station.tell(_progress(shard, outcome))
+        station.tell(_progress(due.shard, outcome))
         yield outcome
 
 
@@ -323,45 +312,36 @@ def _progress(number: ShardName, outcome: Outcome) -> Event:
     return event
 
 
-def _write(
-    folder: Folder,
-    job: Job,
-    record: Shard,
-    items: tuple[Item, ...],
-    generation: int,
-    station: Station,
-) -> None:
+def _write(due: Due, job: Job, record: Shard, items: Sequence[Item], station: Station) -> None:
     if job.routing.per_image:
-        station.announce(EVENT, write_per_image(folder, job, record, items))
-    _commit(folder, record, generation)
-    spool.forget(folder, record.shard, generation)
+        station.announce(EVENT, write_per_image(due.folder, job, record, items))
+    _commit(due, record)
+    spool.forget(due)
 
 
 def deliver(station: Station) -> None:
     """Write what is kept of shards that were finished; forget what nobody waits for any more."""
     for kept in spool.all_kept():
-        folder, shard = Folder(kept.job, kept.run), kept.record.shard
+        due = Due(Folder(kept.job, kept.run), kept.record.shard, kept.generation)
         job = read_job(kept.job)
-        over = job is None or job.run != kept.run or halt_of(folder) is not None
-        if job is None or over or exists(folder.shard(shard, kept.generation)):
-            spool.forget(folder, shard, kept.generation)
+        if job is None or job.run != kept.run or halt_of(due.folder) or exists(due.uri):
+            spool.forget(due)
         elif kept.whole:
-            items = items_due(folder, shard, kept.generation)
-            _write(folder, job, kept.record, items, kept.generation, station)
-            log.info("shard %s of %s is delivered from the spool", shard, folder.uri)
-            station.ended(folder, job)
+            _write(due, job, kept.record, items_due(*due), station)
+            log.info("shard %s of %s is delivered from the spool", due.shard, kept.job)
+            station.ended(due.folder, job)
 
 
-def _commit(folder: Folder, record: Shard, generation: int) -> None:
+def _commit(due: Due, record: Shard) -> None:
     """Write-once. Equal content is success; other content of the same kind of worker is kept."""
-    data, uri = encode(record), folder.shard(record.shard, generation)
+    data = encode(record)
     try:
-        put(uri, data, create_only=True)
+        put(due.uri, data, create_only=True)
     except Exists:
-        there = read_shard(folder, record.shard, generation)
+        there = read_shard(*due)
         if there.produced_by == record.produced_by:
             log.error("shard %s exists with other content; ours is kept beside it", record.shard)
-            put(uri.removesuffix(".json") + ".conflict.json", data)
+            put(due.uri.removesuffix(".json") + ".conflict.json", data)
 
 
 def _produced_by(loaded: LoadedModel) -> ProducedBy:

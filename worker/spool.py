@@ -19,7 +19,7 @@ import msgspec
 from storage import put
 from storage.errors import StorageError
 from tasks.environment import whole_number
-from tasks.folder import Folder, ShardName
+from tasks.folder import Due
 from tasks.records import ProducedBy, Shard, encode
 
 LEFT_S = 60.0  # a file without its name is this old: whoever wrote it is gone
@@ -35,16 +35,17 @@ class Kept(msgspec.Struct, frozen=True):
     record: Shard
 
 
-def keep(folder: Folder, generation: int, record: Shard, items: int) -> None:
+def keep(due: Due, record: Shard, items: int) -> None:
     """Keep what is done of a shard of so many items, unless the spool is off or full."""
-    place = _place(folder, record.shard, generation)
+    place = _place(due)
     if place is None:
         return
     # With the network away, an input that could not be reached is none that cannot be.
     failures = tuple(each for each in record.failures if each.kind != "unreachable")
     record = msgspec.structs.replace(record, failures=failures)
     done = len(record.images) + len(failures)
-    data = encode(Kept(folder.uri, folder.run, generation, done == items, record))
+    folder = due.folder
+    data = encode(Kept(folder.uri, folder.run, due.generation, done == items, record))
     used = sum(each.stat().st_size for each in place.parent.glob("*.json") if each != place)
     if used + len(data) > whole_number("MASKMILL_SPOOL_BYTES", 64 << 20):
         log.warning("the spool %s is full: shard %s is not kept", place.parent, record.shard)
@@ -56,11 +57,13 @@ def keep(folder: Folder, generation: int, record: Shard, items: int) -> None:
         log.warning("shard %s is not kept: %s", record.shard, exc)
 
 
-def kept_of(folder: Folder, shard: ShardName, generation: int, by: ProducedBy) -> Shard:
+def kept_of(due: Due, by: ProducedBy) -> Shard:
     """What was kept of a shard by a worker of this kind; else a record of nothing yet."""
-    place = _place(folder, shard, generation)
+    place = _place(due)
     kept = _read(place) if place else None
-    return kept.record if kept and kept.record.produced_by == by else Shard(shard, by, (), (), ())
+    return (
+        kept.record if kept and kept.record.produced_by == by else Shard(due.shard, by, (), (), ())
+    )
 
 
 def all_kept() -> Iterator[Kept]:
@@ -73,8 +76,8 @@ def all_kept() -> Iterator[Kept]:
             place.unlink(missing_ok=True)
 
 
-def forget(folder: Folder, shard: ShardName, generation: int) -> None:
-    place = _place(folder, shard, generation)
+def forget(due: Due) -> None:
+    place = _place(due)
     if place:
         place.unlink(missing_ok=True)
 
@@ -85,7 +88,7 @@ def _read(place: Path) -> Kept | None:
     return None
 
 
-def _place(folder: Folder, shard: ShardName, generation: int) -> Path | None:
+def _place(due: Due) -> Path | None:
     spool = os.environ.get("MASKMILL_SPOOL", "")
-    name = sha256(folder.shard(shard, generation).encode()).hexdigest()[:32]
+    name = sha256(due.uri.encode()).hexdigest()[:32]
     return Path(spool).absolute() / f"{name}.json" if spool else None

@@ -9,12 +9,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tasks.folder import Folder
+from tasks.folder import Due, Folder
 from tasks.records import Failure, Image, ProducedBy, Shard
 from worker.spool import all_kept, forget, keep, kept_of
 
 BY = ProducedBy("a" * 64, "onnx", "1", "fp32", "", "avx2")
 JOB = Folder("s3://bucket/out", "0a")
+FIRST, SECOND = Due(JOB, 7, 0), Due(JOB, 7, 1)
 
 
 def record(*failed: str) -> Shard:
@@ -30,45 +31,45 @@ def spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_shard_is_kept_and_given_back(spool: Path) -> None:
-    keep(JOB, 0, record("not-found"), 4)
-    assert kept_of(JOB, 7, 0, BY) == record("not-found")
+    keep(FIRST, record("not-found"), 4)
+    assert kept_of(FIRST, BY) == record("not-found")
     assert [each.whole for each in all_kept()] == [False]
-    keep(JOB, 0, record("not-found", "not-found"), 4)
+    keep(FIRST, record("not-found", "not-found"), 4)
     assert [each.whole for each in all_kept()] == [True]
-    forget(JOB, 7, 0)
+    forget(FIRST)
     assert not list(spool.iterdir())
-    assert kept_of(JOB, 7, 0, BY) == Shard(7, BY, (), (), ())
+    assert kept_of(FIRST, BY) == Shard(7, BY, (), (), ())
 
 
 def test_an_input_out_of_reach_is_tried_again() -> None:
-    keep(JOB, 0, record("unreachable"), 3)
-    assert kept_of(JOB, 7, 0, BY) == record()
+    keep(FIRST, record("unreachable"), 3)
+    assert kept_of(FIRST, BY) == record()
     assert [each.whole for each in all_kept()] == [False]
 
 
 def test_another_kind_of_worker_or_generation_starts_anew() -> None:
-    keep(JOB, 0, record(), 2)
+    keep(FIRST, record(), 2)
     other = msgspec.structs.replace(BY, delegate="vx")
-    assert kept_of(JOB, 7, 0, other).images == ()
-    assert kept_of(JOB, 7, 1, BY).images == ()
-    assert kept_of(Folder(JOB.uri, "0b"), 7, 0, BY).images == ()
+    assert kept_of(FIRST, other).images == ()
+    assert kept_of(SECOND, BY).images == ()
+    assert kept_of(Due(Folder(JOB.uri, "0b"), 7, 0), BY).images == ()
 
 
 def test_a_full_spool_keeps_nothing(
     spool: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    keep(JOB, 0, record(), 2)
+    keep(FIRST, record(), 2)
     (file,) = spool.iterdir()
     monkeypatch.setenv("MASKMILL_SPOOL_BYTES", str(file.stat().st_size + 1))
-    keep(JOB, 0, record(), 2)  # the same shard again takes the place of the first
+    keep(FIRST, record(), 2)  # the same shard again takes the place of the first
     with caplog.at_level(logging.WARNING):
-        keep(JOB, 1, record(), 2)
+        keep(SECOND, record(), 2)
     assert [each.generation for each in all_kept()] == [0]
     assert "is full" in caplog.text
 
 
 def test_what_a_power_cut_left_is_dropped(spool: Path) -> None:
-    keep(JOB, 0, record(), 2)
+    keep(FIRST, record(), 2)
     (whole,) = spool.iterdir()
     half = spool / "0.json"
     half.write_bytes(whole.read_bytes()[:-9])
@@ -83,6 +84,6 @@ def test_what_a_power_cut_left_is_dropped(spool: Path) -> None:
 
 def test_without_a_folder_nothing_is_kept(spool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MASKMILL_SPOOL", "")
-    keep(JOB, 0, record(), 2)
+    keep(FIRST, record(), 2)
     assert not spool.exists()
     assert not list(all_kept())
