@@ -62,15 +62,16 @@ def test_a_target_is_served_by_the_machines_that_it_names(
         assert ran.code == 0, ran.err
     cloud = fleet_here.worker("--target", "cellar")
     assert fleet_here.await_merged(tmp_path / "cloud") == undisturbed
-    (said,) = until(lambda: list(fleet_here.state.workers()))
+    (said,) = until(lambda: list(fleet_here.state.present()))
     assert said.targets == ("cellar", "cloud")
     assert [left(tmp_path / target) for target in targets] == [0, 2, 2, 2]
     assert cloud.stop() == 0
-    root = {"set": {"tasks.board:ROOT": str(board_tree(tmp_path / "board", "i.MX93"))}}
-    fleet_here.worker("--target", "roof", fault=root)
+    root = board_tree(tmp_path / "board", "i.MX93")
+    fleet_here.worker_variables = {"MASKMILL_BOARD_ROOT": str(root), "MASKMILL_DELEGATE": "none"}
+    fleet_here.worker("--target", "roof")
     for target in targets[1:]:
         assert fleet_here.await_merged(tmp_path / target) == undisturbed
-    said = until(lambda: [w for w in fleet_here.state.workers() if "roof" in w.targets])
+    said = until(lambda: [w for w in fleet_here.state.present() if "roof" in w.targets])
     assert said[0].targets == ("roof", "imx93", "edge")
 
 
@@ -114,7 +115,7 @@ def test_builds_of_one_model_share_a_mixed_job(
     workers = {}
     for engine in ("onnx", "openvino"):
         workers[engine] = fleet_here.worker("--runtime", engine, fault=slow(0.1))
-    until(lambda: len(list(fleet_here.state.workers())) == 2, logs=fleet_here.logs)
+    until(lambda: len(list(fleet_here.state.present())) == 2, logs=fleet_here.logs)
     out = tmp_path / "out"
     command = ("submit", photos, "-m", both, "-o", out, SHARED, "--shard-size", 1)
     ran = fleet_here.run(*command, "--mixed", "--wait", "--json")
@@ -160,7 +161,7 @@ def test_two_kinds_of_worker_on_one_plain_job_are_told(
     fleet_here.worker(fault=slow(0.1))
     other = {"who": "child", "set": {"worker.onnx_runtime:OnnxRuntime.version": "0.0.1"}}
     fleet_here.worker(fault=[slow(0.1), other])
-    until(lambda: len(list(fleet_here.state.workers())) == 2, logs=fleet_here.logs)
+    until(lambda: len(list(fleet_here.state.present())) == 2, logs=fleet_here.logs)
     out = tmp_path / "out"
     command = ("submit", photos, "-m", card, "-o", out, SHARED, "--shard-size", 1, "--wait")
     ran = fleet_here.run(*command)
@@ -214,7 +215,7 @@ def test_a_slow_worker_does_not_hold_the_end_of_a_job(
 ) -> None:
     out = tmp_path / "out"
     with fleet(tmp_path / "fleet", MASKMILL_SLOW_SHARD_S="1") as made:
-        laggard = made.worker(fault=slow(0.2 if paused else 30.0))
+        laggard = made.worker(fault=slow(3.0 if paused else 20.0))
         command = ("submit", photos, "-m", card, "-o", out, SHARED, "--shard-size", 2)
         assert made.run(*command).code == 0
         (attempt,) = until(lambda: under_way(out, laggard), logs=made.logs)
