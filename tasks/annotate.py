@@ -27,7 +27,7 @@ from tasks.wishes import Wishes, settings_of
 WORKER_PARTS = ("numpy", "cv2", "PIL", "pycocotools")
 _OF_RUN = (
     *("images", "annotations", "annotations_by_class", "failures", "failures_by_kind"),
-    *("empty_masks_dropped", "seconds_by_stage", "produced_by"),
+    *("empty_masks_dropped", "seconds_by_stage", "produced_by", "peak_memory_bytes"),
 )
 # What each engine needs, any one of them, and the extra that brings the last.
 ENGINE_PARTS = {
@@ -173,6 +173,7 @@ def _rows(summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "made by", line
     stages = summary["seconds_by_stage"].items()
     yield "time by stage", ", ".join(f"{name} {value:.1f} s" for name, value in stages)
+    yield "peak memory", f"{summary['peak_memory_bytes'] / 2**20:.0f} MiB of a worker"
     for number, uri in enumerate(summary["files"].values()):
         yield "" if number else "files", uri
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tasks.cli_delegate import DelegateName, DelegateOptions, use_delegate
+from tasks.cli_delegate import DelegateName, DelegateOptions, Memory, use_delegate, use_memory
 from tasks.cli_fleet import add_fleet_commands
 from tasks.cli_models import app as models
 from tasks.cli_options import Inputs, JsonFlag, ModelName, Output, ReplaceEdited, asking, end
@@ -43,12 +43,14 @@ def annotate(
     replace_edited: ReplaceEdited = False,
     delegate: DelegateName = "",
     delegate_option: DelegateOptions = None,
+    memory: Memory = "",
     as_json: JsonFlag = False,
 ) -> None:
     """Annotate images on this machine, with no broker: a COCO dataset in the output folder."""
     from tasks.annotate import annotate as run
     from tasks.wishes import Wishes
 
+    use_memory(memory)
     use_delegate(delegate, delegate_option)
     wishes |= {"max_failures": max_failures, "replace_edited": replace_edited}
     end(run, inputs, selection, Wishes(model=model, output=output, **wishes), as_json)

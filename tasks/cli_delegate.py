@@ -15,6 +15,16 @@ DelegateOptions = Annotated[
 ]
 
 
+Memory = Annotated[
+    str, typer.Option(help="The most that the worker may take, as in 512M (MASKMILL_MEMORY).")
+]
+
+
+def use_memory(most: str) -> None:
+    if most:
+        os.environ["MASKMILL_MEMORY"] = most
+
+
 def use_delegate(name: str, options: list[str] | None) -> None:
     """What was typed goes where the process that computes reads it."""
     if name:

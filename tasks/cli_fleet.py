@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from tasks.cli_delegate import DelegateName, DelegateOptions, use_delegate
+from tasks.cli_delegate import DelegateName, DelegateOptions, Memory, use_delegate, use_memory
 from tasks.cli_options import (
     Inputs,
     JsonFlag,
@@ -109,11 +109,13 @@ def worker(
     ] = 20.0,
     delegate: DelegateName = "",
     delegate_option: DelegateOptions = None,
+    memory: Memory = "",
 ) -> None:
     """Work for a fleet: one process with one model, watched by another, until told to stop."""
     from tasks.fleet_worker import serve
 
     use_delegate(delegate, delegate_option)
+    use_memory(memory)
     raise typer.Exit(serve(model or [], runtime or "", target or [], grace))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 
 
@@ -17,6 +18,15 @@ def whole_number(name: str, default: int, least: int = 0) -> int:
     if not (text.isascii() and text.isdigit()) or int(text) < least:
         raise SettingError(f"{name} is {text!r}; it takes a whole number from {least}")
     return int(text)
+
+
+def size_of(name: str) -> int:
+    """Bytes, as in 512M or 2G; 0 where nothing is set."""
+    text = os.environ.get(name, "")
+    found = re.fullmatch("([0-9]+)([MG])", text)
+    if text and not found:
+        raise SettingError(f"{name} is {text!r}; it takes a size, as in 512M or 2G")
+    return int(found[1]) << {"M": 20, "G": 30}[found[2]] if found else 0
 
 
 def one_of(name: str, words: Sequence[str]) -> str:

@@ -135,12 +135,13 @@ def seal(folder: Folder, job: Job, merged: Merged, *, drawn: bool, into: str = "
     found = merged.by_class
     seconds: Counter[str] = Counter()
     ends: Counter[str] = Counter()
-    workers = set()
+    workers, peak = set(), 0
     # Those of an open job are too many to be read at each merge.
     for _, attempt in () if job.open else every_attempt(folder):
         seconds.update(attempt.seconds)
         ends[attempt.ended or "unended"] += 1
         workers.add(attempt.worker)
+        peak = max(peak, attempt.peak)
     record = {
         "run": job.run,
         "generation": merged.generation,
@@ -154,6 +155,7 @@ def seal(folder: Folder, job: Job, merged: Merged, *, drawn: bool, into: str = "
         "mixed": bool(job.asked.alternates),
         "produced_by": [merged.kinds[key] for key in sorted(merged.kinds)],
         "seconds_by_stage": {stage: round(value, 3) for stage, value in seconds.items()},
+        "peak_memory_bytes": peak,
         "attempts": dict(ends),
         "workers": sorted(workers),
         "merged_with": producer_versions(),

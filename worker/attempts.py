@@ -17,6 +17,7 @@ from storage.errors import Exists, StorageError
 from tasks.folder import attempt_uri, read_attempts, write_attempt
 from tasks.local import alive, processes_here
 from tasks.records import Attempt, encode
+from worker import memory
 
 BEAT_S = 5.0
 SILENCE_S = 60.0  # without a beat and without an end, an attempt is a death
@@ -95,7 +96,7 @@ class Trying:
         self, how: Literal["committed", "released", "died"], images: int, seconds: dict[str, float]
     ) -> None:
         rounded = {stage: round(value, 3) for stage, value in seconds.items()}
-        self._write(ended=how, images=images, seconds=rounded)
+        self._write(ended=how, images=images, seconds=rounded, peak=memory.peak())
 
     def _write(self, **changes: object) -> None:
         with self._lock:

@@ -15,6 +15,7 @@ from tasks.cards import Model, ModelError
 from worker.detections import Detections, Raw, Wanted
 from worker.images import decode, read_header
 from worker.intake import Intake, bind_input
+from worker.memory import flight
 from worker.preprocess import Frame
 from worker.runtimes import Runtime
 from worker.settings import WorkerSettings
@@ -63,6 +64,7 @@ def load_model(model: Model, settings: WorkerSettings) -> LoadedModel:
     decode = family.bind(runtime.outputs, model.decode, categories, intake)
     loaded = LoadedModel(model, runtime, intake, decode, runtime.version)
     _warm_up(loaded)
+    flight.limit(settings.memory, model.build.file)
     return loaded
 
 

@@ -32,7 +32,7 @@ from tasks.fleet_worker import LAST_WORDS_S
 from tasks.folder import JobError
 from tasks.shelf import find_model
 from tasks.state import WorkerNow
-from worker import jobs
+from worker import jobs, memory
 from worker.app import app, man_station
 from worker.detections import ModelMismatch
 from worker.fleet import FleetStation
@@ -183,6 +183,7 @@ def main() -> None:
     log.info("serving %s", ", ".join(queues))
     worker.start()
     presence.leave()
+    log.info("the peak of memory was %d MiB", memory.peak() >> 20)
     os._exit(worker.exitcode or 0)  # threads that wait on a store must not hold the process
 
 

@@ -6,7 +6,7 @@ import os
 
 import msgspec
 
-from tasks.environment import SettingError, one_of, whole_number
+from tasks.environment import SettingError, one_of, size_of, whole_number
 
 
 class WorkerSettings(msgspec.Struct, frozen=True):
@@ -17,6 +17,7 @@ class WorkerSettings(msgspec.Struct, frozen=True):
     delegate: str = "auto"  # of TFLite: that of this board; "none", or a library's path
     delegate_options: dict[str, str] = {}
     delegate_unfit: str = "refuse"  # or "cpu": what happens to a model that it cannot run right
+    memory: int = 0  # bytes for the whole worker; 0 is no limit
     board_root: str = "/"  # where the board's /sys and /usr/lib are
 
 
@@ -30,6 +31,7 @@ def read_settings() -> WorkerSettings:
         delegate=os.environ.get("MASKMILL_DELEGATE") or "auto",
         delegate_options=_options("MASKMILL_DELEGATE_OPTIONS"),
         delegate_unfit=one_of("MASKMILL_DELEGATE_UNFIT", ("refuse", "cpu")),
+        memory=size_of("MASKMILL_MEMORY"),
         board_root=os.environ.get("MASKMILL_BOARD_ROOT") or "/",
     )
 

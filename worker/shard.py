@@ -20,6 +20,7 @@ from tasks.ordered import ordered_map
 from tasks.records import Annotation, Failure, Image, Item, RleMask, Settings
 from worker.detections import Detections, Raw, Wanted
 from worker.images import BadImage, decode, read_header
+from worker.memory import flight
 from worker.model import LoadedModel
 from worker.polygons import polygons
 from worker.preprocess import Frame
@@ -132,9 +133,11 @@ def annotate(
             return ran
         return watch.timed("masks", finish, ran, model, settings)
 
+    threads = flight.threads(threads)
+    windows = (threads, 2) if flight.limited else (2 * threads, POST_WINDOW)
     with ThreadPoolExecutor(threads) as front, ThreadPoolExecutor(1) as back:
-        prepared = ordered_map(front, ahead, items, window=2 * threads)
-        results = ordered_map(back, behind, inferred(prepared), window=POST_WINDOW)
+        prepared = ordered_map(front, ahead, items, window=windows[0])
+        results = ordered_map(back, behind, inferred(prepared), window=windows[1])
         for item, result in zip(items, results, strict=True):
             if result is not None:
                 yield Outcome(item, failure=result) if isinstance(result, Failure) else result
@@ -188,10 +191,11 @@ def _to_tensor(item: Item, data: bytes, model: LoadedModel, settings: Settings) 
         frame = model.intake.frame(header.height, header.width)
         twice = (2 * frame.content_height, 2 * frame.content_width)
         minimum = twice if settings.reduced_decode else None
-        pixels = decode(data, header, minimum)
+        with flight.decoding(header, minimum):
+            tensor = model.intake.tensor(decode(data, header, minimum), frame)
     except BadImage as exc:
         raise ItemError("decode", exc.kind, str(exc)) from exc
-    return Prepared(item, model.intake.tensor(pixels, frame), frame, header.orientation)
+    return Prepared(item, tensor, frame, header.orientation)
 
 
 def infer(prepared: Prepared, model: LoadedModel, watch: Stopwatch) -> Ran:
