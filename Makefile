@@ -9,6 +9,10 @@ RECIPE = deploy/recipes/yolact
 TORCH = $(CURDIR)/.venv-recipe/bin/python
 RECIPE_READY = .venv-recipe/.ready
 RESNET = deploy/recipes/yolact-resnet50
+# So has the conversion to int8: TensorFlow is no part of a worker either.
+EDGE = deploy/recipes/yolact-edge
+TENSORFLOW = $(CURDIR)/.venv-edge/bin/python
+EDGE_READY = .venv-edge/.ready
 RUN ?= runs/new
 
 # The interpreter that boards ship fails under numpy 2, which the newest OpenCV wants.
@@ -16,7 +20,7 @@ TFLITE = .venv-tflite
 TFLITE_TESTS = tests/contract/test_runtimes.py tests/contract/test_delegates.py tests/integration/test_tflite.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo fleet-demo test test-tflite chaos lint format bench recipe-setup recipe-shapes recipe-test recipe-resnet50 fullsize lock clean
+.PHONY: help setup demo fleet-demo test test-tflite chaos lint format bench recipe-setup recipe-shapes recipe-test recipe-resnet50 fullsize edge-setup edge-shapes edge-test lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -82,6 +86,20 @@ fullsize: $(RECIPE_READY) ## full-size graphs with random weights, for benchmark
 	cd $(RECIPE) && $(TORCH) fullsize.py edge $(CURDIR)/build/edge.onnx
 	cd $(RECIPE) && $(TORCH) fullsize.py resnet50 $(CURDIR)/build/resnet50.onnx
 
+edge-setup: $(EDGE_READY) ## the environment of the int8 conversion, with TensorFlow and Vela (Python 3.10 to 3.12)
+edge-shapes: $(EDGE_READY) ## the demo model as int8 TFLite, and for the Ethos-U65: build/edge/
+	$(TENSORFLOW) $(RECIPE)/scenes.py build/edge/seen --count 1000 --seed 1
+	$(TENSORFLOW) $(EDGE)/convert.py tasks/zoo/shapes.toml --images build/edge/seen --out build/edge
+
+edge-test: $(EDGE_READY) ## the tests of the int8 conversion, in its own environment
+	cd $(EDGE) && $(TENSORFLOW) -m pytest -q -c /dev/null --rootdir . test_convert.py
+
+$(EDGE_READY): $(EDGE)/requirements.txt
+	$(PYTHON) -m venv .venv-edge
+	$(TENSORFLOW) -m pip install --quiet --disable-pip-version-check -r $(EDGE)/requirements.txt
+	$(TENSORFLOW) -m pip install --quiet --disable-pip-version-check --no-deps tf-keras==2.19.0
+	@touch $@
+
 $(RECIPE_READY): $(RECIPE)/requirements.txt $(RESNET)/requirements.txt
 	$(PYTHON) -m venv .venv-recipe
 	$(TORCH) -m pip install --quiet --disable-pip-version-check -r $(RESNET)/requirements.txt
@@ -95,4 +113,4 @@ lock: $(READY) ## constraints.txt anew, for every supported Python
 	mv constraints.new constraints.txt
 
 clean: ## remove what the targets made
-	rm -rf $(VENV) $(TFLITE) .venv-recipe demo-out fleet-demo-out build *.egg-info
+	rm -rf $(VENV) $(TFLITE) .venv-recipe .venv-edge demo-out fleet-demo-out build *.egg-info
