@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
-from tasks.cli_delegate import DelegateName, DelegateOptions, Memory, use_delegate, use_memory
-from tasks.cli_fleet import add_fleet_commands
 from tasks.cli_models import app as models
-from tasks.cli_options import Inputs, JsonFlag, ModelName, Output, ReplaceEdited, asking, end
+from tasks.cli_options import (
+    DelegateName,
+    DelegateOptions,
+    Inputs,
+    JsonFlag,
+    Memory,
+    ModelName,
+    Output,
+    ReplaceEdited,
+    Runtime,
+    asking,
+    end,
+    option,
+    use_delegate,
+    use_memory,
+)
+
+JobFolder = Annotated[str, typer.Argument(metavar="OUT", help="A job folder.", show_default=False)]
 
 app = typer.Typer(
     name="maskmill",
@@ -47,13 +62,18 @@ def annotate(
     as_json: JsonFlag = False,
 ) -> None:
     """Annotate images on this machine, with no broker: a COCO dataset in the output folder."""
-    from tasks.annotate import annotate as run
     from tasks.wishes import Wishes
 
-    use_memory(memory)
     use_delegate(delegate, delegate_option)
+    use_memory(memory)
     wishes |= {"max_failures": max_failures, "replace_edited": replace_edited}
-    end(run, inputs, selection, Wishes(model=model, output=output, **wishes), as_json)
+    end(
+        "tasks.annotate:annotate",
+        inputs,
+        selection,
+        Wishes(model=model, output=output, **wishes),
+        as_json,
+    )
 
 
 @app.command()
@@ -67,11 +87,9 @@ def doctor(
     as_json: JsonFlag = False,
 ) -> None:
     """What this machine can run; or whether a job folder is sound."""
-    from tasks.doctor import check_folder, check_machine
-
     if output:
-        end(check_folder, output, as_json)
-    end(check_machine, model, as_json)
+        end("tasks.doctor:check_folder", output, as_json)
+    end("tasks.doctor:check_machine", model, as_json)
 
 
 @app.command("eval", epilog="Example:\n\n  maskmill eval out --gt instances_val.json")
@@ -81,9 +99,7 @@ def evaluate(
     as_json: JsonFlag = False,
 ) -> None:
     """COCO box AP, mask AP and their mean, by size and by class."""
-    from tasks.evaluate import evaluate as run
-
-    end(run, output, truth, as_json)
+    end("tasks.evaluate:evaluate", output, truth, as_json)
 
 
 _PARITY_EPILOG = (
@@ -118,11 +134,10 @@ def parity(
 ) -> None:
     """Compare one model's builds, runtimes and precisions on the same inputs."""
     from tasks.parity import Question
-    from tasks.parity import parity as run
     from tasks.records import Selection
 
     question = Question(inputs, Selection(limit=limit), threshold, truth, output)
-    end(run, model, question, only, require, as_json)
+    end("tasks.parity:parity", model, question, only, require, as_json)
 
 
 @app.command()
@@ -133,13 +148,145 @@ def demo(
     as_json: JsonFlag = False,
 ) -> None:
     """The whole way on the bundled model and images: annotate, draw, judge."""
-    from tasks.demo import demo as run
+    end("tasks.demo:demo", output, as_json)
 
-    end(run, output, as_json)
+
+_SUBMIT_EPILOG = (
+    "Examples:\n\n"
+    "  maskmill submit s3://bucket/photos/ -m shapes -o s3://bucket/out --wait\n\n"
+    "  maskmill submit photos/ -m shapes -o s3://bucket/out --upload --priority high\n\n"
+    "MASKMILL_BROKER_URL and MASKMILL_STATE say which fleet. Exit codes: 0 all well, 2 wrong usage,"
+    " 3 (with --wait) more failures than --max-failures, 4 stopped, cancelled or no broker."
+)
+_STATUS_EPILOG = (
+    "Examples:\n\n  maskmill status s3://bucket/out --watch\n\n  maskmill status s3://bucket/"
+)
+_WORKER_EPILOG = (
+    "Examples:\n\n"
+    "  maskmill worker -m shapes\n\n"
+    "  MASKMILL_BROKER_URL=redis://broker:6379/0 MASKMILL_STATE=s3://bucket/state maskmill worker"
+)
+_HOW = (
+    option("wait", bool, False, "Follow the job to its end."),
+    option("dry_run", bool, False, "Say what would be done; plan and send nothing."),
+    option("priority", Literal["high", "normal", "low"], "normal", "Which queue the shards go to."),
+    option(
+        "target", str, "any", "Who takes it: any, cloud, edge, imx8mp, imx93, imx95 or a label."
+    ),
+    option("mixed", bool, False, "Other builds and engines of the model may share the job."),
+    option("upload", bool, False, "Copy local inputs to the output's store first."),
+    option("shared_paths", bool, False, "Workers see local paths as this machine does."),
+    option("per_image", bool, False, "Also write a file for each input once it is done."),
+    option("append", bool, False, "Add the inputs to an open job, made if need be."),
+    option("max_failures", int, 0, "With --wait: more failures than this: exit 3.", min=0),
+)
+
+
+def submit(
+    selection: Any,
+    wishes: dict[str, Any],
+    inputs: Inputs,
+    model: ModelName,
+    output: Output,
+    as_json: JsonFlag = False,
+    **how: Any,
+) -> None:
+    """Plan a job and hand it to the fleet."""
+    from tasks.records import Routing
+    from tasks.submit import Sharing
+
+    sharing = Sharing(upload=how["upload"], shared_paths=how["shared_paths"])
+    routing = Routing(**{name: how[name] for name in ("priority", "target", "per_image")})
+    wishes |= {"model": model, "output": output, "routing": routing, "sharing": sharing}
+    wishes["mixed"] = how["mixed"]
+    if how["dry_run"]:
+        end("tasks.following:dry", inputs, selection, wishes, how["append"], as_json)
+    follow = how["max_failures"] if how["wait"] else None
+    end("tasks.following:send", inputs, selection, wishes, follow, how["append"], as_json)
+
+
+app.command(epilog=_SUBMIT_EPILOG)(asking(submit, *_HOW))
+
+
+@app.command(epilog=_WORKER_EPILOG)
+def worker(
+    model: Annotated[
+        list[str] | None,
+        typer.Option("--model", "-m", help="Load and warm this model before taking work."),
+    ] = None,
+    runtime: Annotated[
+        Runtime | None, typer.Option(help="Take work of this engine only (default: all here).")
+    ] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            envvar="MASKMILL_TARGET",
+            help="A label: also take work for it. cloud or edge: what this machine is.",
+        ),
+    ] = None,
+    grace: Annotated[
+        float, typer.Option(min=0, help="Seconds to finish the shard in hand when told to stop.")
+    ] = 20.0,
+    delegate: DelegateName = "",
+    delegate_option: DelegateOptions = None,
+    memory: Memory = "",
+) -> None:
+    """Work for a fleet: one process with one model, watched by another, until told to stop."""
+    from tasks.fleet_worker import serve
+
+    use_delegate(delegate, delegate_option)
+    use_memory(memory)
+    raise typer.Exit(serve(model or [], runtime or "", target or [], grace))
+
+
+@app.command(epilog=_STATUS_EPILOG)
+def status(
+    output: Annotated[
+        str, typer.Argument(metavar="OUT|PREFIX", help="A job folder, or what jobs lie below.")
+    ],
+    watching: Annotated[
+        bool, typer.Option("--watch", help="Stay until they end; send again what was lost.")
+    ] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Where jobs stand, from storage: it needs no broker."""
+    end("tasks.following:status", output, watching, as_json)
+
+
+@app.command()
+def cancel(output: JobFolder, as_json: JsonFlag = False) -> None:
+    """Have a job stop within seconds, for good until it is resumed."""
+    end("tasks.following:cancel_job", output, as_json)
+
+
+@app.command()
+def resume(output: JobFolder, as_json: JsonFlag = False) -> None:
+    """Let a cancelled or stopped job go on, and send what is missing of any job."""
+    end("tasks.following:resume_job", output, as_json)
+
+
+@app.command(epilog="Example:\n\n  maskmill retry s3://bucket/out --only fetch,decode")
+def retry(
+    output: JobFolder,
+    only: Annotated[
+        str, typer.Option(help="Only failures of these stages: fetch, decode, model, worker.")
+    ] = "",
+    as_json: JsonFlag = False,
+) -> None:
+    """Try the failed inputs of a finished job again."""
+    stages = [word.strip() for word in only.split(",") if word.strip()]
+    end("tasks.following:retry_job", output, stages, as_json)
+
+
+@app.command()
+def merge(
+    output: JobFolder, replace_edited: ReplaceEdited = False, as_json: JsonFlag = False
+) -> None:
+    """Merge a job here and now; what is there of an unfinished one goes to partial/."""
+    end("tasks.following:merge_job", output, replace_edited, as_json)
 
 
 app.add_typer(models)
-add_fleet_commands(app)
 
 
 def main() -> None:

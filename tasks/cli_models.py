@@ -17,17 +17,13 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="A card's name, a card
 @app.command("list")
 def list_models(as_json: JsonFlag = False) -> None:
     """Every card at hand: accuracy, cost, where it runs, and whether its weights are here."""
-    from tasks.zoo_table import list_models as run
-
-    end(run, as_json)
+    end("tasks.zoo_table:list_models", as_json)
 
 
 @app.command()
 def show(name: Name, as_json: JsonFlag = False) -> None:
     """All of one card: builds, downloads, checksums, where its files are, licence and source."""
-    from tasks.zoo_table import show_model as run
-
-    end(run, name, as_json)
+    end("tasks.zoo_table:show_model", name, as_json)
 
 
 @app.command()
@@ -39,9 +35,7 @@ def pull(
     as_json: JsonFlag = False,
 ) -> None:
     """Download a build from where it is published, and verify it."""
-    from tasks.pull import pull as run
-
-    end(run, name, precision, as_json)
+    end("tasks.pull:pull", name, precision, as_json)
 
 
 @app.command(
@@ -59,9 +53,7 @@ def reproduce(
     as_json: JsonFlag = False,
 ) -> None:
     """Run a model over COCO's val2017 and print measured beside published AP."""
-    from tasks.evaluate import reproduce as run
-
-    end(run, name, coco, output, limit, tolerance, as_json)
+    end("tasks.evaluate:reproduce", name, coco, output, limit, tolerance, as_json)
 
 
 @app.command(
@@ -82,11 +74,9 @@ def add(
     as_json: JsonFlag = False,
 ) -> None:
     """Make a card by looking at a network, and show what it finds on a picture."""
-    from tasks.add_model import add as run
-
     told = {"categories": categories, "color": color, "mean": mean, "std": std, "fit": fit}
     told |= {"name": name, "family": family, "image": image}
-    end(run, file, told, replace, as_json)
+    end("tasks.add_model:add", file, told, replace, as_json)
 
 
 @app.command(epilog="Exit codes: 0 all that is here fits, 2 it cannot be used.")
@@ -97,6 +87,4 @@ def check(
     as_json: JsonFlag = False,
 ) -> None:
     """Load every build with every engine that is here, run a picture and draw what is found."""
-    from tasks.check_model import check as run
-
-    end(run, model, image, output, as_json)
+    end("tasks.check_model:check", model, image, output, as_json)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, ParamSpec
+from importlib import import_module
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
 if TYPE_CHECKING:
     from tasks.records import Selection
-
-P = ParamSpec("P")
 
 MOST = 10**12  # what the scratch database can count
 
@@ -35,6 +35,16 @@ Output = Annotated[
 ]
 ReplaceEdited = Annotated[
     bool, typer.Option("--replace-edited", help="Replace an instances.json edited by hand.")
+]
+
+DelegateName = Annotated[
+    str, typer.Option("--delegate", help="TFLite's: auto (this board's), none or a library's path.")
+]
+DelegateOptions = Annotated[
+    list[str] | None, typer.Option("--delegate-option", metavar="KEY=VALUE", help="For it.")
+]
+Memory = Annotated[
+    str, typer.Option(help="The most that the worker may take, as in 512M (MASKMILL_MEMORY).")
 ]
 
 
@@ -101,8 +111,9 @@ def asking(command: Callable[..., None], *more: inspect.Parameter) -> Callable[.
         typed = {each.name: values.pop(each.name) for each in _COMMON}
         gated = typed.pop("gate_parity")
         selection, wishes = _asked(typed)
-        if gated:
-            _gate(values["model"], values["inputs"], selection, wishes, values["as_json"])
+        about = (values["model"], values["inputs"], selection, wishes, values["as_json"])
+        if gated and (code := _code("tasks.parity:gate", *about)):
+            raise typer.Exit(code)
         command(selection=selection, wishes=wishes, **values)
 
     named = [each for each in own if each.name not in ("selection", "wishes", "how")]
@@ -115,20 +126,17 @@ def asking(command: Callable[..., None], *more: inspect.Parameter) -> Callable[.
     return run
 
 
-def _gate(*asked: Any) -> None:
-    from tasks.exits import OK, ended
-    from tasks.parity import gate
-
-    code = ended(lambda: gate(*asked), asked[-1])
-    if code != OK:
-        raise typer.Exit(code)
+def end(command: str, *told: Any) -> NoReturn:
+    """Leave as a command ends: `module:function`, whose last argument is whether to say JSON."""
+    raise typer.Exit(_code(command, *told))
 
 
-def end(command: Callable[P, int], *told: P.args, **named: P.kwargs) -> NoReturn:
-    """Run a command, whose last argument is whether JSON is asked for, and leave as it ends."""
+def _code(command: str, *told: Any) -> int:
     from tasks.exits import ended
 
-    raise typer.Exit(ended(lambda: command(*told, **named), bool(told[-1])))
+    module, _, name = command.partition(":")
+    run = getattr(import_module(module), name)
+    return ended(lambda: run(*told), bool(told[-1]))
 
 
 def _asked(typed: dict[str, Any]) -> tuple[Selection, dict[str, Any]]:
@@ -141,3 +149,16 @@ def _asked(typed: dict[str, Any]) -> tuple[Selection, dict[str, Any]]:
         "reduced_decode": not typed.pop("full_decode"),
     }
     return chosen, typed | words
+
+
+def use_memory(most: str) -> None:
+    if most:
+        os.environ["MASKMILL_MEMORY"] = most
+
+
+def use_delegate(name: str, options: list[str] | None) -> None:
+    """What was typed goes where the process that computes reads it."""
+    if name:
+        os.environ["MASKMILL_DELEGATE"] = name
+    if options:
+        os.environ["MASKMILL_DELEGATE_OPTIONS"] = " ".join(options)

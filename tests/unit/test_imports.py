@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import inspect
+import re
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -47,6 +50,19 @@ def test_imports_go_one_way(package: str, allowed: set[str]) -> None:
                 names = [node.module or ""]
             tops = {name.partition(".")[0] for name in names} & ours
             assert tops <= allowed, f"{path} imports {tops - allowed}"
+
+
+NAMED = [
+    pytest.param(*found, id=found[1])
+    for path in (ROOT / "tasks").glob("cli*.py")
+    for found in re.findall(r'"(tasks\.\w+):(\w+)"', path.read_text())
+]
+
+
+@pytest.mark.parametrize(("module", "name"), NAMED)
+def test_what_the_command_calls_by_name_is_there(module: str, name: str) -> None:
+    *_, last = inspect.signature(getattr(import_module(module), name)).parameters
+    assert last == "as_json"
 
 
 def test_help_starts_without_celery_or_boto() -> None:
