@@ -9,7 +9,7 @@ import os
 import secrets
 import stat
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import BinaryIO
 
@@ -47,7 +47,7 @@ def require(location: Location) -> None:
 
 
 def put(location: Location, data: bytes, create_only: bool) -> None:
-    with _written(location, only_new=data if create_only else None) as stream:
+    with open_write(location, only_new=data if create_only else None) as stream:
         stream.write(data)
 
 
@@ -56,12 +56,8 @@ def delete(location: Location) -> None:
         os.unlink(location.path)
 
 
-def open_write(location: Location) -> AbstractContextManager[BinaryIO]:
-    return _written(location)
-
-
 @contextmanager
-def _written(location: Location, only_new: bytes | None = None) -> Iterator[BinaryIO]:
+def open_write(location: Location, only_new: bytes | None = None) -> Iterator[BinaryIO]:
     """A stream into a temporary file, which gets its name once all of it is on the disk.
 
     With `only_new`, the bytes that are to come, a name that is taken stays as it is.
@@ -166,16 +162,16 @@ def list_entries(location: Location, starting: str) -> Iterator[Entry]:
         if not os.path.isdir(top):
             os.stat(location.path)
             raise NotFound(location.uri, "is not a folder")
-    # One level per open folder: what is left in it, and its identity.
-    levels = [(iter(_names(location, "", starting)), _identity(top))]
+    # One level per open folder: what is left in it, and where it really is.
+    levels = [(iter(_names(location, "", starting)), os.path.realpath(top))]
     while levels:
         path = next(levels[-1][0], None)
         if path is None:
             levels.pop()
         elif not path.endswith("/"):
             yield from _entry(location, top, path)
-        elif _identity(top + path) not in [identity for _, identity in levels]:
-            levels.append((iter(_names(location, path, starting)), _identity(top + path)))
+        elif (real := os.path.realpath(top + path)) not in [above for _, above in levels]:
+            levels.append((iter(_names(location, path, starting)), real))
 
 
 def _names(location: Location, folder: str, starting: str) -> list[str]:
@@ -206,11 +202,3 @@ def _entry(location: Location, top: str, path: str) -> Iterator[Entry]:
         return
     if stat.S_ISREG(facts.st_mode):
         yield Entry(uri, facts.st_size, _version_of(facts))
-
-
-def _identity(path: str) -> tuple[int, int] | None:
-    try:
-        facts = os.stat(path)
-    except OSError:
-        return None
-    return facts.st_dev, facts.st_ino

@@ -43,7 +43,6 @@ class Exists(StorageError, FileExistsError):
 
 class TooLarge(StorageError):
     kind = "too-large"
-    why = "is larger than the limit"
 
 
 class Expired(StorageError):
@@ -87,16 +86,13 @@ class NotWritable(StorageError, PermissionError):
 
 class Refused(StorageError):
     kind = "refused"
-    why = "is refused by policy"
 
 
 class BadUri(StorageError, ValueError):
     kind = "bad-uri"
-    why = "is not a usable URI"
 
 
 class BadSetting(StorageError, ValueError):
     """An environment variable that does not validate; `uri` is its name."""
 
     kind = "bad-setting"
-    why = "is not a usable value"

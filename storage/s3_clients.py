@@ -57,8 +57,8 @@ def _make(uri: str, settings: S3Settings, account: Account) -> Any:
                 retries={"mode": "standard", "total_max_attempts": settings.max_attempts},
                 connect_timeout=settings.connect_timeout,
                 read_timeout=settings.read_timeout,
-                request_checksum_calculation=settings.checksums,
-                response_checksum_validation=settings.checksums,
+                request_checksum_calculation=_checksums("REQUEST_CHECKSUM_CALCULATION"),
+                response_checksum_validation=_checksums("RESPONSE_CHECKSUM_VALIDATION"),
                 max_pool_connections=_CONNECTIONS,
                 user_agent_extra="maskmill",
             ),
@@ -69,6 +69,11 @@ def _make(uri: str, settings: S3Settings, account: Account) -> Any:
         raise NoCredentials(uri) from error
     except (BotoCoreError, ValueError) as error:
         raise BadSetting("The AWS configuration", "cannot be used for S3") from error
+
+
+def _checksums(which: str) -> str:
+    """By AWS's own variable, else only where S3 requires them: not every store knows them."""
+    return os.environ.get(f"AWS_{which}", "when_required")
 
 
 def _timestamp(value: Any) -> datetime:

@@ -34,14 +34,12 @@ class Account:
 class S3Settings:
     accounts: tuple[tuple[str, Account], ...]
     """URI prefixes with the account to use there, longest first; the last is for all."""
-    checksums: str
     max_attempts: int
     connect_timeout: float
     read_timeout: float
 
     def account_for(self, uri: str) -> Account:
-        inside = (account for prefix, account in self.accounts if f"{uri}/".startswith(prefix))
-        return next(inside)
+        return next(account for prefix, account in self.accounts if f"{uri}/".startswith(prefix))
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,6 @@ def s3_settings() -> S3Settings:
             *_read("S3_PROFILES", _accounts),
             ("", Account(None, _read("S3_ENDPOINT_URL", _endpoint))),
         ),
-        checksums=_read("S3_CHECKSUMS", _checksums, "when_required"),
         max_attempts=_read("S3_MAX_ATTEMPTS", _attempts, "6"),
         connect_timeout=_read("S3_CONNECT_TIMEOUT", _seconds, "10"),
         read_timeout=_read("S3_READ_TIMEOUT", _seconds, "60"),
@@ -85,12 +82,6 @@ def _read(name: str, meaning: Callable[[str], Value], default: str = "") -> Valu
         return meaning(text)
     except ValueError as error:
         raise BadSetting(name, f"must {error}") from error
-
-
-def _checksums(text: str) -> str:
-    if text not in ("when_required", "when_supported"):
-        raise ValueError("be when_required or when_supported")
-    return text
 
 
 def _attempts(text: str) -> int:

@@ -175,7 +175,6 @@ def test_the_longest_prefix_wins(monkeypatch: pytest.MonkeyPatch) -> None:
         ("MASKMILL_S3_PROFILES", "bucket=profile"),
         ("MASKMILL_S3_PROFILES", "s3://bucket"),
         ("MASKMILL_S3_PROFILES", "s3://bucket=p@http://"),
-        ("MASKMILL_S3_CHECKSUMS", "never"),
         ("MASKMILL_S3_MAX_ATTEMPTS", "0"),
         ("MASKMILL_S3_MAX_ATTEMPTS", "many"),
         ("MASKMILL_S3_CONNECT_TIMEOUT", "-1"),
@@ -203,7 +202,7 @@ def test_a_store_that_is_not_there_is_unavailable(
 
 def test_checksums_can_be_asked_for(moto_s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
     storage.put(f"{moto_s3}/without", b"x")
-    monkeypatch.setenv("MASKMILL_S3_CHECKSUMS", "when_supported")
+    monkeypatch.setenv("AWS_REQUEST_CHECKSUM_CALCULATION", "when_supported")
     storage.put(f"{moto_s3}/with", b"x")
     assert storage.get(f"{moto_s3}/with") == b"x"
     location = parse(moto_s3)
