@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 _TEMPORARY = ".maskmill-tmp-"
 
 
-def open_versioned(location: Location) -> Opened:
+def open_versioned(location: Location, *_: object) -> Opened:
     with translating(location.uri):
         # Without O_NONBLOCK the open of a FIFO would wait for a writer for ever.
         descriptor = os.open(location.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -31,7 +31,16 @@ class Glob:
     parts: tuple[str, ...]
 
     def matches(self, relative_path: str) -> bool:
-        return _match(self.parts, tuple(relative_path.split("/")))
+        """By how many names the pattern so far may have taken up: never in exponential time."""
+        names = relative_path.split("/")
+        taken = {0}
+        for part in self.parts:
+            if part == "**":
+                taken = set(range(min(taken, default=len(names) + 1), len(names) + 1))
+            else:
+                followed = (n for n in taken if n < len(names))
+                taken = {n + 1 for n in followed if fnmatch.fnmatchcase(names[n], part)}
+        return len(names) in taken
 
 
 def is_glob(uri: str) -> bool:
@@ -59,21 +68,3 @@ def expand(uri: str) -> Iterator[Entry]:
     for entry in list_entries(pattern.root, starting=pattern.start):
         if pattern.matches(relative(entry.uri, pattern.root)):
             yield entry
-
-
-def _match(pattern: tuple[str, ...], path: tuple[str, ...]) -> bool:
-    """Wildcard matching over path parts, going back to the last `**` only: never exponential."""
-    at = part = 0
-    star, resume = -1, 0
-    while part < len(path):
-        if at < len(pattern) and pattern[at] == "**":
-            star, resume = at, part
-            at += 1
-        elif at < len(pattern) and fnmatch.fnmatchcase(path[part], pattern[at]):
-            at, part = at + 1, part + 1
-        elif star >= 0:
-            resume += 1
-            at, part = star + 1, resume
-        else:
-            return False
-    return all(rest == "**" for rest in pattern[at:])

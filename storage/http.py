@@ -28,11 +28,7 @@ _EXPIRED = (b"expired", b"not valid in the specified time frame", b"signed expir
 _TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
-def open_versioned(location: Location) -> Opened:
-    return open_from(location, 0, "")[1]
-
-
-def open_from(location: Location, start: int, version: str) -> tuple[int, Opened]:
+def open_versioned(location: Location, start: int = 0, version: str = "") -> Opened:
     """The rest of an object that is still of `version`, from `start`; else all of it, from 0."""
     deadline = time.monotonic() + http_settings().deadline
     return _insist(lambda: _open(location, deadline, start, version))
@@ -40,7 +36,7 @@ def open_from(location: Location, start: int, version: str) -> tuple[int, Opened
 
 def get_versioned(location: Location, max_bytes: int | None) -> tuple[bytes, str]:
     deadline = time.monotonic() + http_settings().deadline
-    return _insist(lambda: read_all(_open(location, deadline)[1], location.uri, max_bytes))
+    return _insist(lambda: read_all(_open(location, deadline), location.uri, max_bytes))
 
 
 def require(location: Location) -> None:
@@ -69,9 +65,7 @@ def _insist(action: Callable[[], Result]) -> Result:
     return action()
 
 
-def _open(
-    location: Location, deadline: float, start: int = 0, version: str = ""
-) -> tuple[int, Opened]:
+def _open(location: Location, deadline: float, start: int = 0, version: str = "") -> Opened:
     unless = {}
     if start and version and not version.startswith("W/"):  # a weak ETag does not mean equal bytes
         is_date = version.endswith(" GMT")
@@ -90,7 +84,7 @@ def _open(
                 raise _refusal(location, answer)
         return _open(location, deadline)
     body = io.BufferedReader(_Body(location.uri, answer, deadline), CHUNK)
-    return start, Opened(body, int(size) if size.isdigit() else None, version)
+    return Opened(body, int(size) if size.isdigit() else None, version, start)
 
 
 def _refusal(location: Location, answer: BaseHTTPResponse) -> Exception:

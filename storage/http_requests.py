@@ -33,13 +33,11 @@ class Interrupted(Unreachable):
     """What may pass: worth another attempt."""
 
 
-def follow(
-    location: Location, conditions: Mapping[str, str] | None = None
-) -> urllib3.BaseHTTPResponse:
+def follow(location: Location, conditions: Mapping[str, str]) -> urllib3.BaseHTTPResponse:
     """The first answer that is no redirect, its body unread; `conditions` are more headers."""
     url = location.uri
     for _ in range(_MAX_REDIRECTS + 1):
-        answer = _ask(location.uri, urlsplit(url), conditions or {})
+        answer = _ask(location.uri, urlsplit(url), conditions)
         target = answer.headers.get("Location")
         if answer.status not in _REDIRECTS or not target:
             return answer

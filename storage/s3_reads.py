@@ -17,7 +17,7 @@ from storage.streams import CHUNK, Entry, Opened, backoff, read_all
 from storage.uris import Location, as_folder, join
 
 
-def open_versioned(location: Location) -> Opened:
+def open_versioned(location: Location, *_: object) -> Opened:
     with translating(location):
         answer = _get(location)
     reader = _Reader(location, answer)

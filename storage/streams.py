@@ -23,11 +23,12 @@ class Entry:
 
 @dataclass(frozen=True)
 class Opened:
-    """An object open for reading, with its size where the store tells it, and its version."""
+    """An object open for reading, with its whole size where the store tells it, and its version."""
 
     stream: BinaryIO
     size: int | None
     version: str
+    start: int = 0  # the first byte that `stream` gives
 
 
 def read_all(opened: Opened, uri: str, max_bytes: int | None) -> tuple[bytes, str]:

@@ -17,10 +17,13 @@ from storage.uris import Location, parse
 
 
 class Store(Protocol):
-    """What a store module offers; a read-only one raises `NotWritable` in the verbs that write."""
+    """What a store module offers; a read-only one raises `NotWritable` in the verbs that write.
+
+    `since`, a start and a version, is a wish: HTTP grants it, the others give the whole object.
+    """
 
     def get_versioned(self, location: Location, max_bytes: int | None) -> tuple[bytes, str]: ...
-    def open_versioned(self, location: Location) -> Opened: ...
+    def open_versioned(self, location: Location, *since: int | str) -> Opened: ...
     def require(self, location: Location) -> None: ...
     def list_entries(self, location: Location, starting: str) -> Iterator[Entry]: ...
     def put(self, location: Location, data: bytes, create_only: bool) -> None: ...
@@ -97,17 +100,11 @@ def open_write(uri: str) -> AbstractContextManager[BinaryIO]:
     return store.open_write(location)
 
 
-def open_from(uri: str, start: int, version: str) -> tuple[int, Opened]:
-    """An object that is still of `version` from byte `start` on, and where it starts.
-
-    That is 0 where it has changed, or its store cannot start in the middle.
-    """
+def open_from(uri: str, start: int, version: str) -> Opened:
+    """An object from byte `start` on if it is still of `version`; all of it where it has changed,
+    or its store cannot start in the middle."""
     store, location = _resolve(uri)
-    if location.scheme in ("http", "https"):
-        from storage import http
-
-        return http.open_from(location, start, version)
-    return 0, store.open_versioned(location)
+    return store.open_versioned(location, start, version)
 
 
 @contextmanager

@@ -75,8 +75,8 @@ def _fill(file: FileIO, wanted: Download, version_at: Path, told: Told) -> None:
     done = furthest = os.fstat(file.fileno()).st_size
     while done != wanted.size:
         version = version_at.read_text("utf-8") if version_at.exists() else ""
-        start, opened = open_from(wanted.url, done, version)
-        if not start:
+        opened = open_from(wanted.url, done, version)
+        if not opened.start:
             file.truncate(0)
         with opened.stream:
             if wanted.size and opened.size not in (None, wanted.size):
@@ -84,7 +84,7 @@ def _fill(file: FileIO, wanted: Download, version_at: Path, told: Told) -> None:
                 raise ModelError(f"{wanted.url} is not the file that was published: {sizes}")
             version_at.write_text(opened.version, "utf-8")
             try:
-                _copy(opened, file, start, wanted, told)
+                _copy(opened, file, wanted, told)
                 return
             except Unreachable:
                 done = os.fstat(file.fileno()).st_size
@@ -93,7 +93,8 @@ def _fill(file: FileIO, wanted: Download, version_at: Path, told: Told) -> None:
                 furthest = done
 
 
-def _copy(opened: Opened, file: FileIO, done: int, wanted: Download, told: Told) -> None:
+def _copy(opened: Opened, file: FileIO, wanted: Download, told: Told) -> None:
+    done = opened.start
     told(done, opened.size)
     while chunk := opened.stream.read1(CHUNK):  # type: ignore[attr-defined]
         rest = memoryview(chunk)
