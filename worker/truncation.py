@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterator
+import io
 
-_TIFF_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
-_TIFF_DATA = {273: 279, 324: 325}  # where the strips or tiles begin: how long they are
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+_PIXELS = ((273, 279), (324, 325))  # TIFF: where the strips or tiles begin, how long they are
 
 
 def ends_early(data: bytes, format: str) -> bool:
@@ -20,10 +20,7 @@ def ends_early(data: bytes, format: str) -> bool:
         return int.from_bytes(data[at : at + 4], "little") + extra > len(data)
     if format == "AVIF":
         return _boxes_end_early(data)
-    try:
-        return max(_tiff_ends(data)) > len(data)
-    except struct.error:  # not even the directory is whole
-        return True
+    return _tiff_ends_early(data)
 
 
 def _boxes_end_early(data: bytes) -> bool:
@@ -38,30 +35,17 @@ def _boxes_end_early(data: bytes) -> bool:
     return at != len(data) or b"mdat" not in kinds
 
 
-def _tiff_ends(data: bytes) -> Iterator[int]:
-    """Where the first directory ends, what it points at, and the pixels; struct.error if cut."""
-    order = "<" if data[:1] == b"I" else ">"
-    (start,) = struct.unpack_from(order + "I", data, 4)
-    (count,) = struct.unpack_from(order + "H", data, start)
-    end = start + 2 + 12 * count
-    yield end
-    entries = {}
-    for tag, kind, number, place in struct.iter_unpack(order + "HHII", data[start + 2 : end]):
-        size = _TIFF_SIZES.get(kind, 1) * number
-        entries[tag] = (kind, number, place)
-        if size > 4:
-            yield place + size
-    for offsets, lengths in _TIFF_DATA.items():
-        if offsets in entries and lengths in entries:
-            starts = _tiff_numbers(data, order, *entries[offsets])
-            sizes = _tiff_numbers(data, order, *entries[lengths])
-            yield from map(int.__add__, starts, sizes)
-
-
-def _tiff_numbers(data: bytes, order: str, kind: int, number: int, place: int) -> tuple[int, ...]:
-    letter = "H" if kind == 3 else "I"
-    if struct.calcsize(letter) * number > 4:
-        number = min(number, len(data))  # a count may be anything in a damaged file
-        return struct.unpack_from(f"{order}{number}{letter}", data, place)
-    packed = struct.pack(order + "I", place)
-    return struct.unpack_from(f"{order}{number}{letter}", packed)
+def _tiff_ends_early(data: bytes) -> bool:
+    """Whether the first directory, what it points at, or the pixels go beyond the end."""
+    file = io.BytesIO(data)
+    try:
+        directory = ImageFileDirectory_v2(data[: 16 if data[2] == 43 else 8])  # 43: 64-bit places
+        place = directory.next
+        file.seek(place)
+        directory.load(file)
+        is_whole = directory.next != place  # that of another directory, read after this one
+        pixels = [(directory[at], directory[size]) for at, size in _PIXELS if at in directory]
+        ends = (sum(piece) for each in pixels for piece in zip(*each, strict=False))
+        return not is_whole or max(ends, default=0) > len(data)
+    except Exception:  # noqa: BLE001 - not even the directory can be read
+        return True

@@ -353,7 +353,7 @@ def test_what_the_network_sees_of_a_reduced_photo(side: int) -> None:
     assert reduced_any
 
 
-def test_supported_formats_are_tried() -> None:
+def test_supported_formats_are_told() -> None:
     found = supported_formats()
     assert all(found[name] for name in ("JPEG", "PNG", "BMP", "TIFF", "WebP"))
     assert found["HEIC"] is False
