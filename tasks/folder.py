@@ -8,12 +8,12 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from storage import Entry, delete, get, list_entries, put
+from storage import Entry, delete, get, list_entries
 from storage import exists as exists
 from storage.errors import NotFound
 from storage.uris import join, shown
 from tasks.ordered import side_by_side
-from tasks.records import SCHEMA, Attempt, Image, Item, Job, Retry, Shard, encode
+from tasks.records import SCHEMA, Attempt, Image, Item, Job, Retry, Shard
 
 SHEET = "contact-sheet.jpg"
 T = TypeVar("T")
@@ -224,10 +224,6 @@ def every_attempt(folder: Folder) -> Iterator[tuple[str, Attempt]]:
         return entry.uri, decoded(get(entry.uri), Attempt, entry.uri)
 
     return side_by_side(read, entries_of(join(folder.uri, f"attempts/{folder.run}/")))
-
-
-def write_attempt(uri: str, attempt: Attempt) -> None:
-    put(uri, encode(attempt))
 
 
 def delete_run(folder: Folder) -> None:

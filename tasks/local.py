@@ -16,9 +16,10 @@ from typing import Any, BinaryIO
 
 import msgspec
 
+from storage import put
 from tasks.cards import Model
-from tasks.folder import Folder, every_attempt, write_attempt
-from tasks.records import Attempt
+from tasks.folder import Folder, every_attempt
+from tasks.records import Attempt, encode
 
 Event = dict[str, Any]
 
@@ -193,5 +194,5 @@ def bury(attempts: Iterable[tuple[str, Attempt]], mine: Callable[[str], bool], h
     """Say of attempts that can no longer say it themselves how they ended; how many these are."""
     open_ones = [(uri, each) for uri, each in attempts if not each.ended and mine(each.worker)]
     for uri, attempt in open_ones:
-        write_attempt(uri, msgspec.structs.replace(attempt, ended=how))
+        put(uri, encode(msgspec.structs.replace(attempt, ended=how)))
     return len(open_ones)

@@ -20,12 +20,12 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from storage import delete, get, list_entries, open_write, put
+from storage import delete, get, open_write, put
 from storage.errors import Exists, NotFound
 from storage.redact import without_queries
 from storage.uris import join, storable
 from tasks.environment import SettingError
-from tasks.folder import exists
+from tasks.folder import entries_of, exists
 from tasks.graph_file import files_of
 from tasks.records import encode
 
@@ -129,12 +129,9 @@ class State:
 
     def _all(self, part: str, kind: type[T]) -> Iterator[T]:
         """What lies in a part of the folder; what cannot be read is somebody else's."""
-        try:
-            for entry in list_entries(join(self.uri, f"{part}/")):
-                with suppress(NotFound, msgspec.DecodeError):  # gone, or damaged
-                    yield msgspec.json.decode(get(entry.uri), type=kind)
-        except NotFound:
-            return
+        for entry in entries_of(join(self.uri, f"{part}/")):
+            with suppress(NotFound, msgspec.DecodeError):  # gone, or damaged
+                yield msgspec.json.decode(get(entry.uri), type=kind)
 
 
 def fleet_state() -> State:

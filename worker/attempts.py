@@ -14,7 +14,7 @@ import msgspec
 
 from storage import put
 from storage.errors import Exists, StorageError
-from tasks.folder import attempt_uri, read_attempts, write_attempt
+from tasks.folder import attempt_uri, read_attempts
 from tasks.local import alive, processes_here
 from tasks.records import Attempt, encode
 from worker import memory
@@ -101,7 +101,7 @@ class Trying:
     def _write(self, **changes: object) -> None:
         with self._lock:
             self._attempt = msgspec.structs.replace(self._attempt, beat=time.time(), **changes)
-            write_attempt(attempt_uri(self._attempts, self._number), self._attempt)
+            put(attempt_uri(self._attempts, self._number), encode(self._attempt))
 
     def _keep_beating(self) -> None:
         while not self._over.wait(BEAT_S):

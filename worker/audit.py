@@ -7,12 +7,12 @@ from typing import Any
 
 import ijson
 
-from storage import get, list_entries, open_read
-from storage.errors import NotFound
+from storage import get, open_read
 from tasks.folder import (
     Folder,
     JobError,
     ShardName,
+    entries_of,
     missing_shards,
     parts,
     read_plan,
@@ -47,12 +47,9 @@ def problems(folder: Folder, job: Job) -> Iterator[str]:
 
 
 def _conflicts(folder: Folder) -> Iterator[str]:
-    try:
-        for entry in list_entries(folder.file(f"shards/{folder.run}/")):
-            if entry.uri.endswith(".conflict.json"):
-                yield f"{entry.uri} is other content than its shard has, by the same kind of worker"
-    except NotFound:
-        return
+    for entry in entries_of(folder.file(f"shards/{folder.run}/")):
+        if entry.uri.endswith(".conflict.json"):
+            yield f"{entry.uri} is other content than its shard has, by the same kind of worker"
 
 
 def _shard_problems(folder: Folder, number: ShardName, items: list[int]) -> Iterator[str]:
