@@ -31,19 +31,13 @@ _PAPER, _INK, _GREY, _FAINT = (24, 24, 27), (235, 235, 235), (70, 70, 74), (190,
 
 
 def draw(
-    pixels: Pixels,
-    records: Sequence[Record],
-    names: Mapping[int, str],
-    image_size: tuple[int, int] | None = None,
+    pixels: Pixels, records: Sequence[Record], names: Mapping[int, str], image_size: tuple[int, int]
 ) -> Pixels:
     """The picture with its annotations, no larger than a tile of a sheet, (H, W, 3) RGB.
 
     The records are in pixels of an image of (height, width) `image_size`, which may be larger than
-    `pixels`: as a rule their masks tell it, else it is the size of `pixels`.
+    `pixels`.
     """
-    masks = (each["segmentation"] for each in records)
-    sizes = (tuple(mask["size"]) for mask in masks if isinstance(mask, Mapping))
-    image_size = image_size or next(sizes, pixels.shape[:2])
     picture = _fitted(pixels)
     ordered = sorted(records, key=lambda record: -float(record["bbox"][2] * record["bbox"][3]))
     for record in ordered:  # small ones on top
@@ -136,19 +130,20 @@ def _labelled(
     image = Image.fromarray(picture)
     pen = ImageDraw.Draw(image)
     font = ImageFont.load_default(14)
-    placed: list[Box] = []
+    taken = np.zeros(picture.shape[:2], dtype=np.bool_)  # by labels
     for record, box in sorted(boxed, key=lambda pair: -float(pair[0].get("score", 1.0))):
         name = names.get(record["category_id"], str(record["category_id"]))
         score = f" {record['score']:.2f}" if "score" in record else ""
         room = image.width * _LONGEST_NAME - pen.textlength(score, font)
         text = _shortened(pen, _printable(name), font, room) + score
         size = (math.ceil(pen.textlength(text, font)) + 6, 18)
-        label = min(_places(box, size, image.size), key=lambda at: _covered(at, placed))
-        placed.append(label)
+        places = _places(box, size, image.size)
+        x1, y1, x2, y2 = min(places, key=lambda at: taken[at[1] : at[3], at[0] : at[2]].sum())
+        taken[y1:y2, x1:x2] = True
         color = color_of(record)
-        pen.rectangle((label[0], label[1], label[2] - 1, label[3] - 1), color)
+        pen.rectangle((x1, y1, x2 - 1, y2 - 1), color)
         ink = (0, 0, 0) if np.dot(color, (0.299, 0.587, 0.114)) > 128 else (255, 255, 255)
-        pen.text((label[0] + 3, (label[1] + label[3]) / 2), text, ink, font, anchor="lm")
+        pen.text((x1 + 3, (y1 + y2) / 2), text, ink, font, anchor="lm")
     return np.array(image)
 
 
@@ -160,13 +155,6 @@ def _places(box: Box, size: tuple[int, int], room: tuple[int, int]) -> Iterator[
             left = max(0, min(x, room[0] - size[0]))
             top = max(0, min(y, room[1] - size[1]))
             yield left, top, min(left + size[0], room[0]), min(top + size[1], room[1])
-
-
-def _covered(label: Box, placed: Sequence[Box]) -> int:
-    """How many pixels of earlier labels a label would cover."""
-    wide = (min(label[2], each[2]) - max(label[0], each[0]) for each in placed)
-    high = (min(label[3], each[3]) - max(label[1], each[1]) for each in placed)
-    return sum(max(0, w) * max(0, h) for w, h in zip(wide, high, strict=True))
 
 
 def _printable(text: str) -> str:

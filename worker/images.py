@@ -86,8 +86,6 @@ class Header:
     width: int
     height: int
     orientation: int  # EXIF, 1…8, as the file has it
-    mode: str  # Pillow's name for the samples
-    bits: int  # per sample, as they are decoded: 8, or up to 16 for grey
 
 
 def read_header(data: bytes, max_pixels: int = MAX_PIXELS) -> Header:
@@ -103,7 +101,7 @@ def read_header(data: bytes, max_pixels: int = MAX_PIXELS) -> Header:
     orientation = _orientation(image)
     if orientation > 4 and format != "TIFF":  # Pillow turns TIFF by itself
         width, height = height, width
-    return Header(format, width, height, orientation, image.mode, _bits(image))
+    return Header(format, width, height, orientation)
 
 
 def decode(data: bytes, header: Header, minimum: tuple[int, int] | None = None) -> Pixels:
@@ -130,7 +128,7 @@ def decode(data: bytes, header: Header, minimum: tuple[int, int] | None = None) 
         upright: Image.Image = image
         if header.orientation in _UPRIGHT and header.format != "TIFF":
             upright = image.transpose(_UPRIGHT[header.orientation])
-        return _to_rgb(upright, header.bits)
+        return _to_rgb(upright, _bits(image))
     except MemoryError:
         raise
     except Exception as exc:
@@ -227,6 +225,7 @@ def _orientation(image: Any) -> int:
 
 
 def _bits(image: Any) -> int:
+    """Per sample: 8, or up to 16 for grey."""
     if not image.mode.startswith("I;16"):
         return 8
     bits = image.tag_v2.get(_BITS_PER_SAMPLE, (16,)) if image.format == "TIFF" else (16,)

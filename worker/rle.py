@@ -29,7 +29,8 @@ class Rle:
     @property
     def box(self) -> tuple[int, int, int, int]:
         """The tight x, y, width, height; zeros for an empty mask."""
-        x, y, width, height = coco.toBbox(_as_coco(self))
+        known = {"size": [self.height, self.width], "counts": self.counts.encode("ascii")}
+        x, y, width, height = coco.toBbox(known)
         return int(x), int(y), int(width), int(height)
 
 
@@ -48,27 +49,15 @@ def from_flips(keys: Ints, count: int, height: int, width: int) -> list[Rle]:
     return _compressed([p[:-1] if p[-1] == 0 else p for p in pieces], height, width)
 
 
-def encode(
-    crop: Bools, x0: int = 0, y0: int = 0, height: int | None = None, width: int | None = None
-) -> Rle:
+def encode(crop: Bools, x0: int, y0: int, height: int, width: int) -> Rle:
     """A mask that is `crop` with its corner at (x0, y0) of a height × width image, else empty."""
     rows, columns = crop.shape
-    height = rows if height is None else height
-    width = columns if width is None else width
     if x0 < 0 or y0 < 0 or x0 + columns > width or y0 + rows > height:
         raise ValueError(f"a crop {crop.shape} at ({x0}, {y0}) leaves the {width}×{height} image")
     on = np.zeros((rows + 2, columns), dtype=np.bool_)
     on[1:-1] = crop
     y, x = np.divmod(np.flatnonzero(on[1:] != on[:-1]), max(columns, 1))
     return from_flips((x + x0) * height + (y + y0), 1, height, width)[0]
-
-
-def decode(rle: Rle) -> Bools:
-    """The mask, height × width."""
-    runs = runs_of(rle.counts)
-    columns = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
-    mask: Bools = columns.reshape(rle.width, rle.height).T
-    return mask
 
 
 def cropped(rle: Rle) -> tuple[Bools, int, int]:
@@ -131,7 +120,3 @@ def _compressed(runs: list[Ints], height: int, width: int) -> list[Rle]:
     strings = (made["counts"].decode("ascii") for made in coco.frPyObjects(plain, height, width))
     areas = (int(one[1::2].sum()) for one in runs)
     return [Rle(height, width, *made) for made in zip(strings, areas, strict=True)]
-
-
-def _as_coco(rle: Rle) -> dict[str, object]:
-    return {"size": [rle.height, rle.width], "counts": rle.counts.encode("ascii")}

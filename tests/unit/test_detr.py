@@ -9,11 +9,11 @@ from tasks.cards import InputSpec
 from tasks.categories import coco80
 from tasks.graph_file import Tensor
 from tests.oracles import detr as oracle
+from tests.pixels import decode as pixels
 from worker.detections import ModelMismatch, Wanted
 from worker.detr import bind
 from worker.intake import Intake
 from worker.preprocess import to_frame
-from worker.rle import decode as pixels
 
 SPARSE = {each.id: index for index, each in enumerate(coco80())}
 OWN = {0: 0, 1: 1, 2: 2}

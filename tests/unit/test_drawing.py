@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from pycocotools import mask as coco
 
 from worker import drawing
-from worker.drawing import TILE, color_of, contact_sheet, draw
+from worker.drawing import TILE, color_of, contact_sheet
 
 # pycocotools 2.0.11 hands numpy 2 an __array__ without `copy`; it works, with a warning.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -26,6 +26,15 @@ def record(mask: np.ndarray, category: int = 1, score: float = 0.87) -> dict[str
     segmentation = {"size": rle["size"], "counts": rle["counts"].decode()}
     made = {"bbox": coco.toBbox(rle).tolist(), "segmentation": segmentation}
     return made | {"category_id": category, "score": score}
+
+
+def draw(
+    pixels: np.ndarray,
+    records: list[dict[str, Any]],
+    names: dict[int, str],
+    image_size: tuple[int, int] = (480, 640),
+) -> np.ndarray:
+    return drawing.draw(pixels, records, names, image_size)
 
 
 def ground(height: int = 480, width: int = 640) -> np.ndarray:
@@ -88,7 +97,7 @@ def test_masks_scale_with_the_picture(monkeypatch, shape: tuple[int, int]) -> No
     """Records are in the image's pixels, also where its pixels came from a reduced decode."""
     unlabelled(monkeypatch)
     mask, _ = ring(1920, 2560)
-    picture = draw(ground(*shape), [record(mask)], NAMES)
+    picture = draw(ground(*shape), [record(mask)], NAMES, image_size=mask.shape)
     assert picture.shape == (480, 640, 3)
     painted = (picture != GROUND).any(axis=2)
     small_mask, small_hole = ring()

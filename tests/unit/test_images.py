@@ -291,9 +291,9 @@ def test_threads_do_not_meet() -> None:
     ],
 )
 def test_reduction(size: tuple[int, int], minimum: tuple[int, int] | None, expected: int) -> None:
-    header = Header("JPEG", *size, orientation=1, mode="RGB", bits=8)
+    header = Header("JPEG", *size, orientation=1)
     assert reduction(header, minimum) == expected
-    assert reduction(Header("PNG", *size, orientation=1, mode="RGB", bits=8), minimum) == 1
+    assert reduction(Header("PNG", *size, orientation=1), minimum) == 1
 
 
 @pytest.mark.parametrize("orientation", [1, 6])

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from tasks.cards import InputSpec
 from tasks.graph_file import Tensor
 from tests.oracles import mask_rcnn as oracle
+from tests.pixels import decode as pixels
 from tests.unit.test_pasting import heat_maps, pasted_planes
 from worker.detections import ModelMismatch, Wanted
 from worker.intake import Intake
 from worker.mask_rcnn import bind
-from worker.rle import decode as pixels
 
 IMAGE = (61, 97)
 SIZE = (96, 128)

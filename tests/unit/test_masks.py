@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from tests.oracles import yolact as oracle
 from tests.oracles.yolact_heads import make_heads
+from tests.pixels import decode
 from worker.masks import prototype_masks
-from worker.rle import decode, is_canonical
+from worker.rle import is_canonical
 
 BOXES = {
     "in the middle": (0.3, 0.25, 0.6, 0.75),

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.oracles import mask_rcnn as oracle
+from tests.pixels import decode
 from worker.pasting import plane_masks, rounded_masks, sampled_masks
-from worker.rle import decode, is_canonical
+from worker.rle import is_canonical
 
 BOXES = {  # as parts of the image
     "in the middle": (0.3, 0.25, 0.6, 0.75),

@@ -14,8 +14,9 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from pycocotools import mask as coco
 from pycocotools.coco import COCO
 
+from tests.pixels import decode, encode_whole
 from worker.polygons import LEAST_IOU, outlines, polygons
-from worker.rle import Rle, decode, encode
+from worker.rle import Rle, encode
 
 # pycocotools 2.0.11 hands numpy 2 an __array__ without `copy`; it works, with a warning.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -95,7 +96,7 @@ def test_the_iou_told_is_the_iou_kept(mask: np.ndarray, offset: int) -> None:
 @pytest.mark.parametrize("seed", range(8))
 def test_simplified_outlines_are_near_and_short(seed: int) -> None:
     mask = cv2.resize(blobs(seed).astype(np.uint8), (480, 360)) > 0  # smooth stairs
-    rle = encode(mask)
+    rle = encode_whole(mask)
     exact, _ = polygons(rle, tolerance=0)
     paths, kept = polygons(rle)
     assert LEAST_IOU <= kept <= 1
@@ -105,13 +106,13 @@ def test_simplified_outlines_are_near_and_short(seed: int) -> None:
 
 @pytest.mark.parametrize("rows", [("##.", ".#."), (".#", ".#", "##"), (".###.", "#####", ".###.")])
 def test_a_simplification_that_costs_too_much_is_not_taken(rows: tuple[str, ...]) -> None:
-    rle = encode(mask_of(*rows))
+    rle = encode_whole(mask_of(*rows))
     assert polygons(rle, least_iou=0)[1] < LEAST_IOU
     assert polygons(rle) == polygons(rle, tolerance=0)
 
 
 def test_a_rectangle_has_four_corners() -> None:
-    paths, kept = polygons(encode(np.pad(np.ones((40, 30), bool), 3)))
+    paths, kept = polygons(encode_whole(np.pad(np.ones((40, 30), bool), 3)))
     assert (paths, kept) == ([[3, 3, 33, 3, 33, 43, 3, 43]], 1.0)
 
 
@@ -126,13 +127,13 @@ def test_parts_and_holes() -> None:
 
 
 def test_an_empty_mask_has_no_polygons() -> None:
-    assert polygons(encode(np.zeros((4, 5), bool))) == ([], 1.0)
+    assert polygons(encode_whole(np.zeros((4, 5), bool))) == ([], 1.0)
 
 
 def test_coco_loads_them(tmp_path: Path) -> None:
     masks = [np.pad(mask, 20) for mask in SHAPES.values()]
     images = [{"id": n, "height": m.shape[0], "width": m.shape[1]} for n, m in enumerate(masks)]
-    made = [polygons(encode(mask), tolerance=0)[0] for mask in masks]
+    made = [polygons(encode_whole(mask), tolerance=0)[0] for mask in masks]
     annotations = [
         {"id": n + 1, "image_id": n, "category_id": 1, "iscrowd": 0, "segmentation": paths}
         for n, paths in enumerate(made)

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from tasks.categories import Category
 from tasks.records import Settings
+from tests.pixels import decode, encode_whole
 from worker.detections import Detections
 from worker.refinement import refine
-from worker.rle import decode, encode
 
 RING = ["......", ".####.", ".#..#.", ".####.", "......", "....#."]
 
@@ -32,7 +32,7 @@ def detections(*masks: np.ndarray) -> Detections:
         boxes=np.tile(np.array([[0.0, 0.0, width, height]]), (len(masks), 1)),
         scores=np.linspace(0.9, 0.5, len(masks)),
         classes=np.zeros(len(masks), np.int64),
-        masks=tuple(encode(np.ascontiguousarray(mask)) for mask in masks),
+        masks=tuple(encode_whole(np.ascontiguousarray(mask)) for mask in masks),
         height=height,
         width=width,
         dropped=2,

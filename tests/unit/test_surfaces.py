@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worker.rle import decode, is_canonical
+from tests.pixels import decode
+from worker.rle import is_canonical
 from worker.surfaces import Grid, half_pixel, surface_masks
 
 

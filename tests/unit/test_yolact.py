@@ -11,9 +11,9 @@ from tasks.cards import InputSpec
 from tasks.graph_file import Tensor
 from tests.oracles import yolact as oracle
 from tests.oracles.yolact_heads import Heads, make_heads
+from tests.pixels import decode as pixels
 from worker.detections import ModelMismatch, Wanted
 from worker.intake import Intake
-from worker.rle import decode as pixels
 from worker.yolact import bind
 
 CLASSES = 5

@@ -9,9 +9,9 @@ from tasks.cards import InputSpec
 from tasks.graph_file import Tensor
 from tests.oracles import yolo_seg as oracle
 from tests.oracles.yolo_heads import make_heads
+from tests.pixels import decode as pixels
 from worker.detections import ModelMismatch, Wanted
 from worker.intake import Intake
-from worker.rle import decode as pixels
 from worker.yolo_seg import bind
 
 CLASSES, DEPTH = 5, 7
