@@ -10,6 +10,7 @@ import logging
 import os
 import platform
 import signal
+import socket
 import sys
 import threading
 import time
@@ -40,6 +41,7 @@ from worker.model import instruction_set
 
 SAY_S = 5.0
 RATE_OVER_S = 60.0
+STUCK_S = 900.0  # without a word of an image in hand: a driver hangs, and a watchdog may end us
 EX_REFUSED = 2
 
 log = logging.getLogger("maskmill.worker")
@@ -72,12 +74,14 @@ class Presence:
             targets=serving.targets,
             models=serving.models,
         )
-        threading.Thread(target=_keep_beating, daemon=True).start()
+        self._moved = time.monotonic()
+        threading.Thread(target=self._keep_beating, daemon=True).start()
         threading.Thread(target=self._keep_saying, daemon=True).start()
 
     def hear(self, event: dict[str, Any]) -> None:
         """The station's events: shards taken in hand and let go, images done."""
         with self._lock:
+            self._moved = time.monotonic()
             if event["event"] == "image":
                 self._times.append(time.monotonic())
                 self._change(images=self._now.images + 1)
@@ -96,6 +100,16 @@ class Presence:
 
     def _change(self, **values: Any) -> None:
         self._now = msgspec.structs.replace(self._now, **values)
+
+    def _keep_beating(self) -> None:
+        """For probes and watchdogs: this process is alive, even while a store does not answer."""
+        beat = os.environ.get("MASKMILL_HEARTBEAT_FILE")
+        while True:
+            if self._now.state != "busy" or time.monotonic() - self._moved < STUCK_S:
+                if beat:
+                    Path(beat).touch()
+                _tell_systemd("READY=1\nWATCHDOG=1")
+            time.sleep(SAY_S)
 
     def _keep_saying(self) -> None:
         while True:
@@ -127,12 +141,12 @@ def _outlive(grace_s: float) -> None:
     os._exit(STOPPED)
 
 
-def _keep_beating() -> None:
-    """For probes: this process is alive, even while a store does not answer."""
-    beat = os.environ.get("MASKMILL_HEARTBEAT_FILE")
-    while beat:
-        Path(beat).touch()
-        time.sleep(SAY_S)
+def _tell_systemd(what: str) -> None:
+    """Where a unit of Type=notify started us; see sd_notify(3)."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if address:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as wire, suppress(OSError):
+            wire.sendto(what.encode(), address.replace("@", "\0", 1))
 
 
 def main() -> None:
