@@ -20,7 +20,7 @@ TFLITE = .venv-tflite
 TFLITE_TESTS = tests/contract/test_runtimes.py tests/contract/test_delegates.py tests/integration/test_tflite.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo fleet-demo test test-tflite chaos lint format bench recipe-setup recipe-shapes recipe-test recipe-resnet50 fullsize edge-setup edge-shapes edge-test lock clean
+.PHONY: help setup demo fleet-demo test test-tflite arm64-test chaos lint format bench recipe-setup recipe-shapes recipe-test recipe-resnet50 fullsize edge-setup edge-shapes edge-test lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -51,6 +51,9 @@ $(TFLITE)/.ready: pyproject.toml constraints.txt deploy/docker/edge.txt
 		-e '.[worker,tflite]' $$(grep -hE '^(pytest|pytest-xdist|onnx)==' constraints.txt)
 	@touch $@
 
+arm64-test: $(READY) ## the int8 demo model in an arm64 userland under emulation (root, debootstrap, qemu-user-static)
+	BIN=$(CURDIR)/$(BIN) deploy/imx/arm64-test
+
 chaos: $(READY) ## every fault of the list, and a soak that kills anything at any time (CHAOS_MINUTES, CHAOS_KILLS)
 	$(BIN)/python -m pytest tests/chaos
 	$(BIN)/python -m tests.chaos.soak
@@ -67,6 +70,7 @@ format: $(READY) ## put the code into its one format
 bench: $(READY) ## speed and memory, as ratios within one run
 	$(BIN)/python -m tests.bench.postprocess
 	$(BIN)/python -m tests.bench.memory
+	$(BIN)/python -m tests.bench.edge
 
 recipe-setup: $(RECIPE_READY) ## the environment of the training recipe, with PyTorch for the CPU
 recipe-shapes: $(RECIPE_READY) ## train the demo model from nothing and judge it: an hour (RUN=runs/new)
