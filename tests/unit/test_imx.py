@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import configparser
 import re
-from importlib.metadata import requires
+from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 
 import pytest
@@ -26,7 +26,7 @@ def needed(python: str) -> set[str]:
     """Names of everything that the worker needs on a board, and what those need in turn."""
     board = {
         "python_version": python,
-        "python_full_version": f"{python}.9",
+        "python_full_version": f"{python}.0",
         "platform_machine": "aarch64",
         "sys_platform": "linux",
     }
@@ -38,7 +38,11 @@ def needed(python: str) -> set[str]:
         if (name, extras) in seen:
             continue
         seen.add((name, extras))
-        for line in requires(name) or ():
+        try:
+            lines = requires(name) or ()
+        except PackageNotFoundError:  # needed by the oldest patch release of that Python only
+            continue
+        for line in lines:
             each = Requirement(line)
             wanted = each.marker is None or any(
                 each.marker.evaluate({**board, "extra": extra}) for extra in extras
