@@ -50,7 +50,9 @@ def main() -> None:
     print(f"{images} images, {run['annotations'] / images:.1f} instances each; ms an image:")
     for stage, ms in each.items():
         print(f"  {stage:10} {ms:7.2f}")
-    print(f"  besides the interpreter's call {besides:.2f}, {besides / each['inference']:.1%} of it")
+    print(
+        f"  besides the interpreter's call {besides:.2f}, {besides / each['inference']:.1%} of it"
+    )
     print(f"  wall, with start and merge     {1000 * wall / images:.2f}")
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     print(f"peak RSS of the largest process {peak:.0f} MiB")
