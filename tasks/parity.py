@@ -5,19 +5,20 @@ from __future__ import annotations
 import os
 import re
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import nullcontext
 from importlib import import_module
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import msgspec
 
 from tasks.annotate import ENGINE_PARTS, is_here, work_off
 from tasks.board import board
-from tasks.cards import Build, Card, Compute, Model, ModelError
+from tasks.cards import Build, Card, Compute, ModelError
 from tasks.environment import SettingError
 from tasks.evaluate import measure
 from tasks.exits import GATE_FAILED, OK
@@ -34,7 +35,10 @@ BOUNDS = "matched=0.98,mask_iou=0.95"
 THRESHOLD = 0.3
 GATE_IMAGES = 16
 _INTERPRETERS = {"tflite_runtime": "tflite-runtime", "ai_edge_litert": "litert"}
-_AT_LEAST, _AT_MOST = ("matched", "mask_iou"), ("score_drift", "class_flips", "ap_loss")
+_AT_LEAST = ("matched", "mask_iou")
+_BOUNDED = (*_AT_LEAST, "score_drift", "class_flips", "ap_loss")
+_COLUMNS = {"matched": ".2%", "mask_iou": ".4f", "score_drift": ".4f", "score_drift_max": ".3f"}
+_COLUMNS |= {"class_flips": "d", "box_ap": ".3f", "mask_ap": ".3f", "ap_loss": ".4f"}
 
 Report = dict[str, Any]
 
@@ -49,19 +53,15 @@ class Way(NamedTuple):
     compute: Compute = "f32"
     variables: Mapping[str, str] = {}  # of the environment, for what no option names
 
-    def model(self, card: Card) -> Model:
-        return model_at(card, self.build, self.place, self.engine, self.compute)
 
-
-def ways(name: str) -> tuple[Card, dict[str, Way]]:
+def ways(model: str) -> tuple[Card, dict[str, Way]]:
     """Every way in which this machine can run a model; the card's first build leads."""
-    path, card, builds = builds_at(name)
+    path, card, builds = builds_at(model)
     found: dict[str, Way] = {}
     for build, place in builds:
-        if place is not None:
-            for way in _ways_of(build, place):
-                new = way.name if way.name not in found else f"{build.file}:{way.name}"
-                found[new] = way._replace(name=new)
+        for way in _ways_of(build, place) if place else ():
+            name = way.name if way.name not in found else f"{build.file}:{way.name}"
+            found[name] = way._replace(name=name)
     if not found:
         raise ModelError(f"no build of {card.name} ({path}) is here and can be run")
     return card, found
@@ -70,23 +70,23 @@ def ways(name: str) -> tuple[Card, dict[str, Way]]:
 def _ways_of(build: Build, place: Path) -> Iterator[Way]:
     for engine in filter(is_here, build.engines):
         if engine == "tflite":
-            for package in filter(find_spec, ENGINE_PARTS["tflite"][0]):
-                which = _INTERPRETERS[package]
-                cpu = {"MASKMILL_TFLITE": which, "MASKMILL_DELEGATE": "none"}
-                yield Way(f"{build.precision} {which}", build, place, engine, variables=cpu)
-                yield from _on_npu(build, place, which)
+            yield from _tflite_ways(build, place)
             continue
         yield Way(f"{build.precision} {engine}", build, place, engine)
         if engine == "openvino" and build.precision == "fp32":
             yield Way(f"bf16 {engine}", build, place, engine, "bf16")
 
 
-def _on_npu(build: Build, place: Path, which: str) -> Iterator[Way]:
-    """By the board's delegate, or the one that MASKMILL_DELEGATE names."""
+def _tflite_ways(build: Build, place: Path) -> Iterator[Way]:
+    """By each interpreter, without and with the board's delegate or the one that is asked for."""
     asked = os.environ.get("MASKMILL_DELEGATE") or "auto"
-    if board() if asked == "auto" else asked != "none":
-        npu = {"MASKMILL_TFLITE": which, "MASKMILL_DELEGATE": asked}
-        yield Way(f"{build.precision} {which} delegate", build, place, "tflite", variables=npu)
+    has_npu = board() if asked == "auto" else asked != "none"
+    packages = filter(find_spec, ENGINE_PARTS["tflite"][0])
+    for package, delegate in product(packages, ("none", asked) if has_npu else ("none",)):
+        which = _INTERPRETERS[package]
+        name = f"{build.precision} {which}{'' if delegate == 'none' else ' delegate'}"
+        variables = {"MASKMILL_TFLITE": which, "MASKMILL_DELEGATE": delegate}
+        yield Way(name, build, place, "tflite", variables=variables)
 
 
 class Question(NamedTuple):
@@ -130,9 +130,8 @@ def gate(
     first = next(iter(here))
     if its == first:
         return OK
-    limited = msgspec.structs.replace(
-        selection, limit=min(GATE_IMAGES, selection.limit or GATE_IMAGES)
-    )
+    most = min(GATE_IMAGES, selection.limit or GATE_IMAGES)
+    limited = msgspec.structs.replace(selection, limit=most)
     question = Question(inputs, limited, wishes["threshold"] or THRESHOLD)
     return parity(model, question, f"{first},{its}", BOUNDS, as_json)
 
@@ -158,22 +157,12 @@ def _bounds(require: str, truth: str) -> dict[str, float]:
         key, _, value = word.strip().partition("=")
         if not re.fullmatch(r"\d*\.?\d+", value):
             raise SettingError(f"--require {word!r} is no NAME=NUMBER, as in {BOUNDS}")
+        if key not in _BOUNDED:
+            raise SettingError(f"--require knows no {key!r}, only {', '.join(_BOUNDED)}")
         bounds[key] = float(value)
-        if key not in (*_AT_LEAST, *_AT_MOST):
-            known = ", ".join((*_AT_LEAST, *_AT_MOST))
-            raise SettingError(f"--require knows no {key!r}, only {known}")
     if "ap_loss" in bounds and not truth:
         raise SettingError("--require ap_loss wants a ground truth: --gt FILE")
     return bounds
-
-
-@contextmanager
-def _folder(output: str) -> Iterator[str]:
-    if output:
-        yield output
-        return
-    with tempfile.TemporaryDirectory(prefix="maskmill-parity-") as folder:
-        yield folder
 
 
 def _measure(
@@ -182,7 +171,8 @@ def _measure(
     """A report on each way; on one that cannot run here, unless it is needed, why."""
     reports: list[Report] = []
     first: Folder | None = None
-    with _folder(question.output) as output:
+    kept = nullcontext(question.output) if question.output else TemporaryDirectory()
+    with kept as output:
         for way in chosen:
             try:
                 folder, report = _run(card, way, question, output)
@@ -192,13 +182,11 @@ def _measure(
                 reports.append({"way": way.name, "cannot_run": str(exc)})
                 continue
             first = first or folder
-            if question.truth:
-                judged = measure(folder.uri, question.truth)
-                report |= {"box_ap": judged["box"]["ap"], "mask_ap": judged["mask"]["ap"]}
-                lead = reports[0] if reports else report
-                report["ap_loss"] = round(lead["mask_ap"] - report["mask_ap"], 4)
             compared = import_module("worker.parity").compare(first, folder, question.threshold)
             reports.append(report | compared)
+            if question.truth:
+                lost = reports[0]["mask_ap"] - report["mask_ap"]
+                reports[-1]["ap_loss"] = round(lost, 4)
     return reports
 
 
@@ -207,30 +195,29 @@ def _run(card: Card, way: Way, question: Question, output: str) -> tuple[Folder,
     print(f"{way.name} …", file=sys.stderr, flush=True)
     place = f"{output.rstrip('/')}/{way.name.replace(' ', '-').replace('/', '-')}"
     wishes = Wishes(model=card.name, output=place, threshold=question.threshold / 2)
-    with _environment(way.variables):
-        given = sources(question.inputs, question.selection)
-        _, folder = work_off(way.model(card), given, wishes, choose_face(as_json=False))
+    model = model_at(card, way.build, way.place, way.engine, way.compute)
+    given = sources(question.inputs, question.selection)
+    before = dict(os.environ)
+    try:
+        os.environ.update(way.variables)
+        _, folder = work_off(model, given, wishes, choose_face(as_json=False))
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
     record: Report = read_run(folder) or {}
     if not record["images"]:
         raise InputError(f"none of the inputs could be annotated: {record['failures_by_kind']}")
     seconds = record["seconds_by_stage"].items()
-    return folder, {
+    report = {
         "way": way.name,
         "made_by": record["produced_by"],
         "failures": record["failures"],
         "ms_an_image": {stage: round(1000 * s / record["images"], 1) for stage, s in seconds},
     }
-
-
-@contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    before = dict(os.environ)
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
+    if question.truth:
+        judged = measure(folder.uri, question.truth)
+        report |= {"box_ap": judged["box"]["ap"], "mask_ap": judged["mask"]["ap"]}
+    return folder, report
 
 
 def _faults(report: Report, bounds: Mapping[str, float]) -> Iterator[str]:
@@ -248,20 +235,13 @@ def _faults(report: Report, bounds: Mapping[str, float]) -> Iterator[str]:
 def _table(reports: Sequence[Report]) -> Iterator[str]:
     lead = reports[0]
     width = max(len(each["way"]) for each in reports)
-    judged = "  box AP  mask AP" if "ap_loss" in lead else ""
-    yield f"{'':{width}}  matched  mask IoU  score drift (max)  flips{judged}  ms an image"
+    columns = {name: form for name, form in _COLUMNS.items() if name in lead}
+    yield "  ".join([" " * width, *columns, "ms an image"])
     for each in reports:
+        cells = [f"{each[key]:{len(key)}{form}}" for key, form in columns.items() if key in each]
         if "cannot_run" in each:
-            yield f"{each['way']:{width}}  cannot run here: {each['cannot_run']}"
-            continue
-        of_ap = f"  {each['box_ap']:6.3f}  {each['mask_ap']:7.3f}" if judged else ""
-        stages = ", ".join(f"{stage} {ms:g}" for stage, ms in each["ms_an_image"].items())
-        drift = f"{each['score_drift']:.4f} ({each['score_drift_max']:.3f})"
-        yield (
-            f"{each['way']:{width}}  {each['matched']:7.2%}  {each['mask_iou']:8.4f}  {drift:>17}"
-            f"  {each['class_flips']:5d}{of_ap}  {stages}"
-        )
-    yield (
-        f"each against {lead['way']}, on {lead['images']} images with {lead['instances'] // 2}"
-        " instances"
-    )
+            cells = [f"cannot run here: {each['cannot_run']}"]
+        stages = ", ".join(f"{stage} {ms:g}" for stage, ms in each.get("ms_an_image", {}).items())
+        yield "  ".join([f"{each['way']:{width}}", *cells, stages])
+    counted = lead["instances"] // 2
+    yield f"each against {lead['way']}, on {lead['images']} images with {counted} instances"
