@@ -13,10 +13,9 @@ from typing import Any
 
 import msgspec
 
-from storage import get, open_read, open_write
-from storage.errors import StorageError
+from storage import open_read, open_write
 from storage.streams import CHUNK
-from storage.uris import shown, storable
+from storage.uris import storable
 from tasks.cards import (
     ENGINES_BY_SUFFIX,
     Build,
@@ -26,7 +25,7 @@ from tasks.cards import (
     ModelError,
     parse_card,
 )
-from tasks.categories import Category
+from tasks.categories import Category, from_file
 from tasks.check_model import report_lines, try_build
 from tasks.exits import OK
 from tasks.graph_file import GraphFile, files_of, read_graph
@@ -40,6 +39,10 @@ from tasks.zoo_table import Facts
 Told = dict[str, str]
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+
+
+class _Coco(msgspec.Struct):
+    categories: tuple[Category, ...]
 
 
 def add(typed: str, told: Told, replace: bool, as_json: bool) -> int:
@@ -131,12 +134,8 @@ def _categories(word: str) -> Categories:
         return "coco80"
     if not word.lower().endswith(".json"):
         return tuple(each.strip() for each in word.split(",") if each.strip())
-    try:
-        found = msgspec.json.decode(get(word))
-        listed = found["categories"] if isinstance(found, dict) else found
-        return msgspec.convert(listed, tuple[str | Category, ...])
-    except (StorageError, msgspec.DecodeError, KeyError) as exc:
-        raise ModelError(f"--categories {shown(word)} cannot be read: {exc}") from exc
+    found = from_file(word, "categories", tuple[str | Category, ...] | _Coco)
+    return found.categories if isinstance(found, _Coco) else found
 
 
 def _keep(file: Path, folder: Path, card: str, card_path: Path) -> None:

@@ -6,10 +6,14 @@ import difflib
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from msgspec.structs import replace
+
+from storage import get
+from storage.errors import StorageError
+from storage.uris import shown
 
 CategoryId = Annotated[int, msgspec.Meta(ge=1, lt=2**31)]
 Name = Annotated[str, msgspec.Meta(min_length=1)]
@@ -32,18 +36,27 @@ def coco80() -> tuple[Category, ...]:
     return msgspec.json.decode(listed.read_bytes(), type=tuple[Category, ...])
 
 
+def from_file(path: str, option: str, kind: Any) -> Any:
+    """What the JSON file of an option holds."""
+    try:
+        return msgspec.json.decode(get(path), type=kind)
+    except (StorageError, msgspec.DecodeError) as exc:
+        raise UnknownClass(f"--{option} {shown(path)} cannot be read: {exc}") from exc
+
+
 def renumber(categories: Sequence[Category], scheme: str) -> tuple[Category, ...]:
-    """`coco91` gives COCO's sparse ids by name, `contiguous` 1…N in the model's order."""
+    """`coco91` gives COCO's sparse ids by name, `contiguous` 1…N in the model's order, else a JSON
+    file's ids by name.
+    """
     if scheme == "contiguous":
         return tuple(replace(each, id=number) for number, each in enumerate(categories, 1))
-    return with_ids(categories, {each.name: each.id for each in coco80()}, "COCO's 80 names")
-
-
-def with_ids(
-    categories: Sequence[Category], id_by_name: dict[str, int], where: str
-) -> tuple[Category, ...]:
+    if scheme == "coco91":
+        id_by_name = {each.name: each.id for each in coco80()}
+    else:
+        id_by_name = from_file(scheme, "category-ids", dict[str, CategoryId])
     missing = next((each.name for each in categories if each.name not in id_by_name), None)
     if missing is not None:
+        where = "COCO's 80 names" if scheme == "coco91" else shown(scheme)
         raise UnknownClass(f"the model's class {missing!r} is not among {where}")
     return tuple(replace(each, id=id_by_name[each.name]) for each in categories)
 

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-import msgspec
-
-from storage import get
-from storage.errors import StorageError
-from storage.uris import shown
 from tasks.cards import Compute, Model, Positive
-from tasks.categories import Category, CategoryId, UnknownClass, ids_of, mapped, renumber, with_ids
+from tasks.categories import Category, CategoryId, UnknownClass, from_file, ids_of, mapped, renumber
 from tasks.environment import whole_number
 from tasks.records import Settings
 
@@ -65,29 +60,8 @@ def _categories(
     if wishes.allow_unmatched and not wishes.category_map:
         raise UnknownClass("--allow-unmatched is about --category-map, which is not given")
     if wishes.category_map:
-        mapping = _category_map(wishes.category_map)
+        mapping = from_file(wishes.category_map, "category-map", dict[str, CategoryId | str])
         categories, places = mapped(categories, mapping, allow_unmatched=wishes.allow_unmatched)
-    if wishes.category_ids in ("coco91", "contiguous"):
+    if wishes.category_ids:
         categories = renumber(categories, wishes.category_ids)
-    elif wishes.category_ids:
-        ids = _ids_in_file(wishes.category_ids)
-        categories = with_ids(categories, ids, shown(wishes.category_ids))
     return categories, tuple(None if n is None else categories[n].id for n in places)
-
-
-def _category_map(path: str) -> dict[str, int | str]:
-    try:
-        return msgspec.json.decode(get(path), type=dict[str, CategoryId | str])
-    except (StorageError, msgspec.DecodeError) as exc:
-        raise UnknownClass(f"--category-map {shown(path)} cannot be read: {exc}") from exc
-
-
-def _ids_in_file(path: str) -> dict[str, int]:
-    """Ids by name from {"name": id, …} or from the categories of a COCO file."""
-    try:
-        found = msgspec.json.decode(get(path), type=dict[str, Any])
-        if isinstance(found.get("categories"), list):
-            found = {each["name"]: each["id"] for each in found["categories"]}
-        return msgspec.convert(found, dict[str, CategoryId])
-    except (StorageError, msgspec.DecodeError, KeyError, TypeError) as exc:
-        raise UnknownClass(f"--category-ids {shown(path)} cannot be read: {exc}") from exc

@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from tasks.cards import ModelError, read_card
-from tasks.categories import Category, UnknownClass, coco80, ids_of, mapped, renumber, with_ids
+from tasks.categories import Category, UnknownClass, coco80, ids_of, mapped, renumber
 from tasks.shelf import find_model, zoo_cards
 from tests.graphs import write_model
 
@@ -104,16 +104,19 @@ def test_an_xml_without_its_bin_names_the_bin(
         find_model(str(tmp_path / "mine.xml"))
 
 
-def test_categories_are_chosen_and_renumbered() -> None:
+def test_categories_are_chosen_and_renumbered(tmp_path: Path) -> None:
     own = (Category(4, "person"), Category(9, "dog"))
     assert ids_of(own, ["dog", " 4", "PERSON"]) == (4, 9)
     assert [each.id for each in renumber(own, "coco91")] == [1, 18]
     assert [each.id for each in renumber(own, "contiguous")] == [1, 2]
-    assert [each.id for each in with_ids(own, {"dog": 2, "person": 5}, "here")] == [5, 2]
+    ids = tmp_path / "ids.json"
+    ids.write_text('{"dog": 2, "person": 5}')
+    assert [each.id for each in renumber(own, str(ids))] == [5, 2]
     with pytest.raises(UnknownClass, match=r"'dgo'.*near it: dog"):
         ids_of(own, ["dgo"])
-    with pytest.raises(UnknownClass, match="'dog' is not among here"):
-        with_ids(own, {"person": 5}, "here")
+    ids.write_text('{"person": 5}')
+    with pytest.raises(UnknownClass, match=r"'dog' is not among .*ids\.json"):
+        renumber(own, str(ids))
 
 
 CATS = (Category(3, "car"), Category(8, "truck"), Category(5, "cat"), Category(9, "dog"))
