@@ -33,10 +33,9 @@ NAME_TAKEN = "another input of this open job has this file name; append it with 
 _SIGNED = re.compile(r"https?://[^?#]*\?(|[^#]*&)(X-(Amz|Goog)-Signature|Signature|sig)=", re.I)
 
 _TABLES = """
-CREATE TABLE item (key TEXT PRIMARY KEY, id INTEGER, failed INTEGER) WITHOUT ROWID;
-CREATE TABLE name (name TEXT PRIMARY KEY, key TEXT) WITHOUT ROWID;
-CREATE TABLE taken (object TEXT PRIMARY KEY) WITHOUT ROWID;
-CREATE TABLE fresh (object TEXT PRIMARY KEY, empty_masks INTEGER) WITHOUT ROWID;
+CREATE TABLE item (key TEXT PRIMARY KEY, id INTEGER, image TEXT) WITHOUT ROWID;
+CREATE INDEX image ON item (image);
+CREATE TABLE object (name TEXT PRIMARY KEY, taken INTEGER, empty_masks INTEGER) WITHOUT ROWID;
 CREATE TABLE outcome (
     identity TEXT, failed INTEGER, generation INTEGER, part TEXT, made BLOB, body BLOB
 );
@@ -78,8 +77,8 @@ class Segments:
 
     def counts(self) -> Counter[str]:
         """How many inputs there are, and the shard objects that are taken in."""
-        tables = {"inputs": "item", "shard_objects": "taken"}
-        return Counter({name: self._one(f"SELECT count(*) FROM {tables[name]}") for name in tables})
+        taken = self._one("SELECT count(*) FROM object WHERE taken")
+        return Counter(inputs=self._one("SELECT count(*) FROM item"), shard_objects=taken)
 
     def grow(self) -> None:
         """Write what is new. Whoever is second at a number reads the first one's and goes on."""
@@ -129,7 +128,7 @@ class Segments:
             try:
                 with open_read(uri) as file:
                     header = decoded(next(iter(file)), Header, uri)
-                    self._many("taken", ((name,) for name in header.objects))
+                    self._many("object", ((name, True, 0) for name in header.objects))
                     for line in file:
                         self._remember(decoded(line, Ended, uri))
             except NotFound:
@@ -138,10 +137,9 @@ class Segments:
 
     def _remember(self, each: Ended) -> None:
         if each.image:
-            self._many("item", [(each.key, each.image.id, 0)])
-            self._many("name", [(each.image.file_name, each.key)])
+            self._many("item", [(each.key, each.image.id, each.image.file_name)])
         elif each.failure:
-            self._many("item", [(each.key, each.failure.image_id, 1)])
+            self._many("item", [(each.key, each.failure.image_id, None)])
 
     def _gather(self) -> None:
         """Read the shard objects that no segment has, each with its part of the plan."""
@@ -149,13 +147,13 @@ class Segments:
             ended = [*(each.id for each in shard.images), *(f.image_id for f in shard.failures)]
             if generation == 0 and sorted(ended) != [each.id for each in items]:
                 raise JobError(f"shard {shard.shard} does not end each of its inputs once")
-            self._many("fresh", [(_object(shard.shard, generation), shard.empty_masks)])
+            self._many("object", [(_object(shard.shard, generation), False, shard.empty_masks)])
             self._many("outcome", _outcomes(shard, generation, items))
 
     def _new(self) -> Iterator[tuple[ShardName, int]]:
         for part, generation in shard_objects(self._folder):
             found = (_object(part, generation),)
-            if not self._db.execute("SELECT 1 FROM taken WHERE object = ?", found).fetchone():
+            if not self._db.execute("SELECT 1 FROM object WHERE name = ?", found).fetchone():
                 yield part, generation
 
     def _read(self, which: tuple[ShardName, int]) -> tuple[Shard, int, tuple[Item, ...]]:
@@ -186,8 +184,7 @@ class Segments:
             size += len(lines[-1])
         full = size > MOST_BYTES
         left = self._db.execute(
-            "SELECT object, empty_masks FROM fresh"
-            " WHERE object NOT IN (SELECT object FROM taken) ORDER BY object LIMIT ?",
+            "SELECT name, empty_masks FROM object WHERE NOT taken ORDER BY name LIMIT ?",
             (0 if full else MOST_OBJECTS,),
         ).fetchall()
         if not lines and not left:
@@ -213,7 +210,7 @@ class Segments:
         if each.image is None:
             return each
         name = each.image.file_name
-        row = self._db.execute("SELECT key FROM name WHERE name = ?", (name,)).fetchone()
+        row = self._db.execute("SELECT key FROM item WHERE image = ?", (name,)).fetchone()
         if names.setdefault(name, row[0] if row else each.key) == each.key:
             return each
         failure = Failure(each.image.id, each.uri, name, "write", "name-taken", NAME_TAKEN)
@@ -221,8 +218,8 @@ class Segments:
 
     def _state(self, key: str) -> tuple[int, bool]:
         """An item's id, 0 while it has none, and whether a failure is all there is of it."""
-        row = self._db.execute("SELECT id, failed FROM item WHERE key = ?", (key,)).fetchone()
-        return (row[0], bool(row[1])) if row else (0, False)
+        row = self._db.execute("SELECT id, image FROM item WHERE key = ?", (key,)).fetchone()
+        return (row[0], row[1] is None) if row else (0, False)
 
     def _one(self, query: str) -> int:
         return int(self._db.execute(query).fetchone()[0])
