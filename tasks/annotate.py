@@ -19,7 +19,7 @@ from tasks.folder import Folder, missing_shards, read_run
 from tasks.local import Interrupted, Stopped, await_ready, run, start
 from tasks.merge import is_merged
 from tasks.opening import Opened, Sources, ask, continue_job, open_job, sources, usual_shard_size
-from tasks.progress import Face, Watcher, choose_face, planning_notice, say_json, tell
+from tasks.progress import Face, Watcher, choose_face, say_json, tell
 from tasks.records import Job, Selection
 from tasks.shelf import find_model
 from tasks.wishes import Wishes, settings_of
@@ -73,12 +73,7 @@ def work_off(model: Model, given: Sources, wishes: Wishes, face: Face) -> Opened
     try:
         await_ready(child)
         job, folder = there or open_job(
-            output,
-            given,
-            asked,
-            [model.path],
-            overwrite=wishes.overwrite,
-            progress=planning_notice(face),
+            output, given, asked, [model.path], overwrite=wishes.overwrite
         )
         if face == "json":
             say_json({"event": "planned", **msgspec.to_builtins(job.counts)})

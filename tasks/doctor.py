@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from storage import delete, get, put
 from storage.errors import StorageError
@@ -21,11 +20,12 @@ from tasks.cards import ModelError
 from tasks.check_model import try_builds
 from tasks.environment import SettingError
 from tasks.exits import OK, STOPPED
-from tasks.folder import Folder, need_job, read_run
+from tasks.folder import find_job, read_run
 from tasks.progress import tell
 from tasks.provenance import installed
 from tasks.shelf import find_model, zoo_cards
 from tasks.state import fleet_state
+from tasks.zoo_table import record_lines
 
 PACKAGES = ("onnxruntime", "openvino", "ai-edge-litert", "tflite-runtime")  # that run models
 _SECRET = ("KEY", "SECRET", "TOKEN", "PASSWORD")
@@ -43,7 +43,7 @@ def check_machine(model: str, as_json: bool) -> int:
         "fleet": dict(_fleet()),
         "settings": _settings(),
     }
-    tell({"event": "doctor", **report}, _lines(report), as_json)
+    tell({"event": "doctor", **report}, record_lines(report), as_json)
     return OK
 
 
@@ -148,16 +148,9 @@ def _without_password(value: str) -> str:
     return f"{scheme}://…@{rest.rpartition('@')[2]}" if mark and "@" in rest else value
 
 
-def _lines(report: dict[str, dict[str, Any]]) -> Iterator[str]:
-    for heading, rows in report.items():
-        yield heading
-        yield from [f"  {name}: {value}" for name, value in rows.items()] or ["  none"]
-
-
 def check_folder(output: str, as_json: bool) -> int:
-    job = need_job(output)
+    job, folder = find_job(output)
     audit = import_module("worker.audit")
-    folder = Folder(output, job.run)
     found = list(audit.problems(folder, job))
     run = read_run(folder) or {}
     kinds = list(kinds_said(run.get("produced_by", ())))

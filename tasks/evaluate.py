@@ -10,7 +10,7 @@ from typing import Any
 from tasks.annotate import annotate, need_worker_parts
 from tasks.cards import Model
 from tasks.exits import GATE_FAILED, OK
-from tasks.folder import Folder, need_job
+from tasks.folder import find_job
 from tasks.inputs import InputError
 from tasks.progress import tell
 from tasks.records import Selection
@@ -18,16 +18,6 @@ from tasks.shelf import find_model
 from tasks.wishes import Wishes
 
 Report = dict[str, Any]
-
-_ROWS = {
-    "ap": "AP (0.50:0.95)",
-    "ap50": "AP50",
-    "ap75": "AP75",
-    "ap_small": "AP small",
-    "ap_medium": "AP medium",
-    "ap_large": "AP large",
-    "mean_iou": "mean IoU of matches",
-}
 
 
 def evaluate(output: str, truth: str, as_json: bool) -> int:
@@ -44,14 +34,14 @@ def say_report(output: str, truth: str, as_json: bool, more: str = "") -> None:
 
 def measure(output: str, truth: str) -> Report:
     need_worker_parts()
-    folder = Folder(output, need_job(output).run)
+    _, folder = find_job(output)
     report: Report = import_module("worker.evaluate").evaluate(folder, truth)
     return report
 
 
 def _lines(report: Report) -> Iterator[str]:
     box, mask = report["box"], report["mask"]
-    rows = {name: (box[key], mask[key]) for key, name in _ROWS.items()}
+    rows = {name: (box[name], mask[name]) for name in box if name != "by_class"}
     for name, value in box["by_class"].items():
         rows[f"  {name}"] = value, mask["by_class"].get(name)
     width = max(map(len, rows))

@@ -77,11 +77,11 @@ def read_job(uri: str) -> Job | None:
     return job
 
 
-def need_job(uri: str) -> Job:
+def find_job(uri: str) -> tuple[Job, Folder]:
     job = read_job(uri)
     if job is None:
-        raise JobError(f"{uri} holds no job: there is no job.json")
-    return job
+        raise JobError(f"{shown(uri)} holds no job")
+    return job, Folder(uri, job.run)
 
 
 def read_plan(folder: Folder, shard: ShardName) -> tuple[Item, ...]:

@@ -27,6 +27,7 @@ from tasks.folder import (
     Folder,
     JobError,
     failed_items,
+    find_job,
     missing_shards,
     read_job,
     read_retries,
@@ -41,7 +42,7 @@ from tasks.open_jobs import append_inputs
 from tasks.opening import ask, continue_job, refuse_foreign, sources, usual_shard_size
 from tasks.ordered import side_by_side
 from tasks.plan import survey
-from tasks.progress import choose_face, planning_notice, say_json, tell
+from tasks.progress import tell
 from tasks.reconcile import look_after
 from tasks.records import Job, Retry, Selection, encode
 from tasks.shelf import find_models
@@ -76,8 +77,7 @@ def send(
             done = append_inputs(inputs, stdin=stdin, **given)
             rest = "all added"
         else:
-            notice = planning_notice(choose_face(as_json))
-            done = submit(inputs, stdin=stdin, progress=notice, **given)
+            done = submit(inputs, stdin=stdin, **given)
             twice, others = done.job.counts.duplicates, done.job.counts.not_images
             rest = f"{done.sent} sent; {twice} given twice, {others} not images"
     job, folder, items, shards, sent = done
@@ -178,15 +178,13 @@ def watch(
     with Live(console=console, auto_refresh=False, transient=False) as live:
         while True:
             looks = [each.look() for each in jobs]
-            if as_json:
-                for look in looks:
-                    say_json({"event": "status", **look})
-            elif console.is_terminal:
+            if console.is_terminal and not as_json:
                 lines = [line for look in looks for line in said(look)]
                 live.update(Text("\n".join(lines)), refresh=True)
             else:
                 for look in looks:
-                    print("".join(itertools.islice(said(look), 2)), flush=True)
+                    short = "".join(itertools.islice(said(look), 2))
+                    tell({"event": "status", **look}, [short], as_json)
             if all(look["state"] in ENDED for look in looks):
                 return looks
             for each, look in zip(jobs, looks, strict=True):
@@ -205,19 +203,19 @@ def _send_lost(app: Celery, state: State, each: Follower) -> None:
 
 
 def cancel_job(uri: str, as_json: bool) -> int:
-    _, folder = _job(uri)
+    _, folder = find_job(absolute(uri))
     cancel(folder)
     return _told(f"{folder.uri} is cancelled; workers let go of it within seconds", as_json)
 
 
 def resume_job(uri: str, as_json: bool) -> int:
-    job, folder = _job(uri)
+    job, folder = find_job(absolute(uri))
     lift(folder)
     return _send_missing(job, folder, as_json)
 
 
 def retry_job(uri: str, stages: Sequence[str], as_json: bool) -> int:
-    job, folder = _job(uri)
+    job, folder = find_job(absolute(uri))
     if _ask_again(folder, job, stages) == 0:
         return _told(f"{folder.uri} has no failure of that kind", as_json)
     return _send_missing(job, folder, as_json)
@@ -244,7 +242,7 @@ def _ask_again(folder: Folder, job: Job, stages: Sequence[str]) -> int:
 
 
 def merge_job(uri: str, replace_edited: bool, as_json: bool) -> int:
-    job, folder = _job(uri)
+    job, folder = find_job(absolute(uri))
     if missing_shards(folder, job):
         return _told(f"the job is not done; what is there is in {merge_part(folder, job)}", as_json)
     need_worker_parts(job.asked.model.engine)  # for the contact sheet
@@ -257,14 +255,6 @@ def merge_job(uri: str, replace_edited: bool, as_json: bool) -> int:
 def _send_missing(job: Job, folder: Folder, as_json: bool) -> int:
     sent = send_missing(make_app(broker_url()), fleet_state(), job, folder)
     return _told(f"{sent} shards of {folder.uri} were sent", as_json, sent=sent)
-
-
-def _job(uri: str) -> tuple[Job, Folder]:
-    place = absolute(uri)
-    job = read_job(place)
-    if job is None:
-        raise JobError(f"{shown(uri)} holds no job")
-    return job, Folder(place, job.run)
 
 
 def _told(sentence: str, as_json: bool, **facts: Any) -> int:

@@ -46,7 +46,6 @@ class GraphFile:
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     metadata: dict[str, str]
-    format_version: str
 
 
 def files_of(path: Path) -> list[Path]:
@@ -90,13 +89,11 @@ def _read_onnx(path: Path) -> GraphFile:
         named = ", ".join(sorted(files))
         raise ModelError(f"{path} keeps weights in {named}: export it as one file")
     stored = {each["name"] for each in weights}
-    opset = max((e["version"] for e in model["opset_import"] if not e["domain"]), default=0)
     return GraphFile(
         # Before IR 4 the weights were listed among the inputs.
         inputs=tuple(_onnx_tensor(each) for each in graph["input"] if each["name"] not in stored),
         outputs=tuple(map(_onnx_tensor, graph["output"])),
         metadata={each["key"]: each["value"] for each in model["metadata_props"]},
-        format_version=f"ONNX IR {model['ir_version']}, opset {opset}",
     )
 
 
@@ -126,7 +123,6 @@ def _read_ir(path: Path) -> GraphFile:
         inputs=tuple(found["Parameter"]),
         outputs=tuple(found["Result"]),
         metadata={e.tag: e.get("value", "") for e in net.iterfind("rt_info/model_info/*")},
-        format_version=f"OpenVINO IR {net.get('version', '?')}",
     )
 
 

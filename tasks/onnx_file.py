@@ -15,13 +15,7 @@ _SHAPE: Parts = {1: ("dim", [{1: ("dim_value", int)}])}
 _TYPE: Parts = {1: ("tensor_type", {1: ("elem_type", int), 2: ("shape", _SHAPE)})}
 _VALUE: Parts = {1: ("name", str), 2: ("type", _TYPE)}
 _GRAPH: Parts = {5: ("initializer", [_WEIGHT]), 11: ("input", [_VALUE]), 12: ("output", [_VALUE])}
-_OPSET: Parts = {1: ("domain", str), 2: ("version", int)}
-_MODEL: Parts = {
-    1: ("ir_version", int),
-    7: ("graph", _GRAPH),
-    8: ("opset_import", [_OPSET]),
-    14: ("metadata_props", [_PAIR]),
-}
+_MODEL: Parts = {7: ("graph", _GRAPH), 14: ("metadata_props", [_PAIR])}
 
 # More than any network has: what has more means to keep us busy.
 _MOST_FIELDS = 300_000

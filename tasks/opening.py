@@ -90,7 +90,6 @@ def open_job(
     *,
     routing: Routing | None = None,
     overwrite: bool = False,
-    progress: Callable[[int], None] = lambda planned: None,
     checked: Callable[[Iterator[Found]], Iterator[Found]] = lambda found: found,
     noted: Callable[[Folder], None] = lambda folder: None,
 ) -> Opened:
@@ -107,7 +106,7 @@ def open_job(
         refuse_foreign(output)
     found = checked(find(given.inputs, given.selection.images_root, given.stdin))
     salt = encode(asked) + (replaced.run.encode() if replaced else b"")
-    folder, counts = write_plan(output, salt, found, given.selection, asked.shard_size, progress)
+    folder, counts = write_plan(output, salt, found, given.selection, asked.shard_size)
     path, *others = model_paths
     job = Job(folder.run, asked, counts, path, tuple(others), routing or Routing())
     replaced = read_job(output)

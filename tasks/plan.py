@@ -10,8 +10,9 @@ import hashlib
 import itertools
 import os
 import sqlite3
+import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 
@@ -23,6 +24,7 @@ from tasks.inputs import Found, InputError, coco_images
 from tasks.ordered import side_by_side
 from tasks.records import Counts, Item, Job, Selection, encode
 
+SAID = 100_000  # of so many inputs each one is told, for a long plan is silent else
 NAMED = 10  # how many of the files that are no images a summary names
 WRITERS = 8
 
@@ -67,16 +69,11 @@ class Tally:
 def survey(found: Iterable[Found], selection: Selection) -> Tally:
     """What a plan would come to."""
     with scratch(_TABLES) as db:
-        return _gather(db, found, selection, progress=lambda planned: None)
+        return _gather(db, found, selection)
 
 
 def write_plan(
-    output: str,
-    salt: bytes,
-    found: Iterable[Found],
-    selection: Selection,
-    shard_size: int,
-    progress: Callable[[int], None] = lambda planned: None,
+    output: str, salt: bytes, found: Iterable[Found], selection: Selection, shard_size: int
 ) -> tuple[Folder, Counts]:
     """Write the plan parts of a run and say what is in them. job.json is not written here.
 
@@ -84,7 +81,7 @@ def write_plan(
     again goes on where it stopped, and parts of another plan are never taken for its own.
     """
     with scratch(_TABLES) as db:
-        tally = _gather(db, found, selection, progress)
+        tally = _gather(db, found, selection)
         if not tally.items:
             some = f", for one {tally.named[0]}" if tally.named else ""
             raise InputError(f"none of the {tally.not_images} files found is an image{some}")
@@ -112,21 +109,17 @@ def commit_job(folder: Folder, job: Job, *, replace: bool = False) -> bool:
     return True
 
 
-def _gather(
-    db: sqlite3.Connection,
-    found: Iterable[Found],
-    selection: Selection,
-    progress: Callable[[int], None],
-) -> Tally:
+def _gather(db: sqlite3.Connection, found: Iterable[Found], selection: Selection) -> Tally:
     """All items in the scratch file, chosen and numbered."""
     if selection.images_from:
         _remember_ids(db, selection.images_from)
     tally = Tally()
-    for each in found:
+    for number, each in enumerate(found, 1):
         _collect(db, each, selection, tally)
         if tally.items == selection.limit:
             break
-        progress(tally.items)
+        if number % SAID == 0:
+            print(f"planning: {number:,} inputs so far", file=sys.stderr, flush=True)
     if selection.sample is not None:
         _draw_sample(db, selection.sample)
         tally.items = min(tally.items, selection.sample)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -18,7 +18,6 @@ Face = Literal["bar", "lines", "json"]
 
 LINES_EVERY_S = 10.0
 JSON_EVERY_S = 1.0
-PLANNING_EVERY_S = 3.0
 
 
 def choose_face(as_json: bool) -> Face:
@@ -37,23 +36,6 @@ def tell(event: Event, lines: Iterable[str], as_json: bool) -> None:
         say_json(event)
     else:
         print("\n".join(lines), flush=True)
-
-
-def planning_notice(face: Face) -> Callable[[int], None]:
-    """Says now and then how many inputs are planned; a small plan is done before the first word."""
-    last = time.monotonic()
-
-    def say(planned: int) -> None:
-        nonlocal last
-        if time.monotonic() - last < PLANNING_EVERY_S:
-            return
-        last = time.monotonic()
-        if face == "json":
-            say_json({"event": "planning", "inputs": planned})
-        else:
-            print(f"planning: {planned:,} inputs so far", file=sys.stderr, flush=True)
-
-    return say
 
 
 class Tally:

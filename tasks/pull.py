@@ -1,23 +1,32 @@
-"""`maskmill models pull`: a build's published files, verified, in the user's folder."""
+"""`maskmill models pull`: a build's published files in the user's folder, each resumed where it
+broke off, verified, and renamed when whole.
+"""
 
 from __future__ import annotations
 
+import fcntl
+import os
 import re
+from collections.abc import Callable
+from io import FileIO
 from pathlib import Path
 
 import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
-from storage import put
-from storage.errors import Full, NotFound, StorageError
+from storage import open_from, put
+from storage.disk_errors import translating
+from storage.errors import Full, NotFound, StorageError, Unreachable
+from storage.streams import CHUNK, Opened
 from storage.uris import below
 from tasks.cards import Build, Card, Download, ModelError
-from tasks.download import checksum, difference, download
 from tasks.exits import OK
 from tasks.progress import choose_face, tell
-from tasks.shelf import fetch_shared, find_card, is_shared, place_of, user_folder
+from tasks.shelf import checksum, fetch_shared, find_card, is_shared, place_of, user_folder
 from tasks.zoo_table import Facts
+
+Told = Callable[[int, int | None], None]  # bytes done, and of how many where that is known
 
 
 def pull(name: str, precision: str, as_json: bool) -> int:
@@ -70,7 +79,7 @@ def _bring(card: Card, build: Build, wanted: Download, bar: Progress) -> Facts:
     state = "here already" if target.is_file() else "downloaded"
     if state == "downloaded":
         _download(card, wanted, target, bar)
-    elif why := difference(target, wanted):
+    elif why := _difference(target, wanted):
         raise ModelError(f"{target} is another file: {why}; remove it and run this again")
     found = checksum("sha256", target)
     checked = "its published checksum is right"
@@ -97,7 +106,7 @@ def _first(pin: Path) -> str:
 def _download(card: Card, wanted: Download, target: Path, bar: Progress) -> None:
     task = bar.add_task(wanted.file, total=None)
     try:
-        download(wanted, target, lambda done, size: bar.update(task, completed=done, total=size))
+        _fetch(wanted, target, lambda done, size: bar.update(task, completed=done, total=size))
     except StorageError as exc:
         way_out = "run this again: it goes on from what is there"
         if isinstance(exc, NotFound):
@@ -105,3 +114,79 @@ def _download(card: Card, wanted: Download, target: Path, bar: Progress) -> None
         elif isinstance(exc, Full):
             way_out = f"make room and {way_out}"
         raise type(exc)(exc.uri, f"{exc.why}; {way_out}") from exc
+
+
+def _fetch(wanted: Download, target: Path, told: Told) -> None:
+    """Bring `wanted` to `target`; what came so far stays in a .part beside it for the next time."""
+    part = target.with_name(target.name + ".part")
+    version_at = target.with_name(target.name + ".part-version")  # of the bytes in the .part
+    with translating(str(target), writing=True):
+        part.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("ab", buffering=0) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if target.exists():  # another process was faster
+                part.unlink(missing_ok=True)
+            elif not os.fstat(file.fileno()).st_nlink:  # another process threw this .part away
+                _fetch(wanted, target, told)
+            else:
+                _complete(file, wanted, part, version_at, told)
+                part.rename(target)
+                version_at.unlink(missing_ok=True)
+
+
+def _complete(file: FileIO, wanted: Download, part: Path, version_at: Path, told: Told) -> None:
+    try:
+        _fill(file, wanted, version_at, told)
+        os.fsync(file.fileno())
+        if why := _difference(part, wanted):
+            source = f"what came from {wanted.url} is not the file that was published or came first"
+            raise ModelError(f"{source}: {why}; it was not kept")
+    except ModelError:
+        version_at.unlink(missing_ok=True)
+        part.unlink()
+        raise
+
+
+def _difference(path: Path, wanted: Download) -> str:
+    """How a file differs from what is published of it; empty where it does not."""
+    size = path.stat().st_size
+    if wanted.size not in (None, size):
+        return f"expected {wanted.size} bytes, found {size}"
+    for kind, expected in (("sha384", wanted.sha384), ("sha256", wanted.sha256)):
+        if expected and (found := checksum(kind, path)) != expected.lower():
+            return f"expected {kind.upper()} {expected}, found {found}"
+    return ""
+
+
+def _fill(file: FileIO, wanted: Download, version_at: Path, told: Told) -> None:
+    """Append until all is there. A break is taken up again for as long as that gets further."""
+    done = furthest = os.fstat(file.fileno()).st_size
+    while done != wanted.size:
+        version = version_at.read_text("utf-8") if version_at.exists() else ""
+        opened = open_from(wanted.url, done, version)
+        if not opened.start:
+            file.truncate(0)
+        with opened.stream:
+            version_at.write_text(opened.version, "utf-8")
+            try:
+                _copy(opened, file, wanted, told)
+                return
+            except Unreachable:
+                done = os.fstat(file.fileno()).st_size
+                if done <= furthest:
+                    raise
+                furthest = done
+
+
+def _copy(opened: Opened, file: FileIO, wanted: Download, told: Told) -> None:
+    done = opened.start
+    told(done, opened.size)
+    while chunk := opened.stream.read1(CHUNK):  # type: ignore[attr-defined]
+        rest = memoryview(chunk)
+        while rest:  # an unbuffered write may take less, as when the disk is nearly full
+            rest = rest[file.write(rest) :]
+        done += len(chunk)
+        if done > (wanted.size or done):
+            sizes = f"expected {wanted.size} bytes, and it goes on"
+            raise ModelError(f"{wanted.url} is not the file that was published: {sizes}")
+        told(done, opened.size)

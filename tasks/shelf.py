@@ -13,7 +13,6 @@ from storage.errors import NotFound
 from storage.streams import CHUNK
 from storage.uris import basename, below, relative, shown, storable
 from tasks.cards import ENGINES_BY_SUFFIX, Build, Card, Compute, Model, ModelError, read_card
-from tasks.download import checksum
 from tasks.graph_file import files_of, need_files, read_graph
 from tasks.recognise import derived_card
 
@@ -243,3 +242,13 @@ def digest(path: Path) -> str:
         return checksum("sha256", *files_of(path))
     except OSError as exc:
         raise ModelError(f"the model file {exc.filename} cannot be read: {exc.strerror}") from exc
+
+
+def checksum(kind: str, *paths: Path) -> str:
+    """Of the bytes of these files, one after the other."""
+    found = hashlib.new(kind)
+    for path in paths:
+        with path.open("rb") as file:
+            while chunk := file.read(CHUNK):
+                found.update(chunk)
+    return found.hexdigest()

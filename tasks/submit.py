@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -23,7 +23,6 @@ from storage import open_read, open_write
 from storage.uris import join, parse, shown
 from tasks.board import check_target
 from tasks.broker import BrokerDown, broker_url, make_app, send_merge, send_shards
-from tasks.download import checksum
 from tasks.folder import Folder, exists, missing_shards
 from tasks.inputs import LIST_SUFFIXES, Found, InputError, absolute
 from tasks.markers import look_for_halt
@@ -32,7 +31,7 @@ from tasks.messages import AnnotateMessage, SubmitMessage
 from tasks.opening import ask, open_job, sources, usual_shard_size
 from tasks.ordered import ordered_map
 from tasks.records import Job, Routing, Selection
-from tasks.shelf import find_models
+from tasks.shelf import checksum, find_models
 from tasks.state import KnownJob, State, fleet_state
 from tasks.wishes import Wishes, settings_of
 
@@ -68,7 +67,6 @@ def submit(
     stdin: BinaryIO | None = None,
     app: Celery | None = None,
     state: State | None = None,
-    progress: Callable[[int], None] = lambda planned: None,
     **wishes: Any,
 ) -> Submitted:
     """Plan a job and send its shards; one that is there already is continued.
@@ -95,7 +93,6 @@ def submit(
         [state.keep_model(each.path, each.sha256) for each in models],
         routing=routing,
         overwrite=wished.overwrite,
-        progress=progress,
         checked=lambda found: visible(found, wished.output, sharing),
         noted=lambda folder: state.register(KnownJob(folder.uri, folder.run, time.time())),
     )

@@ -26,7 +26,11 @@ _LEGEND = f"AP is in percent and as published, or with * measured by us; {_UNKNO
 # What an empty field means, where it is not that no source publishes it.
 _EMPTY = {"path": "not here", "graph": "not here", "takes": "what its graph says"}
 _EMPTY |= {"input": "the card's", "decode": "as usual", "notes": "none", "downloads": "none"}
-_EMPTY |= {"detections": "nothing", "card": "none: the network tells all that one would say"}
+_EMPTY |= {
+    "detections": "nothing",
+    "settings": "none",
+    "card": "none: the network tells all that one would say",
+}
 
 
 def list_models(as_json: bool) -> int:
@@ -97,7 +101,6 @@ def _graph(place: Path) -> Facts | None:
     except ModelError:
         return None
     return {
-        "format": graph.format_version,
         "sides": sides(graph),
         "inputs": [str(each) for each in graph.inputs],
         "outputs": [str(each) for each in graph.outputs],

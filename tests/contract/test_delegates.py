@@ -376,8 +376,8 @@ def test_doctor_says_what_a_board_runs_and_how_fast(
     root = board("i.MX8MP", "vx")
     ran = maskmill("doctor", "-m", card, MASKMILL_BOARD_ROOT=str(root))
     assert ran.code == 0, ran.err
-    assert "  board: imx8mp\n" in ran.out
-    assert f"  delegate: {root}/usr/lib/libvx_delegate.so\n" in ran.out
-    (tried,) = (line for line in ran.out.splitlines() if "canned.tflite" in line)
-    assert ": vx, 4 of 16 operators: fetch " in tried
+    lines = [" ".join(line.split()) for line in ran.out.splitlines()]
+    assert {"board imx8mp", f"delegate {root}/usr/lib/libvx_delegate.so"} <= set(lines)
+    (tried,) = (line for line in lines if "canned.tflite" in line)
+    assert " vx, 4 of 16 operators: fetch " in tried
     assert ", inference " in tried

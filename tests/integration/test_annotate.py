@@ -528,7 +528,7 @@ def test_doctor_says_what_works_and_no_secret(tmp_path: Path) -> None:
     assert "hidden" not in ran.out
     text = maskmill("doctor")
     assert text.code == 0
-    assert "JPEG: read" in text.out
+    assert "  JPEG        read" in text.out
 
 
 def test_doctor_finds_what_is_unsound(tmp_path: Path, photos: Path, card: Path) -> None:

@@ -36,7 +36,7 @@ def graph(
     )
     inputs = [Tensor("x", picture, "float")]
     inputs += [Tensor(beside, (1, 3), "float")] if beside else []
-    return GraphFile(tuple(inputs), tensors, metadata, "ONNX IR 9, opset 17")
+    return GraphFile(tuple(inputs), tensors, metadata)
 
 
 OLD = {"boxes": (100, 4), "classes": (100,), "scores": (100,), "raw_masks": (100, 81, 28, 28)}
