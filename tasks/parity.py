@@ -114,11 +114,7 @@ def parity(model: str, question: Question, only: str, require: str, as_json: boo
 
 
 def gate(
-    model: str,
-    inputs: Sequence[str],
-    selection: Selection,
-    wishes: Mapping[str, Any],
-    as_json: bool,
+    model: str, inputs: Sequence[str], selection: Selection, wishes: dict[str, Any], as_json: bool
 ) -> int:
     """Compare what a job is to run with the card's first build, on the first of its inputs."""
     if "-" in inputs:

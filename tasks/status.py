@@ -15,7 +15,7 @@ from tasks.markers import halt_of
 from tasks.merge import is_merged
 from tasks.ordered import side_by_side
 from tasks.records import Job
-from tasks.state import State, WorkerNow
+from tasks.state import State
 
 
 class Follower:
@@ -34,7 +34,9 @@ class Follower:
         kinds = Counter(kind for each in self._failures.values() for kind in each.values())
         failed = sum(kinds.values())
         done = self._images + failed
-        workers = self._workers()
+        present = self._state.present() if self._state else []
+        mine = (each for each in present if each.job == self.folder.uri)
+        workers = sorted(mine, key=lambda each: each.id)
         rate = sum(each.images_per_s for each in workers)
         left = max(items - done, 0)
         phase, reason = self._phase(shards)
@@ -62,11 +64,6 @@ class Follower:
         if is_merged(self.folder, self.job) and (finished or not self.job.open):
             return "merged", ""
         return "merging" if finished else "running", ""
-
-    def _workers(self) -> list[WorkerNow]:
-        present = self._state.present() if self._state else []
-        mine = (each for each in present if each.job == self.folder.uri)
-        return sorted(mine, key=lambda each: each.id)
 
     def _read_new(self) -> None:
         done = written(self.folder)
