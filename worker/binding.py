@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
+import numpy as np
 
 from tasks.graph_file import Tensor
-from worker.detections import ModelMismatch
-from worker.intake import Intake
+from worker.detections import ModelMismatch, Raw
+from worker.rle import Float32s
 
 Part = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Tensors = Sequence[Tensor]
 Table = Mapping[str, object]  # a card's `[decode]`
 Named = Mapping[Any, str]  # outputs by role, as a card says
+Axis = tuple[str, int | None]
 Options = TypeVar("Options", bound=msgspec.Struct)
 
 # Sizes that a graph has to give, for they tell its axes apart; all other letters may be open.
@@ -27,7 +29,8 @@ class Role(NamedTuple):
     """What a decoder needs an output for.
 
     patterns: the shapes that it may have, as "1 N K+4" or "1 N 80|81". A letter stands for the
-    same size wherever it is; 1 is the batch or another axis of one, which may be open.
+    same size wherever it is; 1 is the batch or another axis of one, which may be open. Of those
+    with the same axes the first has the order that `read` gives.
     known: names that exporters give it, which come before all others.
     whole: whether it holds whole numbers, where that tells which output it is.
     """
@@ -47,10 +50,11 @@ class Reading(NamedTuple):
 
     tensor: Tensor
     way: int  # which of the role's patterns it has
-    axes: tuple[tuple[str, int | None], ...]  # of the pattern, with their sizes
+    axes: tuple[Axis, ...]  # of the pattern, with their sizes
+    order: tuple[int, ...]  # of its axes but those of one, for `read`
 
 
-Readings = tuple[Reading, ...]  # one for each role
+Outputs = dict[str, Reading]  # by role
 
 
 def options_of(kind: type[Options], table: Table) -> Options:
@@ -64,29 +68,53 @@ def options_of(kind: type[Options], table: Table) -> Options:
 
 def find_roles(
     tensors: Tensors, roles: Sequence[Role], named: Named, beside: Tensors = ()
-) -> Readings:
+) -> Outputs:
     """The one way to give each role an output; raises ModelMismatch where there is none.
 
     Only where the card names all of them may outputs be left over, but for those that are beside.
     """
     others = [each for each in tensors if each not in beside]
     candidates = _candidates(others, roles, named)
-    ways = [each for each in product(*candidates) if _agree(each)]
+    ways = [
+        each for each in product(*candidates) if _agree(axis for one in each for axis in one.axes)
+    ]
     ways = [each for each in ways if len({one.tensor.name for one in each}) == len(each)]
     problem = _problem(roles, candidates, ways, named)
     if problem is None:
         used = [reading.tensor for reading in ways[0]]
         surplus = [each.name for each in others if each not in used]
         if not surplus or named.keys() >= {role.name for role in roles}:
-            return ways[0]
+            return {role.name: one for role, one in zip(roles, ways[0], strict=True)}
         problem = f"output {surplus[0]!r} is surplus"
     raise ModelMismatch(problem, roles, tensors)
 
 
-def need_stretch(intake: Intake, tensors: Tensors) -> None:
-    if intake.spec.fit != "stretch":
-        reason = "its boxes are parts of a stretched picture"
-        raise ModelMismatch(reason, ['input.fit = "stretch"'], tensors)
+def read(raw: Raw, outputs: Outputs) -> dict[str, Float32s]:
+    """What a graph put out, by role: views without axes of one, in the order of the patterns.
+
+    Raises ModelMismatch where the sizes are not those of their roles.
+    """
+    arrays = {role: np.asarray(raw[one.tensor.name], np.float32) for role, one in outputs.items()}
+    axes = [axis for one in outputs.values() for axis in one.axes if axis[0][0] in _GIVEN]
+    fits = True
+    for role, one in outputs.items():
+        shape = arrays[role].shape
+        here = [(axis, size) for (axis, _), size in zip(one.axes, shape, strict=False)]
+        fits &= len(shape) == len(one.axes) and all(_fits(*each) for each in here)
+        axes += here
+    if not fits or not _agree(axes):
+        expected = [
+            f"{role} ({', '.join(a for a, _ in one.axes)})" for role, one in outputs.items()
+        ]
+        found = [f"{role} {array.shape}" for role, array in arrays.items()]
+        raise ModelMismatch("its outputs do not belong together", expected, found)
+    return {role: _ordered(arrays[role], one.order) for role, one in outputs.items()}
+
+
+def _ordered(array: Float32s, order: tuple[int, ...]) -> Float32s:
+    ones = [axis for axis in range(array.ndim) if axis not in order]
+    ordered: Float32s = array.transpose(*ones, *order)[(0,) * len(ones)]
+    return ordered
 
 
 def _candidates(tensors: Tensors, roles: Sequence[Role], named: Named) -> list[list[Reading]]:
@@ -106,11 +134,15 @@ def _candidates(tensors: Tensors, roles: Sequence[Role], named: Named) -> list[l
 
 def _readings(tensor: Tensor, role: Role) -> Iterator[Reading]:
     for way, pattern in enumerate(role.patterns):
-        axes = pattern.split()
-        if len(axes) == len(tensor.shape):
-            reading = Reading(tensor, way, tuple(zip(axes, tensor.shape, strict=True)))
-            if all(_fits(*each) for each in reading.axes) and _agree([reading]):
-                yield reading
+        letters = pattern.split()
+        if len(letters) == len(tensor.shape):
+            axes = tuple(zip(letters, tensor.shape, strict=True))
+            orders = [each.split() for each in role.patterns]
+            first = next(each for each in orders if sorted(each) == sorted(letters))
+            several = [axis for axis, letter in enumerate(letters) if letter != "1"]
+            order = tuple(sorted(several, key=lambda axis: first.index(letters[axis])))
+            if all(_fits(*each) for each in axes) and _agree(axes):
+                yield Reading(tensor, way, axes, order)
 
 
 def _fits(axis: str, size: int | None) -> bool:
@@ -119,9 +151,9 @@ def _fits(axis: str, size: int | None) -> bool:
     return ("1" if size is None else str(size)) in axis.split("|")
 
 
-def _agree(readings: Sequence[Reading]) -> bool:
+def _agree(axes: Iterable[Axis]) -> bool:
     sizes: dict[str, int] = {}
-    for axis, size in (each for reading in readings for each in reading.axes):
+    for axis, size in axes:
         letter, _, more = axis.partition("+")
         if letter.isalpha() and size is not None:
             size -= int(more or 0)
@@ -131,7 +163,10 @@ def _agree(readings: Sequence[Reading]) -> bool:
 
 
 def _problem(
-    roles: Sequence[Role], candidates: list[list[Reading]], ways: list[Readings], named: Named
+    roles: Sequence[Role],
+    candidates: list[list[Reading]],
+    ways: list[tuple[Reading, ...]],
+    named: Named,
 ) -> str | None:
     absent = [role for role, some in zip(roles, candidates, strict=True) if not some]
     for role in sorted(absent, key=lambda role: role.name not in named):

@@ -63,7 +63,4 @@ def check_build(model: Model, settings: Settings, picture: str, drawing: str) ->
 def _roles(loaded: LoadedModel) -> Facts:
     """The tensor that the family's decoder reads each of its parts from."""
     decode: Any = loaded.decode
-    parts = decode.outputs._asdict()
-    parts |= parts.pop("names", {})
-    tensors = {each.name: str(each) for each in loaded.runtime.outputs}
-    return {role: tensors[name] for role, name in parts.items() if name in tensors}
+    return {role: str(reading.tensor) for role, reading in decode.outputs.items()}

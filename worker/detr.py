@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import cv2
 import msgspec
 import numpy as np
 
 from tasks.categories import coco80
-from worker.binding import Named, Part, Role, Table, Tensors, find_roles, need_stretch, options_of
+from worker.binding import Named, Outputs, Part, Role, Table, Tensors, find_roles, options_of, read
 from worker.detections import ALL, Detections, Indices, ModelMismatch, Raw, Wanted, finished
 from worker.intake import Intake
 from worker.nms import total_order
@@ -56,25 +56,20 @@ class DetrOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     outputs: dict[Head, str] = {}
 
 
-class Outputs(NamedTuple):
-    form: Form
-    names: dict[Head, str]
-    columns: int  # of the logits
-
-
 def bind(outputs: Tensors, table: Table, categories: int, intake: Intake) -> DetrDecoder:
     """The decoder of a graph with these outputs; raises ModelMismatch where they do not fit."""
     options = options_of(DetrOptions, table)
-    bound = _find_outputs(outputs, options.form, options.outputs)
-    if bound.form == "rf_detr":
-        need_stretch(intake, outputs)
-    classes = _classes_of_columns(bound, categories, options.classes, outputs)
+    form, bound = _find_outputs(outputs, options.form, options.outputs)
+    if form == "rf_detr":
+        intake.check_stretched(outputs)
+    columns = dict(bound["logits"].axes)["C"] or 0
+    classes = _classes_of_columns(columns, form, categories, options.classes, outputs)
     least = options.score_threshold
-    least = _SCORE_THRESHOLDS[bound.form] if least is None else least
-    return DetrDecoder(bound, classes, np.float32(least))
+    least = _SCORE_THRESHOLDS[form] if least is None else least
+    return DetrDecoder(form, bound, classes, np.float32(least))
 
 
-def _find_outputs(outputs: Tensors, form: Form | None, named: Named) -> Outputs:
+def _find_outputs(outputs: Tensors, form: Form | None, named: Named) -> tuple[Form, Outputs]:
     """By the card's names, then by those of the first form that has both logits and masks here.
 
     Other outputs are let be: exporters add hidden states and auxiliary ones.
@@ -85,15 +80,14 @@ def _find_outputs(outputs: Tensors, form: Form | None, named: Named) -> Outputs:
         names = {head: name for head, some in wanted.items() for name in some if name in here}
         own = form is not None or any(names[h] in _NAMES[each].get(h, ()) for h in names)
         if own and {"logits", "masks", *named} <= names.keys():
-            found = find_roles(outputs, [Role(head, [_PATTERNS[head]]) for head in names], names)
-            columns = found[list(names).index("logits")].tensor.shape[2]
-            return Outputs(each, names, columns or 0)
+            roles = [Role(head, [_PATTERNS[head]]) for head in names]
+            return each, find_roles(outputs, roles, names)
     known = [" and ".join(some[0] for some in names.values()) for names in _NAMES.values()]
     raise ModelMismatch("no form has outputs of these names", [*named.values(), *known], outputs)
 
 
 def _classes_of_columns(
-    bound: Outputs, category_count: int, kind: Classes | None, outputs: Tensors
+    columns: int, form: Form, category_count: int, kind: Classes | None, outputs: Tensors
 ) -> Indices:
     """(C,) the category of each class column, -1 where there is none, as for no object.
 
@@ -101,23 +95,24 @@ def _classes_of_columns(
     beside a user's own classes one that nothing trains.
     """
     coco = [each.id for each in coco80()]
-    last = bound.form != "rf_detr"
+    last = form != "rf_detr"
     if kind is None:
-        sparse = category_count == len(coco) and bound.columns - last in _SPARSE
+        sparse = category_count == len(coco) and columns - last in _SPARSE
         kind = "sparse" if sparse else "direct"
-        exact = sparse or bound.columns in (category_count + 1, category_count + last)
+        exact = sparse or columns in (category_count + 1, category_count + last)
     else:
-        exact = bound.columns - last >= (coco[-1] + 1 if kind == "sparse" else category_count)
+        exact = columns - last >= (coco[-1] + 1 if kind == "sparse" else category_count)
     if not exact or (kind == "sparse" and category_count != len(coco)):
-        reason = f"{bound.columns} class columns are neither its categories nor COCO's sparse ids"
+        reason = f"{columns} class columns are neither its categories nor COCO's sparse ids"
         raise ModelMismatch(reason, [f"{category_count + last} columns"], outputs)
-    classes = np.full(bound.columns, -1)
+    classes = np.full(columns, -1)
     classes[coco if kind == "sparse" else slice(category_count)] = np.arange(category_count)
     return classes
 
 
 @dataclass(frozen=True, eq=False)
 class DetrDecoder:
+    form: Form
     outputs: Outputs
     classes: Indices  # (C,) the category of each class column, or -1
     least: np.float32
@@ -125,11 +120,11 @@ class DetrDecoder:
     def __call__(self, raw: Raw, frame: Frame, wanted: Wanted = ALL) -> Detections:
         """The detections of one image. A box that has no area in the image or is not finite is
         left out; a mask that is empty counts as dropped."""
-        heads = self._heads(raw)
+        heads = read(raw, self.outputs)  # logits (Q, C), masks (Q, P, R), boxes (Q, 4)
         planes, grid = heads["masks"], self._grid(heads["masks"], frame)
         scores = self._scores(heads["logits"])
         passing = self._passing(scores, wanted)
-        if self.outputs.form == "mask2former":  # a mask only lowers a score
+        if self.form == "mask2former":  # a mask only lowers a score
             sure = np.ones((len(scores), 1), dtype=np.float32)
             for place in np.flatnonzero(passing.any(axis=1)):
                 sure[place] = _certainty(planes[place])
@@ -153,28 +148,17 @@ class DetrDecoder:
         found = _filled(masks), scores[best], classes[best]
         return finished(*found, frame, lambda places: [masks[each] for each in places])
 
-    def _heads(self, raw: Raw) -> dict[Head, Float32s]:
-        """Logits (Q, C), masks (Q, P, R) and boxes (Q, 4), without the batch axis."""
-        names = self.outputs.names
-        heads = {role: np.asarray(raw[name][0], np.float32) for role, name in names.items()}
-        queries = {len(head) for head in heads.values()}
-        if heads["logits"].shape[1] != self.outputs.columns or len(queries) > 1:
-            expected = [f"{self.outputs.columns} classes, one number of queries in all outputs"]
-            given = [f"{name} {raw[name].shape}" for name in names.values()]
-            raise ModelMismatch("its outputs do not belong together", expected, given)
-        return heads
-
     def _scores(self, logits: Float32s) -> Float32s:
         """(Q, C): of each query its best class, or the best Q of all; minus infinity elsewhere.
 
         What a logit that is not finite makes of its score, or its query's, is none.
         """
-        if self.outputs.form == "rf_detr":
+        if self.form == "rf_detr":
             scores = np.where(np.isfinite(logits), _sigmoid(logits), -np.inf)
         else:
             scores = _softmax(logits)
             scores[:, -1] = -np.inf
-        if self.outputs.form == "detr":
+        if self.form == "detr":
             best = scores.argmax(axis=1) + np.arange(len(scores)) * scores.shape[1]
         else:
             best = np.argsort(-scores, axis=None, kind="stable")[: len(scores)]
@@ -184,7 +168,7 @@ class DetrDecoder:
 
     def _passing(self, scores: Float32s, wanted: Wanted) -> Bools:
         # RF-DETR keeps what is over its threshold, Mask2Former what is not under it.
-        over = scores > self.least if self.outputs.form == "rf_detr" else scores >= self.least
+        over = scores > self.least if self.form == "rf_detr" else scores >= self.least
         return over & wanted.passing(scores, self.classes)
 
     def _grid(self, planes: Float32s, frame: Frame) -> Grid:
@@ -196,10 +180,10 @@ class DetrDecoder:
         )
         places = []
         for cells, (start, length, whole, pixels) in zip(planes.shape[1:], axes, strict=True):
-            if self.outputs.form == "rf_detr":
+            if self.form == "rf_detr":
                 places.append(half_pixel(cells, pixels))
                 continue
-            side = _MASK2FORMER_SIDE if self.outputs.form == "mask2former" else whole
+            side = _MASK2FORMER_SIDE if self.form == "mask2former" else whole
             start, length = round(start * side / whole), max(round(length * side / whole), 1)
             inside = np.minimum(start + _nearest(length, pixels), side - 1)
             places.append(half_pixel(cells, side)[inside])

@@ -50,6 +50,11 @@ class Intake:
         """The graph's inputs by name."""
         return {self.name: tensor} | {each.name: _beside(each, frame) for each in self.beside}
 
+    def check_stretched(self, outputs: Sequence[Tensor]) -> None:
+        if self.spec.fit != "stretch":
+            reason = "its boxes are parts of a stretched picture"
+            raise ModelMismatch(reason, ['input.fit = "stretch"'], outputs)
+
 
 def _beside(tensor: Tensor, frame: Frame) -> NDArray[np.generic]:
     dtype = _DTYPES_BESIDE[tensor.name][tensor.dtype]

@@ -8,13 +8,13 @@ the card's `[decode]` table is for graphs that do not.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import msgspec
 import numpy as np
 
 from tasks.categories import coco80
-from worker.binding import Named, Role, Table, Tensors, find_roles, is_whole, options_of
+from worker.binding import Outputs, Role, Table, Tensors, find_roles, is_whole, options_of, read
 from worker.detections import ALL, Detections, Indices, ModelMismatch, Raw, Wanted, finished
 from worker.intake import Intake
 from worker.pasting import plane_masks, rounded_masks, sampled_masks
@@ -41,64 +41,48 @@ class MaskRcnnOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     outputs: dict[Head, str] = {}
 
 
-class Outputs(NamedTuple):
-    boxes: str
-    labels: str
-    scores: str | None  # None where they are the fifth column of the boxes
-    masks: str
-    channels: int | None  # maps of a box: one, or of the background and every class; None: no axis
-    side: tuple[int | None, int | None]  # height and width of a mask
-    detectron2: bool
-
-
 def bind(outputs: Tensors, table: Table, categories: int, intake: Intake) -> MaskRcnnDecoder:
     """The decoder of a graph with these outputs; raises ModelMismatch where they do not fit."""
     options = options_of(MaskRcnnOptions, table)
-    bound = _find_outputs(outputs, categories, options.outputs)
+    # Only Detectron2's say how large their input was, and it calls its masks so.
+    sizes = [each for each in outputs if each.shape == (2,) and is_whole(each)]
+    sizes = [each for each in sizes if each.name not in options.outputs.values()]
+    detectron2 = bool(sizes) or any(each.name == "pred_masks" for each in outputs)
     # torchvision's masks cover the image, all others their box.
-    native = intake.spec.fit == "native" and None in bound.side
-    planes = native and bound.channels == 1 and not bound.detectron2
-    if bound.side == intake.size or (planes and options.paste is not None):
+    open_maps = any(len(each.shape) == 4 and None in each.shape[2:] for each in outputs)
+    planes = intake.spec.fit == "native" and open_maps and not detectron2
+    found = _find_outputs(outputs, categories, options, planes, sizes)
+    side = found["masks"].tensor.shape[-2:]
+    if side == intake.size or (planes and options.paste is not None):
         expected = ['input.fit = "native" with a graph that leaves its size open, no decode.paste']
         raise ModelMismatch("its masks cover the whole input", expected, outputs)
     labels: Labels = "one_based"
-    if bound.detectron2 or bound.scores is None:  # the latter is Open Model Zoo since 2020
+    if detectron2 or "scores" not in found:  # the latter is Open Model Zoo since 2020
         labels = "zero_based"
     elif planes and categories == len(_COCO_IDS):  # as torchvision's authors trained it
         labels = "coco91"
-    paste = options.paste or ("sampled" if bound.detectron2 else "rounded")
+    paste = options.paste or ("sampled" if detectron2 else "rounded")
     classes = _class_of_label(options.labels or labels, categories)
-    return MaskRcnnDecoder(bound, classes, "planes" if planes else paste)
+    return MaskRcnnDecoder(found, classes, "planes" if planes else paste)
 
 
-def _find_outputs(tensors: Tensors, categories: int, named: Named) -> Outputs:
+def _find_outputs(
+    tensors: Tensors, categories: int, options: MaskRcnnOptions, planes: bool, sizes: Tensors
+) -> Outputs:
     """The graph's outputs by role; raises ModelMismatch where they leave a doubt."""
-    boxes = Role("boxes", ["N 4|5"], ("boxes", "pred_boxes"), whole=False)
-    labels = Role("labels", ["N"], ("labels", "classes", "pred_classes"), whole=True)
-    scores = Role("scores", ["N"], ("scores",), whole=False)
-    maps = ["N S S", "N 1 S S", f"N {categories + 1} S S"]
-    masks = Role("masks", maps, ("masks", "raw_masks", "pred_masks"), whole=False)
-    own = named.get("boxes")
-    scored = any(each.shape[1:] == (5,) and own in (None, each.name) for each in tensors)
-    roles = (boxes, labels, masks) if scored else (boxes, labels, masks, scores)
-    # Detectron2's say how large their input was, which the frame knows. Open Model Zoo's graphs
-    # put out a TopK besides, for no use that is said.
-    familiar = {*named.values(), *(name for role in roles for name in role.known)}
-    strange = [each for each in tensors if each.name not in familiar]
-    sizes = [each for each in strange if each.shape == (2,) and is_whole(each)]
-    beside = [*sizes, *(each for each in strange if each.name.startswith("TopK"))]
-    found = find_roles(tensors, roles, named, beside)
-    names = [each.tensor.name for each in found]
-    shape = found[2].tensor.shape
-    return Outputs(
-        boxes=names[0],
-        labels=names[1],
-        scores=None if scored else names[3],
-        masks=names[2],
-        channels=(shape[1] or 1) if len(shape) == 4 else None,
-        side=(shape[-2], shape[-1]),
-        detectron2=bool(sizes) or names[2] == "pred_masks",
-    )
+    maps = ["N 1 H W"] if planes else ["N S S", "N 1 S S", f"N {categories + 1} S S"]
+    roles = [
+        Role("boxes", ["N 4|5"], ("boxes", "pred_boxes"), whole=False),
+        Role("labels", ["N"], ("labels", "classes", "pred_classes"), whole=True),
+        Role("masks", maps, ("masks", "raw_masks", "pred_masks"), whole=False),
+    ]
+    # Without them they are the fifth column of the boxes.
+    own = options.outputs.get("boxes")
+    if not any(each.shape[1:] == (5,) and own in (None, each.name) for each in tensors):
+        roles.append(Role("scores", ["N"], ("scores",), whole=False))
+    # Open Model Zoo's graphs put out a TopK besides, for no use that is said.
+    beside = [*sizes, *(each for each in tensors if each.name.startswith("TopK"))]
+    return find_roles(tensors, roles, options.outputs, beside)
 
 
 def _class_of_label(labels: Labels, count: int) -> Indices:
@@ -125,7 +109,7 @@ class MaskRcnnDecoder:
         boxes, classes, scores, masks = self._rows(raw, frame)
         usable = wanted.passing(scores, classes) & np.isfinite(boxes).all(axis=1)
         rows = np.flatnonzero(usable)
-        if self.outputs.scores is None:  # Open Model Zoo fills up with rows of zeros
+        if "scores" not in self.outputs:  # Open Model Zoo fills up with rows of zeros
             rows = rows[boxes[rows].sum(axis=1, dtype=np.float64) > 0]
         boxes_image, classes = frame.to_image(boxes[rows]), classes[rows]
 
@@ -141,36 +125,23 @@ class MaskRcnnDecoder:
         """The masks of some rows; only the maps that are pasted are copied."""
         height, width = frame.image_height, frame.image_width
         if self.paste == "planes":
-            return plane_masks(masks[:, 0, :height, :width], rows.tolist(), boxes)
-        every_class = (self.outputs.channels or 1) > 1  # the background's is first
-        maps = masks[rows, classes + 1] if every_class else masks[rows]
-        maps = maps[:, 0] if maps.ndim == 4 else maps
+            return plane_masks(masks[:, :height, :width], rows.tolist(), boxes)
+        # Of the maps of every class the background's is first.
+        maps = masks[rows, classes + 1] if masks.ndim == 4 else masks[rows]
         if self.paste == "rounded":
             return rounded_masks(maps, boxes, height, width)
         return sampled_masks(maps, np.clip(boxes, 0, [width, height] * 2), height, width)
 
     def _rows(self, raw: Raw, frame: Frame) -> tuple[Float32s, Indices, Float32s, Float32s]:
         """The boxes (N, 4) in pixels of the input, classes (N,) or -1, scores (N,) and masks."""
-        bound = self.outputs
-        boxes, labels, masks = (
-            np.asarray(raw[name], dtype=np.float32)
-            for name in (bound.boxes, bound.labels, bound.masks)
-        )
-        scores = boxes[..., 4:].reshape(-1) if bound.scores is None else raw[bound.scores]
-        side, whole = masks.shape[-2:], (frame.input_height, frame.input_width)
-        channels = () if bound.channels is None else (bound.channels,)
-        if (
-            boxes.shape[1:] != (5 if bound.scores is None else 4,)
-            or not labels.shape == scores.shape == boxes.shape[:1]
-            or masks.shape != (*boxes.shape[:1], *channels, *side)
-            or (side != whole if self.paste == "planes" else side == whole or side[0] != side[1])
-        ):
+        heads = read(raw, self.outputs)
+        boxes, labels, masks = heads["boxes"], heads["labels"], heads["masks"]
+        whole = frame.input_height, frame.input_width
+        if (masks.shape[-2:] == whole) != (self.paste == "planes"):
             size = f"{whole[0]}×{whole[1]}"
-            covers = f"of {size}" if self.paste == "planes" else f"that are square and not {size}"
-            expected = ["as many boxes, labels, scores and masks", f"masks {covers}"]
-            found = [f"{name} {array.shape}" for name, array in raw.items()]
-            raise ModelMismatch("its outputs do not belong together", expected, found)
+            covers = f"masks {'' if self.paste == 'planes' else 'other than '}of {size}"
+            raise ModelMismatch("its masks have another size", [covers], [f"masks {masks.shape}"])
         count = len(self.class_of_label)
         known = (labels >= 0) & (labels < count) & (labels == np.floor(labels))
         classes = self.class_of_label[np.where(known, labels, 0).astype(np.intp)]
-        return boxes[:, :4], np.where(known, classes, -1), scores, masks
+        return boxes[:, :4], np.where(known, classes, -1), heads.get("scores", boxes[:, -1]), masks

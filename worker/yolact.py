@@ -7,13 +7,13 @@ evaluation: anchors with a class over 0.05, Fast NMS per class, the best 100.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import msgspec
 import numpy as np
 
-from worker.binding import Count, Part, Role, Table, Tensors, find_roles, need_stretch, options_of
-from worker.detections import ALL, Detections, Indices, ModelMismatch, Raw, Wanted, finished
+from worker.binding import Count, Outputs, Part, Role, Table, Tensors, find_roles, options_of, read
+from worker.detections import ALL, Detections, Indices, Raw, Wanted, finished
 from worker.intake import Intake
 from worker.masks import prototype_masks
 from worker.nms import fast_nms, greedy_nms
@@ -38,27 +38,10 @@ class YolactOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     outputs: dict[Head, str] = {}
 
 
-class Outputs(NamedTuple):
-    boxes: str
-    scores: str
-    coefficients: str
-    prototypes: str
-    priors: str | None
-    scores_turned: bool  # classes before anchors
-    prototypes_turned: bool  # coefficients before rows and columns
-    background: bool  # scores whose class 0 is "nothing"
-
-
 def bind(outputs: Tensors, table: Table, categories: int, intake: Intake) -> YolactDecoder:
     """The decoder of a graph with these outputs; raises ModelMismatch where they do not fit."""
     options = options_of(YolactOptions, table)
-    bound = _find_outputs(outputs, categories, options)
-    need_stretch(intake, outputs)
-    return YolactDecoder(options, bound)
-
-
-def _find_outputs(tensors: Tensors, categories: int, options: YolactOptions) -> Outputs:
-    classes = f"{categories}|{categories + 1}"
+    classes = f"{categories}|{categories + 1}"  # with the background, which is first
     roles = (
         Role("boxes", ["1 N 4"]),
         Role("scores", [f"1 N {classes}", f"1 {classes} N"]),
@@ -66,65 +49,38 @@ def _find_outputs(tensors: Tensors, categories: int, options: YolactOptions) -> 
         Role("prototypes", ["1 P Q K", "1 K P Q"]),
         Role("priors", ["N 4"]),
     )
-    raw = options.boxes == "loc"
-    found = find_roles(tensors, roles if raw else roles[:4], options.outputs)
-    boxes, scores, coefficients, prototypes = (each.tensor.name for each in found[:4])
-    return Outputs(
-        boxes,
-        scores,
-        coefficients,
-        prototypes,
-        priors=found[4].tensor.name if raw else None,
-        scores_turned=found[1].way == 1,
-        prototypes_turned=found[3].way == 1,
-        background=found[1].tensor.shape[2 - found[1].way] == categories + 1,
-    )
+    found = find_roles(outputs, roles if options.boxes == "loc" else roles[:4], options.outputs)
+    intake.check_stretched(outputs)
+    return YolactDecoder(options, found, categories)
 
 
 @dataclass(frozen=True, eq=False)
 class YolactDecoder:
     options: YolactOptions
     outputs: Outputs
+    categories: int
 
     def __call__(self, raw: Raw, frame: Frame, wanted: Wanted = ALL) -> Detections:
         """The detections of one image. What a class that is not kept suppresses across classes
         (nms = "agnostic") it suppresses all the same."""
-        every_box, every_score, every_coefficient, prototypes, priors = self._heads(raw)
+        heads = read(raw, self.outputs)
+        every_score = heads["scores"][:, -self.categories :]
         least = np.float32(self.options.score_threshold)
         anchors, scores = wanted.rows_over(every_score, least)
-        boxes = every_box[anchors]
-        if priors is not None:
-            boxes = _decoded(boxes, priors[anchors])
+        boxes = heads["boxes"][anchors]
+        if "priors" in heads:
+            boxes = _decoded(boxes, heads["priors"][anchors])
         row, classes = self._suppress(boxes, scores, wanted)
-        boxes, coefficients = boxes[row], every_coefficient[anchors[row]]
+        boxes, coefficients = boxes[row], heads["coefficients"][anchors[row]]
         size = frame.image_height, frame.image_width
 
         def masks_of(places: Indices) -> list[Rle]:
-            return prototype_masks(prototypes, coefficients[places], boxes[places], *size)
+            found = coefficients[places], boxes[places]
+            return prototype_masks(heads["prototypes"], *found, *size)
 
         corners = boxes.astype(np.float64).reshape(-1, 2, 2) * size[::-1]
         boxes_image = np.hstack([corners.min(axis=1), corners.max(axis=1)])
         return finished(boxes_image, scores[row, classes], classes, frame, masks_of)
-
-    def _heads(self, raw: Raw) -> tuple[Float32s, Float32s, Float32s, Float32s, Float32s | None]:
-        """Boxes, scores, coefficients (N, …), prototypes (P, Q, K) and priors, as views."""
-        names = self.outputs[:4]
-        boxes, scores, coefficients, prototypes = (
-            np.asarray(raw[name][0], dtype=np.float32) for name in names
-        )
-        scores = scores.T if self.outputs.scores_turned else scores
-        scores = scores[:, 1:] if self.outputs.background else scores
-        if self.outputs.prototypes_turned:
-            prototypes = np.moveaxis(prototypes, 0, 2)
-        priors = None
-        if self.outputs.priors is not None:
-            priors = np.asarray(raw[self.outputs.priors], dtype=np.float32).reshape(-1, 4)
-        heads = (boxes, scores, coefficients, boxes if priors is None else priors)
-        if len({len(each) for each in heads}) > 1:
-            found = [f"{name} {raw[name].shape}" for name in raw]
-            expected = ["one number of anchors in all of them"]
-            raise ModelMismatch("its outputs do not belong together", expected, found)
-        return boxes, scores, coefficients, prototypes, priors
 
     def _suppress(
         self, boxes: Float32s, scores: Float32s, wanted: Wanted

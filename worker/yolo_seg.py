@@ -24,7 +24,7 @@ from typing import Literal, NamedTuple
 import msgspec
 import numpy as np
 
-from worker.binding import Count, Part, Role, Table, Tensors, find_roles, options_of
+from worker.binding import Count, Outputs, Part, Role, Table, Tensors, find_roles, options_of, read
 from worker.detections import ALL, Detections, Indices, Raw, Wanted, finished
 from worker.intake import Intake
 from worker.masks import Resizing, prototype_steps, resized_masks
@@ -33,7 +33,6 @@ from worker.preprocess import Frame
 from worker.rle import Float32s, Rle
 
 Form = Literal["raw", "end_to_end"]
-Ways = dict[str, tuple[Form, bool]]  # by the shape of the predictions: their form, and if turned
 
 
 class YoloOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -49,32 +48,23 @@ class YoloOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     resize: Resizing = "rounded"
 
 
-class Outputs(NamedTuple):
-    predictions: str
-    prototypes: str
-    form: Form
-    turned: bool  # predictions (1, F, N), their features before the anchors
-    deep: bool  # prototypes (1, P, Q, K), as TensorFlow has them
-
-
 def bind(outputs: Tensors, table: Table, categories: int, intake: Intake) -> YoloDecoder:
     """The decoder of a graph with these outputs; raises ModelMismatch where they do not fit."""
     options = options_of(YoloOptions, table)
     # K coefficients follow: raw cx, cy, w, h and each class's score; else x1, y1, x2, y2, score
     # and class. With two classes both have as many columns, but raw ones are rarely written so.
     wide = 4 + categories
-    raw: Ways = {f"1 K+{wide} N": ("raw", True), f"1 N K+{wide}": ("raw", False)}
-    ends: Ways = {"1 N K+6": ("end_to_end", False)}
-    ways = {"raw": raw, "end_to_end": ends, None: raw | ends}[options.predictions]
-    roles = Role("predictions", list(ways)), Role("prototypes", ["1 K P Q", "1 P Q K"])
-    flat, planes = find_roles(outputs, roles, {})
-    deep = planes.way == 1
-    cells = planes.tensor.shape[1:3] if deep else planes.tensor.shape[2:]
+    raw: dict[str, Form] = {f"1 N K+{wide}": "raw", f"1 K+{wide} N": "raw"}
+    ends: dict[str, Form] = {"1 N K+6": "end_to_end"}
+    forms = {"raw": raw, "end_to_end": ends, None: raw | ends}[options.predictions]
+    # A prototype has rows and columns last, or as TensorFlow has them.
+    roles = Role("predictions", list(forms)), Role("prototypes", ["1 K P Q", "1 P Q K"])
+    found = find_roles(outputs, roles, {})
+    cells = dict(found["prototypes"].axes)
     if intake.size:
-        prototype_steps(intake.size, [size or 1 for size in cells])
-    form, turned = list(ways.values())[flat.way]
-    bound = Outputs(flat.tensor.name, planes.tensor.name, form, turned, deep)
-    return YoloDecoder(options, bound, categories)
+        prototype_steps(intake.size, [cells["P"] or 1, cells["Q"] or 1])
+    form = list(forms.values())[found["predictions"].way]
+    return YoloDecoder(options, found, form, categories)
 
 
 class _Found(NamedTuple):
@@ -94,17 +84,15 @@ class _Found(NamedTuple):
 class YoloDecoder:
     options: YoloOptions
     outputs: Outputs
+    form: Form
     categories: int
 
     def __call__(self, raw: Raw, frame: Frame, wanted: Wanted = ALL) -> Detections:
         """The detections of one image."""
         options = self.options
         limit = options.max_detections if wanted.max_detections is None else wanted.max_detections
-        raw_form = self.outputs.form == "raw"
-        predictions = np.asarray(raw[self.outputs.predictions][0], dtype=np.float32)
-        predictions = predictions.T if self.outputs.turned else predictions  # (N, F)
-        prototypes = np.asarray(raw[self.outputs.prototypes][0], dtype=np.float32)
-        prototypes = np.moveaxis(prototypes, 2, 0) if self.outputs.deep else prototypes
+        raw_form = self.form == "raw"
+        predictions, prototypes = read(raw, self.outputs).values()  # (N, F), (K, P, Q)
         size = (frame.input_width, frame.input_height) if options.boxes == "normalised" else (1, 1)
         unit = np.array(size * 2, np.float32)
         with np.errstate(over="ignore", invalid="ignore"):

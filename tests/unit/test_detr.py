@@ -291,7 +291,7 @@ RF_DETR = {"dets": (1, 9, 4), "labels": (1, 9, 4), "masks": (1, 9, 12, 16)}
 )  # fmt: skip
 def test_forms_are_known_by_their_names(why, shapes, table, form):
     decoder = bind(tensors(**shapes), table, 3, intake())
-    assert decoder.outputs.form == form
+    assert decoder.form == form
     assert decoder.classes[:3].tolist() == [0, 1, 2]
     assert (decoder.classes[3:] == -1).all()
 

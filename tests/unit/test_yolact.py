@@ -270,7 +270,7 @@ def test_every_option_counts():
 def test_what_is_not_finite_makes_no_detection(form, nms, bad, part):
     raw, table = FORMS[form](small_heads(6))
     decoder = bound(raw, nms=nms, **table)
-    name = getattr(decoder.outputs, part)
+    name = decoder.outputs[part].tensor.name
     rng = np.random.default_rng(1)
     raw[name] = np.where(rng.random(raw[name].shape) < 0.02, np.float32(bad), raw[name])
     found = decoder(raw, FRAME)
@@ -389,6 +389,10 @@ def test_the_outputs_are_never_written_into(form):
     assert len(bound(raw, **table)(raw, FRAME))
 
 
+def names(decoder):
+    return [reading.tensor.name for reading in decoder.outputs.values()]
+
+
 GOOD = {"b": (1, 100, 4), "s": (1, 100, 6), "c": (1, 100, 8), "p": (1, 17, 19, 8)}
 
 
@@ -413,11 +417,10 @@ def tensors(**changes):
 )
 def test_outputs_are_found_by_shape_in_any_order(why, changes, turned):
     for order in (1, -1):
-        found = bind(tensors(**changes)[::order], {}, CLASSES, INTAKE).outputs
-        assert found[:4] == ("b", "s", "c", "p")
-        assert found.scores_turned == (turned == "scores")
-        assert found.prototypes_turned == (turned == "prototypes")
-        assert found.background == (changes.get("s") != (1, 100, 5))
+        decoder = bind(tensors(**changes)[::order], {}, CLASSES, INTAKE)
+        assert names(decoder) == ["b", "s", "c", "p"]
+        ways = {role: reading.way for role, reading in decoder.outputs.items()}
+        assert [role for role, way in ways.items() if way] == ([turned] if turned else [])
 
 
 @pytest.mark.parametrize(
@@ -475,7 +478,7 @@ def test_the_refusal_names_what_is_expected_and_found():
 
 
 @pytest.mark.parametrize(
-    ("why", "changes", "names"),
+    ("why", "changes", "said"),
     [
         (
             "as many classes as coefficients",
@@ -490,30 +493,30 @@ def test_the_refusal_names_what_is_expected_and_found():
         ),
     ],
 )
-def test_names_settle_what_shapes_do_not(why, changes, names):
+def test_names_settle_what_shapes_do_not(why, changes, said):
     categories = 3 if changes.get("s") else CLASSES
     with pytest.raises(ModelMismatch):
         bind(tensors(**changes), {}, categories, INTAKE)
-    found = bind(tensors(**changes), {"outputs": names}, categories, INTAKE).outputs
-    assert found[:4] == ("b", "s", "c", "p")
+    found = bind(tensors(**changes), {"outputs": said}, categories, INTAKE)
+    assert names(found) == ["b", "s", "c", "p"]
 
 
 def test_outputs_that_disagree_when_run_are_refused():
     raw, table = form_b(small_heads(0))
     decoder = bound(raw, **table)
     raw["mask"] = raw["mask"][:, 1:]
-    with pytest.raises(ModelMismatch, match="one number of anchors"):
+    with pytest.raises(ModelMismatch, match="do not belong together"):
         decoder(raw, FRAME)
     raw, table = form_g(small_heads(0))
     decoder = bound(raw, **table)
     raw["priors"] = raw["priors"][1:]
-    with pytest.raises(ModelMismatch, match="one number of anchors"):
+    with pytest.raises(ModelMismatch, match="do not belong together"):
         decoder(raw, FRAME)
 
 
 def test_priors_are_told_from_boxes_by_their_rank():
-    found = bind(tensors(any_name=(100, 4)), {"boxes": "loc"}, CLASSES, INTAKE).outputs
-    assert (found.boxes, found.priors) == ("b", "any_name")
+    found = bind(tensors(any_name=(100, 4)), {"boxes": "loc"}, CLASSES, INTAKE)
+    assert names(found) == ["b", "s", "c", "p", "any_name"]
 
 
 def test_boxes_are_parts_of_a_stretched_picture():

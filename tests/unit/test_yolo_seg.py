@@ -352,9 +352,10 @@ def test_outputs_are_found_by_shape_in_any_order(
     table = {} if form is None else {"predictions": form}
     for order in (1, -1):
         given = tensors(predictions, prototypes)[::order]
-        found = bind(given, table, classes, intake).outputs
-        assert (found.predictions, found.prototypes) == ("output0", "output1")
-        assert (found.form, found.turned, found.deep) == expected
+        decoder = bind(given, table, classes, intake)
+        flat, planes = decoder.outputs.values()
+        assert (flat.tensor.name, planes.tensor.name) == ("output0", "output1")
+        assert (decoder.form, flat.order == (2, 1), planes.way == 1) == expected
 
 
 @pytest.mark.parametrize(
