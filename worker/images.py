@@ -9,6 +9,8 @@ from __future__ import annotations
 import io
 import struct
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -44,16 +46,14 @@ _PLUGINS: dict[str, type[ImageFile.ImageFile]] = {
     "TIFF": TiffImagePlugin.TiffImageFile,
     "AVIF": AvifImagePlugin.AvifImageFile,
 }
-_OPTIONAL = {"WebP": "webp", "AVIF": "avif"}  # a build of Pillow may lack them
+# Parts of Pillow that a build of it may lack.
+_NEEDED = dict.fromkeys(_PLUGINS, "pil")
+_NEEDED |= {"JPEG": "jpg", "PNG": "zlib", "WebP": "webp", "AVIF": "avif"}
 _MAGIC = {
     "JPEG": (b"\xff\xd8\xff",),
     "PNG": (b"\x89PNG\r\n\x1a\n",),
     "TIFF": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
     "GIF": (b"GIF8",),
-    "Photoshop": (b"8BPS",),
-    "JPEG 2000": (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51"),
-    "JPEG XL": (b"\0\0\0\x0cJXL ", b"\xff\x0a"),
-    "PDF": (b"%PDF",),
 }
 _BMP_HEADERS = {12, 16, 40, 52, 56, 64, 108, 124}
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
@@ -121,18 +121,13 @@ def decode(data: bytes, header: Header, minimum: tuple[int, int] | None = None) 
     if header.format == "JPEG" and data.endswith(bytes(16)) and ends_early(data, "JPEG"):
         raise _broken(data, header.format)
     scale = reduction(header, minimum)
-    try:
+    with _broken_if_refused(data, header.format):
         if scale > 1:
             image.draft(image.mode, (image.width // scale, image.height // scale))
         image.load()
-        upright: Image.Image = image
         if header.orientation in _UPRIGHT and header.format != "TIFF":
-            upright = image.transpose(_UPRIGHT[header.orientation])
-        return _to_rgb(upright, _bits(image))
-    except MemoryError:
-        raise
-    except Exception as exc:
-        raise _broken(data, header.format) from exc
+            image = image.transpose(_UPRIGHT[header.orientation])
+        return _to_rgb(image, _bits(image))
 
 
 def reduction(header: Header, minimum: tuple[int, int] | None) -> int:
@@ -146,23 +141,22 @@ def reduction(header: Header, minimum: tuple[int, int] | None) -> int:
 
 def supported_formats() -> dict[str, bool]:
     """Which formats this machine's Pillow reads."""
-    return {name: _is_built_in(name) for name in _PLUGINS} | {"HEIC": False}
-
-
-def _is_built_in(format: str) -> bool:
-    return features.check(_OPTIONAL.get(format, "jpg")) is True
+    return {name: bool(features.check(need)) for name, need in _NEEDED.items()} | {"HEIC": False}
 
 
 def _detect(data: bytes) -> str:
     if not data:
         raise BadImage("empty", "The file is empty.")
     format = _format(data)
-    if format in _PLUGINS and _is_built_in(format):
+    if format in _PLUGINS and features.check(_NEEDED[format]):
         return format
     known = ", ".join(_PLUGINS)
     if format:
         raise BadImage("unsupported", f"{format} files are not read here, only {known}.")
-    raise BadImage("not-an-image", f"The file is not an image: it begins like none of {known}.")
+    raise BadImage(
+        "not-an-image",
+        f"The file is not an image that is read here: it begins like none of {known}.",
+    )
 
 
 def _format(data: bytes) -> str:
@@ -184,8 +178,14 @@ def _format(data: bytes) -> str:
 
 def _open(data: bytes, format: str) -> Any:
     """The plugin itself, not Image.open: no guessing, and no size limit but ours."""
-    try:
+    with _broken_if_refused(data, format):
         return _PLUGINS[format](io.BytesIO(data))
+
+
+@contextmanager
+def _broken_if_refused(data: bytes, format: str) -> Iterator[None]:
+    try:
+        yield
     except MemoryError:
         raise
     except Exception as exc:
