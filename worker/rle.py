@@ -54,9 +54,10 @@ def encode(crop: Bools, x0: int, y0: int, height: int, width: int) -> Rle:
     rows, columns = crop.shape
     if x0 < 0 or y0 < 0 or x0 + columns > width or y0 + rows > height:
         raise ValueError(f"a crop {crop.shape} at ({x0}, {y0}) leaves the {width}×{height} image")
-    on = np.zeros((rows + 2, columns), dtype=np.bool_)
-    on[1:-1] = crop
-    y, x = np.divmod(np.flatnonzero(on[1:] != on[:-1]), max(columns, 1))
+    flips = np.zeros((rows + 1, columns), dtype=np.bool_)
+    flips[:-1] = crop
+    flips[1:] ^= crop
+    y, x = np.divmod(np.flatnonzero(flips), max(columns, 1))
     return from_flips((x + x0) * height + (y + y0), 1, height, width)[0]
 
 
