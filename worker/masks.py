@@ -13,11 +13,14 @@ from worker.preprocess import Frame
 from worker.rle import Bools, Float32s, Ints, Rle, encode
 from worker.surfaces import Grid, chunks, half_pixel, level_masks, surface_masks
 
+Making = Literal["upsampled", "logits", "probabilities"]
 Resizing = Literal["rounded", "truncated"]
 
 _HALF = np.float32(0.5)
 _ABOVE_HALF: np.float32 = np.nextafter(_HALF, np.float32(1))
 _FAR = np.float32(1e30)  # the most that a cell counts as; one that is no number is so far outside
+# What a logit is outside of its box, where it is cut before it is resized.
+_OUTSIDE: dict[Making, float] = {"logits": 0, "probabilities": -np.inf}
 # Off and on, for a surface above zero where a mask is on: a hair's breadth puts one half on the
 # side of "on", or all that is less than wholly on on the side of "off".
 _LEVELS = {"rounded": (2**-20 - 1, 1.0), "truncated": (-1.0, 2**-20)}
@@ -94,10 +97,15 @@ def prototype_steps(sides: Sequence[int], cells: Sequence[int]) -> Ints:
 
 
 def resized_masks(
-    prototypes: Float32s, coefficients: Float32s, boxes: Float32s, frame: Frame, resizing: Resizing
+    prototypes: Float32s,
+    coefficients: Float32s,
+    boxes: Float32s,
+    frame: Frame,
+    making: Making,
+    resizing: Resizing,
 ) -> list[Rle]:
-    """Ultralytics' masks: logits at the input's size, > 0, cut to the box there, and that mask
-    resized to the image without the letterbox; see worker/yolo_seg.py.
+    """Ultralytics' masks at the input's size, resized to the image without the letterbox; see
+    worker/yolo_seg.py.
 
     prototypes: (K, P, Q), of any strides. coefficients: (N, K). boxes: (N, 4) xyxy in pixels of
     the input. One mask's float32 surface exists at a time, about as large as its box there.
@@ -114,11 +122,14 @@ def resized_masks(
     corners = np.clip(boxes.reshape(-1, 2, 2)[..., ::-1], 0, np.array(sides, np.float32))
     edges = np.ceil(corners * (1 / steps).astype(np.float32)).astype(np.int64)  # (N, 2, 2) of cells
     used = np.clip(edges + np.array([[-2], [1]]), 0, cells)  # with what they are interpolated from
-    pixels = np.clip(np.ceil(corners).astype(np.int64), start, start + content)
+    pixels = np.ceil(corners).astype(np.int64) if making == "upsampled" else used * steps
+    pixels = np.clip(pixels, start, start + content)
     masks = []
-    for vector, use, seen in zip(_finite(coefficients), used, pixels, strict=True):
+    for vector, use, kept, seen in zip(_finite(coefficients), used, edges, pixels, strict=True):
         rows, columns = _between(use, 0)
         surface = _logits(vector, prototypes[:, rows, columns])
+        if making != "upsampled":
+            surface = _cut_early(surface, _between(kept, use[0]), making)
         height, width = ((use[1] - use[0]) * steps).tolist()
         scaled = cv2.resize(surface, (width, height), interpolation=cv2.INTER_LINEAR)
         mask = scaled[_between(seen, use[0] * steps)] > 0
@@ -136,6 +147,14 @@ def _logits(coefficients: Float32s, prototypes: Float32s) -> Float32s:
         logits = np.tensordot(coefficients, prototypes, 1)
         finite: Float32s = np.clip(np.fmax(logits, -_FAR), -_FAR, _FAR)
         return finite
+
+
+def _cut_early(logits: Float32s, inside: tuple[slice, slice], making: Making) -> Float32s:
+    """A surface above zero where its mask is on, cut to the cells of its box."""
+    cut = np.full_like(logits, _OUTSIDE[making])
+    cut[inside] = logits[inside]
+    with np.errstate(over="ignore"):
+        return cut if making == "logits" else _probability(cut) - _HALF
 
 
 def _onto_image(

@@ -1,9 +1,16 @@
 """Ultralytics' -seg networks (YOLOv8, 11, 26): raw outputs to Detections.
 
-The reference is the authors' own evaluation. It makes a mask at the size of the input: logits
-resized to it, > 0, cut to the box there (since 8.2.60; since 2026, #24463 and #25298, prediction
-does so as well). It cuts the letterbox off, and resizes that mask of zeros and ones to the image,
-bilinearly. `resize` says how: "rounded", on from one half, as in 8.0 to 8.3.228, which the AP of
+The reference is the authors' own evaluation. It makes a mask at the size of the input, cuts the
+letterbox off, and resizes that mask of zeros and ones to the image, bilinearly. `masks` says how
+the first is made:
+
+    upsampled      logits to the input's size, > 0, cut to the box there: the evaluation since
+                   8.2.60, and since 2026 (#24463, #25298) what prediction does as well
+    logits         logits cut to the box among the prototypes, to the input's size, > 0: what
+                   prediction did before; masks bleed out of their boxes
+    probabilities  the same with sigmoids, > 0.5: what it did up to 2024 (#13939)
+
+and `resize` how the second: "rounded", on from one half, as in 8.0 to 8.3.228, which the AP of
 YOLOv8 and 11 comes from, or "truncated", on only where all that a pixel is interpolated from is,
 as since 8.3.229 (#22651). The two are one where the content has the image's size.
 
@@ -27,7 +34,7 @@ import numpy as np
 from worker.binding import Count, Outputs, Part, Role, Table, Tensors, find_roles, options_of, read
 from worker.detections import ALL, Detections, Indices, Raw, Wanted, finished
 from worker.intake import Intake
-from worker.masks import Resizing, prototype_steps, resized_masks
+from worker.masks import Making, Resizing, prototype_steps, resized_masks
 from worker.nms import greedy_nms, total_order
 from worker.preprocess import Frame
 from worker.rle import Float32s, Rle
@@ -45,6 +52,7 @@ class YoloOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     nms_iou: Part = 0.7
     max_candidates: Count = 30_000
     max_detections: Count = 300
+    masks: Making = "upsampled"
     resize: Resizing = "rounded"
 
 
@@ -106,8 +114,8 @@ class YoloDecoder:
         coefficients = predictions[found.rows, -len(prototypes) :]
 
         def masks_of(places: Indices) -> list[Rle]:
-            boxes = found.boxes[places]
-            return resized_masks(prototypes, coefficients[places], boxes, frame, options.resize)
+            chosen = coefficients[places], found.boxes[places]
+            return resized_masks(prototypes, *chosen, frame, options.masks, options.resize)
 
         boxes_image = frame.to_image(found.boxes)
         return finished(boxes_image, found.scores, found.classes, frame, masks_of)

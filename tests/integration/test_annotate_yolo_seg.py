@@ -32,9 +32,10 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("masks", ["upsampled", "logits"])
 @pytest.mark.parametrize("form", FORMS)
-def test_a_graph_equals_the_oracle(tmp_path: Path, photos: Path, form: Form) -> None:
-    card = write_model(tmp_path, form)
+def test_a_graph_equals_the_oracle(tmp_path: Path, photos: Path, form: Form, masks: str) -> None:
+    card = write_model(tmp_path, form, decode=f'masks = "{masks}"\n')
     ran = maskmill("annotate", photos, "-m", card, "-o", tmp_path / "out")
     assert ran.code == 0, ran.err
     dataset = json.loads((tmp_path / "out" / "instances.json").read_bytes())
@@ -46,7 +47,7 @@ def test_a_graph_equals_the_oracle(tmp_path: Path, photos: Path, form: Form) -> 
         written = [each for each in dataset["annotations"] if each["image_id"] == image["id"]]
         with Image.open(photos / image["file_name"]) as opened:
             pixels = np.asarray(opened.convert("RGB"))
-        plain = _oracle(runtime, intake, pixels, form)
+        plain = _oracle(runtime, intake, pixels, form, masks)
         seen = [place for place, most in enumerate(plain.most) if most.any()]
         assert len(written) == len(seen)
         for each, place in zip(written, seen, strict=True):
@@ -56,7 +57,9 @@ def test_a_graph_equals_the_oracle(tmp_path: Path, photos: Path, form: Form) -> 
     assert maskmill("doctor", tmp_path / "out").code == 0
 
 
-def _oracle(runtime: OnnxRuntime, intake: Intake, pixels: np.ndarray, form: Form) -> oracle.Plain:
+def _oracle(
+    runtime: OnnxRuntime, intake: Intake, pixels: np.ndarray, form: Form, masks: str
+) -> oracle.Plain:
     frame = intake.frame(*pixels.shape[:2])
     raw = runtime.run(intake.feeds(intake.tensor(pixels, frame), frame))
     rows, prototypes = raw["output0"][0], raw["output1"][0]
@@ -68,7 +71,7 @@ def _oracle(runtime: OnnxRuntime, intake: Intake, pixels: np.ndarray, form: Form
         found = oracle.listed(rows, len(NAMES))
     else:
         found = oracle.suppressed(oracle.raw_candidates(rows, len(NAMES)))
-    return oracle.decode(found, prototypes, *pixels.shape[:2], (SIZE, SIZE))
+    return oracle.decode(found, prototypes, *pixels.shape[:2], (SIZE, SIZE), masks)
 
 
 def _assert_same(written: dict[str, Any], plain: oracle.Plain, place: int) -> None:

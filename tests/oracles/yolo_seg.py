@@ -78,7 +78,7 @@ def suppressed(found, iou=0.7, candidates=30_000, limit=300):
     return [ranked[i] for i in greedy_nms(*columns(ranked), iou, limit)]
 
 
-def decode(found, prototypes, height, width, size, resize="rounded") -> Plain:
+def decode(found, prototypes, height, width, size, masks="upsampled", resize="rounded") -> Plain:
     """Detections whose box has an area in the image, best first."""
     place = letterbox(height, width, *size)
     rows = []
@@ -99,7 +99,7 @@ def decode(found, prototypes, height, width, size, resize="rounded") -> Plain:
             pair = [
                 resized(mask[place.rows, place.columns], height, width, resize, hair)
                 for mask, hair in zip(
-                    at_input(plane, spread, row[7], size), (-HAIR, HAIR), strict=True
+                    at_input(plane, spread, row[7], size, masks), (-HAIR, HAIR), strict=True
                 )
             ]
         least.append(pair[0])
@@ -117,12 +117,27 @@ def _logits(prototypes, coefficients):
     return plane, spread
 
 
-def at_input(plane, spread, box, size):
+def at_input(plane, spread, box, size, masks):
     """The least and the most mask of the input's size."""
-    surface = bilinear(plane, *size)
-    near = bilinear(spread, *size)
-    inside = _inside(box, *size)
-    return (surface > near) & inside, (surface > -near) & inside
+    if masks == "upsampled":
+        surface = bilinear(plane, *size)
+        near = bilinear(spread, *size)
+        inside = _inside(box, *size)
+        return (surface > near) & inside, (surface > -near) & inside
+    part = [size[1] / plane.shape[1], size[0] / plane.shape[0]]
+    inside = _inside(box * np.float32([1 / part[0], 1 / part[1]] * 2), *plane.shape)
+    if masks == "probabilities":
+        with np.errstate(over="ignore"):
+            plane = 1 / (1 + np.exp(-plane)) - 0.5
+    outside = -0.5 if masks == "probabilities" else 0
+    surface = bilinear(np.where(inside, plane, outside), *size)
+    near = bilinear(np.where(inside, spread, 0), *size)
+    return surface > near, surface > -near if masks == "probabilities" else _above(surface, near)
+
+
+def _above(surface, near):
+    """Outside of the box a surface is zero to the bit, and no rounding lifts it."""
+    return (surface > -near) & ((surface != 0) | (near > 0))
 
 
 def _inside(box, height, width):
