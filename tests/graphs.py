@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 SIZE, GRID, CLASSES, COEFFICIENTS, PROTOTYPES = 64, 8, 5, 8, 16
 NAMES = ("ash", "birch", "cedar", "douglas fir", "elm")
-Form = Literal["a", "b", "g"]
+Form = Literal["a", "b", "g", "g without priors"]
 
 
 def write_model(
@@ -20,7 +20,9 @@ def write_model(
     """An ONNX file and its card; the path of the card."""
     folder.mkdir(parents=True, exist_ok=True)
     onnx.save(_graph(form, fails_on_white), folder / f"{name}.onnx")
-    extra = '\n[decode]\nboxes = "loc"\n' if form == "g" else ""
+    extra = '\n[decode]\nboxes = "loc"\n' if form.startswith("g") else ""
+    if form == "g without priors":
+        extra += "prior_scales = [24]\nprior_ratios = [1]\n"
     card = folder / f"{name}.toml"
     card.write_text(
         f'name = "{name}"\nfamily = "yolact"\nlicense = "MIT"\n'
@@ -85,13 +87,14 @@ def _graph(form: Form, fails_on_white: bool) -> onnx.ModelProto:
         outputs["scores"] = [1, CLASSES, GRID * GRID]
     else:
         outputs["conf"] = [1, GRID * GRID, CLASSES + 1]
-    if form == "g":
+    if form.startswith("g"):
         spread = rows(convolved("cells", "l", 4, 0.3), "l", 4)
         add("Identity", [spread], "loc")
         outputs["loc"] = [1, GRID * GRID, 4]
+    if form == "g":
         add("Identity", [boxes], "priors")
         outputs["priors"] = [GRID * GRID, 4]
-    else:
+    elif form != "g without priors":
         add("Identity", [boxes], "boxes")
         outputs["boxes"] = [1, GRID * GRID, 4]
     graph = helper.make_graph(

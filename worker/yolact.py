@@ -6,12 +6,15 @@ evaluation: anchors with a class over 0.05, Fast NMS per class, the best 100.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
 
+from tasks.graph_file import Tensor
 from worker.binding import Count, Outputs, Part, Role, Table, Tensors, find_roles, options_of, read
 from worker.detections import ALL, Detections, Indices, Raw, Wanted, finished
 from worker.intake import Intake
@@ -21,14 +24,18 @@ from worker.preprocess import Frame
 from worker.rle import Float32s, Rle
 
 Head = Literal["boxes", "scores", "coefficients", "prototypes", "priors"]
+Positives = Annotated[tuple[Annotated[float, msgspec.Meta(gt=0)], ...], msgspec.Meta(min_length=1)]
 
+# The finest prediction level is at an eighth of the input, each further one at half the last.
+_FINEST_STRIDE = 8
+_MADE = "priors made of prior_scales and prior_ratios"
 _VARIANCES = np.array([0.1, 0.1, 0.2, 0.2], dtype=np.float32)
 
 
 class YolactOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The card's `[decode]` table."""
 
-    boxes: Literal["decoded", "loc"] = "decoded"  # "loc" are offsets from priors beside them
+    boxes: Literal["decoded", "loc"] = "decoded"  # "loc" are offsets from priors
     nms: Literal["fast", "per_class", "agnostic"] = "fast"
     nms_iou: Part = 0.5
     score_threshold: Part = 0.05
@@ -36,22 +43,54 @@ class YolactOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_detections: Count = 100
     # Names of outputs, needed only where their shapes leave a doubt.
     outputs: dict[Head, str] = {}
+    # For "loc" in a graph that does not put out its priors: one scale (pixels of the input) per
+    # level, and the ratios at each.
+    prior_scales: Positives = (24, 48, 96, 192, 384)
+    prior_ratios: Positives = (1, 0.5, 2)
 
 
 def bind(outputs: Tensors, table: Table, categories: int, intake: Intake) -> YolactDecoder:
     """The decoder of a graph with these outputs; raises ModelMismatch where they do not fit."""
     options = options_of(YolactOptions, table)
+    intake.check_stretched(outputs)
+    named, made, raw_boxes = options.outputs, {}, options.boxes == "loc"
+    priors = [each.name for each in outputs if _are_priors(each)]
+    if raw_boxes and intake.size and not (priors or "priors" in named):
+        made = {_MADE: make_priors(intake.size, options.prior_scales, options.prior_ratios)}
+        outputs = [*outputs, Tensor(_MADE, made[_MADE].shape, "float32")]
+        named = {**named, "priors": _MADE}
     classes = f"{categories}|{categories + 1}"  # with the background, which is first
     roles = (
         Role("boxes", ["1 N 4"]),
         Role("scores", [f"1 N {classes}", f"1 {classes} N"]),
         Role("coefficients", ["1 N K"]),
         Role("prototypes", ["1 P Q K", "1 K P Q"]),
-        Role("priors", ["N 4"]),
+        Role("priors", ["N 4", "1 N 4"], priors),
     )
-    found = find_roles(outputs, roles if options.boxes == "loc" else roles[:4], options.outputs)
-    intake.check_stretched(outputs)
-    return YolactDecoder(options, found, categories)
+    found = find_roles(outputs, roles if raw_boxes else roles[:4], named)
+    return YolactDecoder(options, found, categories, made)
+
+
+def _are_priors(tensor: Tensor) -> bool:
+    by_looks = len(tensor.shape) == 2 or "prior" in tensor.name.lower()
+    return by_looks and tensor.shape[-1:] == (4,)
+
+
+def make_priors(
+    input_hw: tuple[int, int], scales: Sequence[float], ratios: Sequence[float]
+) -> Float32s:
+    """(N, 4) centre x, centre y, width, height as parts of the input; by level, row, column, ratio.
+
+    The height is the width: YOLACT trained with that slip and kept it.
+    """
+    levels = []
+    for level, scale in enumerate(scales):
+        rows, columns = (math.ceil(side / (_FINEST_STRIDE << level)) for side in input_hw)
+        centres = (np.arange(rows) + 0.5) / rows, (np.arange(columns) + 0.5) / columns
+        y, x, ratio = np.meshgrid(*centres, np.sqrt(ratios), indexing="ij")
+        side = scale * ratio / input_hw[1]
+        levels.append(np.stack([x, y, side, side], axis=-1).reshape(-1, 4))
+    return np.concatenate(levels).astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,11 +98,12 @@ class YolactDecoder:
     options: YolactOptions
     outputs: Outputs
     categories: int
+    made: Raw  # beside what the graph puts out
 
     def __call__(self, raw: Raw, frame: Frame, wanted: Wanted = ALL) -> Detections:
         """The detections of one image. What a class that is not kept suppresses across classes
         (nms = "agnostic") it suppresses all the same."""
-        heads = read(raw, self.outputs)
+        heads = read({**raw, **self.made}, self.outputs)
         every_score = heads["scores"][:, -self.categories :]
         least = np.float32(self.options.score_threshold)
         anchors, scores = wanted.rows_over(every_score, least)

@@ -57,8 +57,8 @@ def failures(out: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize(
     ("form", "mask_format"),
-    [("a", "rle"), ("b", "rle"), ("g", "polygon")],
-    ids=["no background, RLE", "with background, RLE", "raw loc with priors, polygons"],
+    [("a", "rle"), ("b", "rle"), ("g", "polygon"), ("g without priors", "rle")],
+    ids=["no background, RLE", "with background, RLE", "raw loc with priors, polygons", "raw loc"],
 )
 def test_folder_to_dataset(tmp_path: Path, photos: Path, form: Any, mask_format: str) -> None:
     out = tmp_path / "out"

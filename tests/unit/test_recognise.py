@@ -12,6 +12,8 @@ from tasks.graph_file import GraphFile, Tensor, read_graph
 from tasks.recognise import Draft, derived_card, recognise
 from tests import graphs_detr, graphs_mask_rcnn, graphs_yolo_seg
 from tests.graphs import write_model
+from worker.intake import bind_input
+from worker.yolact import bind
 
 Shape = tuple[Any, ...]
 OPEN = (1, 3, None, None)
@@ -96,7 +98,11 @@ def test_offsets_are_seen_by_their_name_or_their_priors() -> None:
     named = dict(YOLACT)
     named["loc"] = named.pop("boxes")
     for outputs in (named, {**YOLACT, "priors": (19248, 4)}):
-        assert recognise(graph(outputs, (1, 3, 550, 550))).decode == {"boxes": "loc"}
+        raw = graph(outputs, (1, 3, 550, 550))
+        draft = recognise(raw)
+        assert draft.decode == {"boxes": "loc"}
+        bound = bind(raw.outputs, draft.decode, 80, bind_input(raw.inputs, draft.input))
+        assert bound.outputs["priors"].tensor.shape == (19248, 4)
     assert recognise(graph(YOLACT)).input.size == (550, 550)
 
 

@@ -14,20 +14,21 @@ from tests.oracles.yolact_heads import Heads, make_heads
 from tests.pixels import decode as pixels
 from worker.detections import ModelMismatch, Wanted
 from worker.intake import Intake
-from worker.yolact import bind
+from worker.yolact import bind, make_priors
 
 CLASSES = 5
 INPUT = (48, 64)
 INTAKE = Intake(InputSpec(), "image", "nchw", INPUT, np.float32)
 FRAME = SimpleNamespace(image_height=61, image_width=97)
+SCALES, RATIOS = (8, 16, 32), (1, 0.5)
 # Centre x, centre y, width, height: of a 48 × 64 input 6·8, 3·4 and 2·2 places of two sides each.
 PRIORS = np.array(
     [
         [(x + 0.5) / columns, (y + 0.5) / rows, side / 64, side / 64]
-        for rows, columns, scale in ((6, 8, 8), (3, 4, 16), (2, 2, 32))
+        for (rows, columns), scale in zip(((6, 8), (3, 4), (2, 2)), SCALES, strict=True)
         for y in range(rows)
         for x in range(columns)
-        for side in (scale, scale * 0.5**0.5)
+        for side in (scale * ratio**0.5 for ratio in RATIOS)
     ],
     dtype=np.float32,
 )
@@ -101,18 +102,25 @@ def offsets(heads, priors):
     return np.hstack([place, np.log(size / priors[:, 2:]) / 0.2]).astype(np.float32)
 
 
-def form_g(heads):
-    """The authors' own graph: offsets beside their priors, softmax with background."""
+def form_g(heads, **priors):
+    """The authors' own graph: offsets, beside their priors or not, softmax with background."""
     raw = batched(
         loc=offsets(heads, PRIORS),
         conf=heads.scores,
         mask=heads.coefficients,
         proto=heads.prototypes,
     )
-    return {**raw, "priors": PRIORS}, {"boxes": "loc"}
+    made = {} if priors else {"prior_scales": SCALES, "prior_ratios": RATIOS}
+    return {**raw, **priors}, {"boxes": "loc", **made}
 
 
-FORMS = {"A": form_a, "B": form_b, "G with priors": form_g}
+FORMS = {
+    "A": form_a,
+    "B": form_b,
+    "G": form_g,
+    "G with priors": lambda heads: form_g(heads, priors=PRIORS),
+    "G with priors in a batch": lambda heads: form_g(heads, my_priors=PRIORS[None]),
+}
 
 
 def reference(raw, table, height, width, **options):
@@ -389,6 +397,19 @@ def test_the_outputs_are_never_written_into(form):
     assert len(bound(raw, **table)(raw, FRAME))
 
 
+def test_priors_of_the_published_network():
+    priors = make_priors((550, 550), (24, 48, 96, 192, 384), (1, 0.5, 2))
+    assert priors.shape == (19248, 4)
+    # Level, row, column, ratio; the height is the width.
+    np.testing.assert_allclose(priors[0], [0.5 / 69, 0.5 / 69, 24 / 550, 24 / 550], rtol=1e-6)
+    np.testing.assert_allclose(priors[1, 2:], [24 * 0.5**0.5 / 550] * 2, rtol=1e-6)
+    np.testing.assert_allclose(priors[2, 2:], [24 * 2**0.5 / 550] * 2, rtol=1e-6)
+    np.testing.assert_allclose(priors[3, :2], [1.5 / 69, 0.5 / 69], rtol=1e-6)
+    np.testing.assert_allclose(priors[69 * 3, :2], [0.5 / 69, 1.5 / 69], rtol=1e-6)
+    np.testing.assert_allclose(priors[69 * 69 * 3, 2], 48 / 550, rtol=1e-6)
+    np.testing.assert_allclose(priors[-3], [0.9, 0.9, 384 / 550, 384 / 550], rtol=1e-6)
+
+
 def names(decoder):
     return [reading.tensor.name for reading in decoder.outputs.values()]
 
@@ -437,7 +458,12 @@ def test_outputs_are_found_by_shape_in_any_order(why, changes, turned):
         ("no 4 outputs agree", {"s": None, "c": (1, 100, 6), "p": (1, 9, 9, 6)}, {}),
         ("output 'segm' is surplus", {"segm": (1, 5, 69, 69)}, {}),
         ("output 'priors' is surplus", {"priors": (100, 4)}, {}),
-        ("nothing has the shape of priors", {}, {"boxes": "loc"}),
+        (
+            "no output 'x' has the shape of priors",
+            {"x": (100, 5)},
+            {"boxes": "loc", "outputs": {"priors": "x"}},
+        ),
+        ("no 5 outputs agree", {}, {"boxes": "loc"}),
         ("no 5 outputs agree", {"priors": (99, 4)}, {"boxes": "loc"}),
         ("b and b2 could each be boxes", {"b2": (1, 100, 4)}, {}),
         ("c and s could each be scores", {"c": (1, 100, 6), "p": (1, 17, 19, 6)}, {}),
@@ -507,7 +533,7 @@ def test_outputs_that_disagree_when_run_are_refused():
     raw["mask"] = raw["mask"][:, 1:]
     with pytest.raises(ModelMismatch, match="do not belong together"):
         decoder(raw, FRAME)
-    raw, table = form_g(small_heads(0))
+    raw, table = form_g(small_heads(0), priors=PRIORS)
     decoder = bound(raw, **table)
     raw["priors"] = raw["priors"][1:]
     with pytest.raises(ModelMismatch, match="do not belong together"):
@@ -517,6 +543,47 @@ def test_outputs_that_disagree_when_run_are_refused():
 def test_priors_are_told_from_boxes_by_their_rank():
     found = bind(tensors(any_name=(100, 4)), {"boxes": "loc"}, CLASSES, INTAKE)
     assert names(found) == ["b", "s", "c", "p", "any_name"]
+
+
+@pytest.mark.parametrize("shape", [(100, 4), (1, 100, 4)])
+@pytest.mark.parametrize(
+    ("boxes", "priors", "said"),
+    [
+        ("b", "the_priors", {}),
+        ("prior_boxes", "priors", {"boxes": "prior_boxes"}),
+        ("b", "b2", {"priors": "b2"}),
+    ],
+)
+def test_priors_are_told_from_boxes_by_their_name(boxes, priors, said, shape):
+    given = tensors(**{"b": None, boxes: (1, 100, 4), priors: shape})
+    found = bind(given, {"boxes": "loc", "outputs": said}, CLASSES, INTAKE)
+    assert sorted(names(found)) == sorted(["s", "c", "p", boxes, priors])
+    assert found.outputs["priors"].tensor.name == priors
+
+
+def test_made_priors_have_to_be_as_many_as_the_anchors():
+    raw, table = form_g(small_heads(0))
+    with pytest.raises(ModelMismatch, match="no 5 outputs agree") as refused:
+        bound(raw, boxes="loc")
+    assert "priors made of prior_scales and prior_ratios (198×4 float32)" in str(refused.value)
+    open_sizes = [
+        Tensor(name, array.shape if name == "proto" else (1, None, *array.shape[2:]), "float")
+        for name, array in raw.items()
+    ]
+    decoder = bind(open_sizes, table, CLASSES, INTAKE)
+    assert len(decoder(raw, FRAME)) > 2
+    fewer = {name: array if name == "proto" else array[:, 1:] for name, array in raw.items()}
+    with pytest.raises(ModelMismatch, match="do not belong together"):
+        decoder(fewer, FRAME)
+
+
+def test_priors_are_made_beside_outputs_that_nothing_needs():
+    raw, table = form_g(small_heads(0))
+    more = {**raw, "flat": raw["conf"][0], "priority": raw["conf"]}
+    with pytest.raises(ModelMismatch, match="could each be scores"):
+        bound(more, **table)
+    four = {"boxes": "loc", "scores": "conf", "coefficients": "mask", "prototypes": "proto"}
+    assert names(bound(more, **table, outputs=four))[:4] == list(four.values())
 
 
 def test_boxes_are_parts_of_a_stretched_picture():
