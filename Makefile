@@ -17,7 +17,8 @@ RUN ?= runs/new
 
 # The interpreter that boards ship fails under numpy 2, which the newest OpenCV wants.
 TFLITE = .venv-tflite
-TFLITE_TESTS = tests/contract/test_runtimes.py tests/contract/test_delegates.py tests/integration/test_tflite.py
+TFLITE_TESTS = tests/contract/test_runtimes.py tests/contract/test_delegates.py tests/integration/test_tflite.py \
+	tests/integration/test_demo.py::test_both_interpreters_find_the_same_with_the_int8_build
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo fleet-demo test test-tflite arm64-test chaos lint format bench recipe-setup recipe-shapes recipe-test recipe-resnet50 fullsize edge-setup edge-shapes edge-test lock clean
