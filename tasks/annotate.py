@@ -77,7 +77,8 @@ def work_off(model: Model, given: Sources, wishes: Wishes, face: Face) -> Opened
         )
         if face == "json":
             say_json({"event": "planned", **msgspec.to_builtins(job.counts)})
-        with Watcher(face, job.counts.items, _done(job, folder)) as watcher:
+        watcher = Watcher(face, job.counts.items, _done(job, folder))
+        with watcher.bar:
             run(child, model, folder, watcher.hear, replace_edited=wishes.replace_edited)
     except Interrupted as exc:
         same = "the same command without --overwrite" if wishes.overwrite else "the same command"

@@ -16,6 +16,7 @@ from tasks.ordered import side_by_side
 from tasks.records import SCHEMA, Attempt, Image, Item, Job, Retry, Shard
 
 SHEET = "contact-sheet.jpg"
+READERS = 4  # shards read side by side where all are held to be merged
 T = TypeVar("T")
 
 ShardName = int | str  # a planned shard's number, or the hash that names a part of an open job
@@ -109,6 +110,13 @@ def whole_shard(folder: Folder, shard: ShardName, generations: Iterable[int]) ->
             changed[name] = tuple(sorted([*kept, *getattr(again, name)], key=_image_of))
         whole = msgspec.structs.replace(whole, **changed)
     return whole
+
+
+def whole_shards(folder: Folder, job: Job) -> Iterator[Shard]:
+    """Those that are there, in order: of a job that is done, all."""
+    done = written(folder)
+    there = (shard for shard in parts(folder, job) if shard in done)
+    return side_by_side(lambda n: whole_shard(folder, n, done[n]), there, READERS, READERS)
 
 
 def _image_of(each: Any) -> int:

@@ -23,22 +23,18 @@ from tasks.folder import (
     every_attempt,
     exists,
     missing_shards,
-    parts,
     read_job,
     read_retries,
     read_run,
     shard_objects,
-    whole_shard,
-    written,
+    whole_shards,
 )
-from tasks.ordered import side_by_side
 from tasks.provenance import producer_versions
 from tasks.records import Annotation, Job, Shard, encode
 from tasks.segments import segments
 
 FILES = ("instances.json", "results.json", "failures.jsonl")
 RESULT = ("image_id", "category_id", "bbox", "segmentation", "score")
-READERS = 4
 PARTIAL = "partial/"
 PICKS = 12  # images on the contact sheet
 
@@ -109,7 +105,7 @@ def merge(folder: Folder, job: Job, *, replace_edited: bool = False, into: str =
         if taken is not None:
             taken.grow()
             merged.counts = taken.counts()
-        _write_all(job, merged, taken.shards() if taken else _shards(folder, job), files)
+        _write_all(job, merged, taken.shards() if taken else whole_shards(folder, job), files)
         n = merged.counts
         if not into and n["images"] + n["failures"] != n["inputs"]:
             raise JobError(
@@ -224,13 +220,6 @@ def _write_all(
     results.write(b"\n]\n")
     merged.sha256 = instances.digest.hexdigest()
     merged.picks = [pick for _, _, pick in sorted(draws, key=lambda draw: draw[2].image)]
-
-
-def _shards(folder: Folder, job: Job) -> Iterator[Shard]:
-    """Those that are there: of a job that is done, all."""
-    done = written(folder)
-    there = (shard for shard in parts(folder, job) if shard in done)
-    return side_by_side(lambda n: whole_shard(folder, n, done[n]), there, READERS, READERS)
 
 
 def dataset_record(each: Annotation, number: int, polygons: bool) -> dict[str, Any]:

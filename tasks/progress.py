@@ -76,7 +76,7 @@ class Watcher:
     def __init__(self, face: Face, total: int, done: int) -> None:
         self.tally = Tally(total, done)
         self._face, self._last = face, 0.0
-        self._bar = Progress(
+        self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
@@ -85,14 +85,7 @@ class Watcher:
             console=Console(stderr=True),
             disable=face != "bar",
         )
-        self._task = self._bar.add_task("loading", total=total, completed=done, pace="")
-
-    def __enter__(self) -> Watcher:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        self._task = self.bar.add_task("loading", total=total, completed=done, pace="")
 
     def hear(self, event: Event) -> None:
         self.tally.hear(event)
@@ -105,10 +98,10 @@ class Watcher:
             return
         if kind in _REMARKS:
             said = _REMARKS[kind].format(**event)
-            self._bar.console.print(said, markup=False, highlight=False, soft_wrap=True)
+            self.bar.console.print(said, markup=False, highlight=False, soft_wrap=True)
         if self._face == "bar":
             doing = _DOING.get(kind, "annotating")
-            self._bar.update(
+            self.bar.update(
                 self._task, completed=numbers["done"], description=doing, pace=_pace(numbers)
             )
         elif self._due(LINES_EVERY_S, kind):

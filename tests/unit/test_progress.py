@@ -46,9 +46,11 @@ def test_faces() -> None:
     shown = {}
     for face in ("bar", "lines", "json"):
         out, err = io.StringIO(), io.StringIO()
-        with redirect_stdout(out), redirect_stderr(err), Watcher(face, 2, 0) as watcher:  # type: ignore[arg-type]
-            for event in events:
-                watcher.hear(event)
+        with redirect_stdout(out), redirect_stderr(err):
+            watcher = Watcher(face, 2, 0)  # type: ignore[arg-type]
+            with watcher.bar:
+                for event in events:
+                    watcher.hear(event)
         shown[face] = out.getvalue(), err.getvalue()
     assert shown["bar"][0] == shown["lines"][0] == "", "standard output is the summary's"
     for face in ("bar", "lines"):
