@@ -20,8 +20,6 @@ from tasks.cli_options import (
     asking,
     end,
     option,
-    use_delegate,
-    use_memory,
 )
 
 JobFolder = Annotated[str, typer.Argument(metavar="OUT", help="A job folder.", show_default=False)]
@@ -64,8 +62,6 @@ def annotate(
     """Annotate images on this machine, with no broker: a COCO dataset in the output folder."""
     from tasks.wishes import Wishes
 
-    use_delegate(delegate, delegate_option)
-    use_memory(memory)
     wishes |= {"max_failures": max_failures, "replace_edited": replace_edited}
     end(
         "tasks.annotate:annotate",
@@ -234,8 +230,6 @@ def worker(
     """Work for a fleet: one process with one model, watched by another, until told to stop."""
     from tasks.fleet_worker import serve
 
-    use_delegate(delegate, delegate_option)
-    use_memory(memory)
     raise typer.Exit(serve(model or [], runtime or "", target or [], grace))
 
 

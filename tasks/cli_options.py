@@ -37,15 +37,26 @@ ReplaceEdited = Annotated[
     bool, typer.Option("--replace-edited", help="Replace an instances.json edited by hand.")
 ]
 
-DelegateName = Annotated[
-    str, typer.Option("--delegate", help="TFLite's: auto (this board's), none or a library's path.")
-]
+
+def _setting(variable: str, name: str, said: str, **more: Any) -> Any:
+    """An option whose value goes where the process that computes reads it."""
+
+    def keep(value: Any) -> Any:
+        if value:
+            os.environ[variable] = value if isinstance(value, str) else " ".join(value)
+        return value
+
+    return typer.Option(name, help=said, callback=keep, **more)
+
+
+_BOARDS = "TFLite's: auto (this board's), none or a library's path."
+DelegateName = Annotated[str, _setting("MASKMILL_DELEGATE", "--delegate", _BOARDS)]
 DelegateOptions = Annotated[
-    list[str] | None, typer.Option("--delegate-option", metavar="KEY=VALUE", help="For it.")
+    list[str] | None,
+    _setting("MASKMILL_DELEGATE_OPTIONS", "--delegate-option", "For it.", metavar="KEY=VALUE"),
 ]
-Memory = Annotated[
-    str, typer.Option(help="The most that the worker may take, as in 512M (MASKMILL_MEMORY).")
-]
+_MOST_MEMORY = "The most that the worker may take, as in 512M (MASKMILL_MEMORY)."
+Memory = Annotated[str, _setting("MASKMILL_MEMORY", "--memory", _MOST_MEMORY)]
 
 
 def option(name: str, kind: Any, default: Any, said: str, **limits: Any) -> inspect.Parameter:
@@ -149,16 +160,3 @@ def _asked(typed: dict[str, Any]) -> tuple[Selection, dict[str, Any]]:
         "reduced_decode": not typed.pop("full_decode"),
     }
     return chosen, typed | words
-
-
-def use_memory(most: str) -> None:
-    if most:
-        os.environ["MASKMILL_MEMORY"] = most
-
-
-def use_delegate(name: str, options: list[str] | None) -> None:
-    """What was typed goes where the process that computes reads it."""
-    if name:
-        os.environ["MASKMILL_DELEGATE"] = name
-    if options:
-        os.environ["MASKMILL_DELEGATE_OPTIONS"] = " ".join(options)
