@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tasks.annotate import annotate
-from tasks.evaluate import say_report
-from tasks.exits import OK
+from tasks.evaluate import evaluate
 from tasks.records import Selection
 from tasks.wishes import Wishes
 
@@ -26,5 +25,4 @@ def demo(output: str, as_json: bool) -> int:
         f"  maskmill doctor {output}                whether a job folder is sound\n"
         "  maskmill doctor                          what this machine can run"
     )
-    say_report(output, truth, as_json, next_steps)
-    return OK
+    return evaluate(output, truth, as_json, next_steps)

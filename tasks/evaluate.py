@@ -20,16 +20,12 @@ from tasks.wishes import Wishes
 Report = dict[str, Any]
 
 
-def evaluate(output: str, truth: str, as_json: bool) -> int:
-    say_report(output, truth, as_json)
-    return OK
-
-
-def say_report(output: str, truth: str, as_json: bool, more: str = "") -> None:
+def evaluate(output: str, truth: str, as_json: bool, more: str = "") -> int:
     """Measure and say it, with `more` for a person below."""
     report = measure(output, truth)
     event = {"event": "eval", "output": output, "truth": truth, **report}
     tell(event, [*_lines(report), *more.splitlines()], as_json)
+    return OK
 
 
 def measure(output: str, truth: str) -> Report:
