@@ -215,14 +215,8 @@ def resume_job(uri: str, as_json: bool) -> int:
 
 
 def retry_job(uri: str, stages: Sequence[str], as_json: bool) -> int:
+    """Have the failures of these stages (of all, if none is named) tried again."""
     job, folder = find_job(absolute(uri))
-    if _ask_again(folder, job, stages) == 0:
-        return _told(f"{folder.uri} has no failure of that kind", as_json)
-    return _send_missing(job, folder, as_json)
-
-
-def _ask_again(folder: Folder, job: Job, stages: Sequence[str]) -> int:
-    """How many shards have failures of these stages (of all, if none is named) to be tried."""
     unknown = [each for each in stages if each not in STAGES]
     if unknown:
         raise JobError(f"there is no stage {unknown[0]!r}; there are {', '.join(STAGES)}")
@@ -231,14 +225,15 @@ def _ask_again(folder: Folder, job: Job, stages: Sequence[str]) -> int:
     done = sorted(written(folder).items())
     failed = side_by_side(lambda one: failed_items(folder, *one, stages), done, threads=16)
     shards = [shard for (shard, _), failing in zip(done, failed, strict=True) if failing]
-    if shards:
-        generation = max(read_retries(folder), default=0) + 1
-        try:
-            retry = Retry(tuple(shards), tuple(stages))
-            put(folder.retry(generation), encode(retry), create_only=True)
-        except Exists:
-            raise JobError(f"another retry of {folder.uri} was asked for at once") from None
-    return len(shards)
+    if not shards:
+        return _told(f"{folder.uri} has no failure of that kind", as_json)
+    generation = max(read_retries(folder), default=0) + 1
+    try:
+        retry = Retry(tuple(shards), tuple(stages))
+        put(folder.retry(generation), encode(retry), create_only=True)
+    except Exists:
+        raise JobError(f"another retry of {folder.uri} was asked for at once") from None
+    return _send_missing(job, folder, as_json)
 
 
 def merge_job(uri: str, replace_edited: bool, as_json: bool) -> int:
