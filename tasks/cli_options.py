@@ -76,23 +76,13 @@ _COMMON = (
     _amount("limit", "Only the first N inputs.", least=1),
     _amount("sample", "A random choice of N inputs.", least=1),
     option("seed", int, 0, "The seed of --sample."),
-    option(
-        "threshold", float | None, None, "Lowest score kept (default: the card's).", min=0, max=1
-    ),
+    option("threshold", float | None, None, "Lowest score kept; else the card's.", min=0, max=1),
     _amount("max_detections", "Most detections an image (default: the card's).", least=1),
     option("classes", str, "", "Only these: names or ids, separated by commas."),
-    option(
-        "category_ids",
-        *(str, "", "coco91, contiguous, or a JSON file of ids by name (default: the card's)."),
-    ),
-    option(
-        "category_map",
-        *(str, "", "A JSON file of category names or ids by class; other classes drop out."),
-    ),
+    option("category_ids", str, "", "coco91, contiguous or a JSON file of ids by name."),
+    option("category_map", str, "", "A JSON file of names or ids by class; others drop out."),
     option("allow_unmatched", bool, False, "--category-map may name classes not in the model."),
-    option(
-        "runtime", Runtime | None, None, "What runs the model (default: the build's usual one)."
-    ),
+    option("runtime", Runtime | None, None, "What runs the model; else the build's usual one."),
     option("precision", Literal["f32", "bf16"], "f32", "In what openvino computes a float model."),
     _amount("min_area", "Drop masks of fewer pixels."),
     _amount("fill_holes", "Fill holes of fewer pixels."),
@@ -104,10 +94,7 @@ _COMMON = (
     option("full_decode", bool, False, "Never decode large JPEGs at reduced scale."),
     _amount("shard_size", "Images a shard (default: 64).", least=1, most=100_000),
     option("overwrite", bool, False, "Start anew where the output holds a job."),
-    option(
-        "gate_parity",
-        *(bool, False, "First see on 16 inputs that it agrees with the card's first build."),
-    ),
+    option("gate_parity", bool, False, "First compare 16 inputs with the card's first build."),
 )
 
 
