@@ -10,6 +10,7 @@ from typing import Any
 import botocore
 import botocore.session
 from botocore.config import Config
+from botocore.configprovider import ConfiguredEndpointProvider
 from botocore.exceptions import BotoCoreError, ProfileNotFound
 from botocore.utils import parse_timestamp
 
@@ -92,7 +93,7 @@ def _endpoint_of_profile(session: Any, profile: str | None) -> str | None:
     """
     if profile is None:
         return None
-    scoped = session.get_scoped_config()
-    services = session.full_config.get("services", {}).get(scoped.get("services"), {})
-    endpoint = services.get("s3", {}).get("endpoint_url") or scoped.get("endpoint_url")
-    return str(endpoint) if endpoint else None
+    scoped, no_variables = session.get_scoped_config(), dict[str, str]()
+    provider = ConfiguredEndpointProvider(session.full_config, scoped, "s3", no_variables)
+    endpoint: str | None = provider.provide()
+    return endpoint

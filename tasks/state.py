@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from storage import delete, get, open_write, put
-from storage.errors import Exists, NotFound
+from storage.errors import NotFound
 from storage.redact import without_queries
 from storage.uris import join, storable
 from tasks.environment import SettingError
@@ -94,16 +94,13 @@ class State:
 
     def bury_message(self, reason: str, letter: dict[str, Any]) -> str:
         """Keep a message that nobody can read; the URI of what is kept."""
-        uri = join(self.uri, f"dead/{time.time():.3f}-{token_hex(4)}.json")
+        uri = join(self.uri, f"dead/{time.time():.3f}-{token_hex(8)}.json")
         try:
             data = encode({"reason": reason, "at": time.time(), **letter})
         except UnicodeEncodeError:  # JSON can escape what no UTF-8 can hold
             data = encode({"reason": reason, "at": time.time(), "letter": ascii(letter)})
         data = without_queries(data.decode()).encode()
-        try:
-            put(uri, data, create_only=True)
-        except Exists:
-            return self.bury_message(reason, letter)
+        put(uri, data)
         return uri
 
     def say_worker(self, worker: WorkerNow) -> None:

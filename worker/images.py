@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from PIL import (
     AvifImagePlugin,
     BmpImagePlugin,
-    Image,
     ImageFile,
     JpegImagePlugin,
     PngImagePlugin,
@@ -58,15 +57,8 @@ _MAGIC = {
 _BMP_HEADERS = {12, 16, 40, 52, 56, 64, 108, 124}
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 _NOT_READ = {"I", "F", "LAB", "HSV"}  # of 32-bit samples is not said what is white
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+# EXIF orientations: those from 5 on have rows for columns, and apart from that these are reversed.
+_RIGHT_TO_LEFT, _BOTTOM_UP = {2, 3, 6, 7}, {3, 4, 7, 8}
 _BITS_PER_SAMPLE = 258
 
 
@@ -125,9 +117,8 @@ def decode(data: bytes, header: Header, minimum: tuple[int, int] | None = None) 
         if scale > 1:
             image.draft(image.mode, (image.width // scale, image.height // scale))
         image.load()
-        if header.orientation in _UPRIGHT and header.format != "TIFF":
-            image = image.transpose(_UPRIGHT[header.orientation])
-        return _to_rgb(image, _bits(image))
+        pixels = _to_rgb(image)
+    return pixels if header.format == "TIFF" else _upright(pixels, header.orientation)
 
 
 def reduction(header: Header, minimum: tuple[int, int] | None) -> int:
@@ -224,19 +215,19 @@ def _orientation(image: Any) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def _bits(image: Any) -> int:
-    """Per sample: 8, or up to 16 for grey."""
-    if not image.mode.startswith("I;16"):
-        return 8
-    bits = image.tag_v2.get(_BITS_PER_SAMPLE, (16,)) if image.format == "TIFF" else (16,)
-    return int(bits[0])
-
-
-def _to_rgb(image: Image.Image, bits: int) -> Pixels:
+def _to_rgb(image: Any) -> Pixels:
     if image.mode.startswith("I;16"):
-        grey = (np.asarray(image) >> (bits - 8)).clip(0, 255).astype(np.uint8)
+        bits = image.tag_v2.get(_BITS_PER_SAMPLE, (16,)) if image.format == "TIFF" else (16,)
+        grey = (np.asarray(image) >> (bits[0] - 8)).clip(0, 255).astype(np.uint8)
         return np.repeat(grey[:, :, np.newaxis], 3, axis=2)
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def _upright(pixels: Pixels, orientation: int) -> Pixels:
+    turned = pixels.swapaxes(0, 1) if orientation > 4 else pixels
+    down = -1 if orientation in _BOTTOM_UP else 1
+    across = -1 if orientation in _RIGHT_TO_LEFT else 1
+    return np.ascontiguousarray(turned[::down, ::across])
 
 
 def _broken(data: bytes, format: str) -> BadImage:
