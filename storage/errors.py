@@ -54,7 +54,6 @@ class Unreachable(StorageError):
     """An HTTP input that gives no answer: a matter of that input, not of a store."""
 
     kind = "unreachable"
-    why = "could not be reached"
 
 
 class Unavailable(StorageError):

@@ -55,7 +55,7 @@ def _make(uri: str, settings: S3Settings, account: Account) -> Any:
             endpoint_url=account.endpoint_url or _endpoint_of_profile(session, profile),
             config=Config(
                 signature_version=botocore.UNSIGNED if unsigned else None,
-                retries={"mode": "standard", "total_max_attempts": settings.max_attempts},
+                retries={"mode": "standard", "total_max_attempts": max_attempts()},
                 connect_timeout=settings.connect_timeout,
                 read_timeout=settings.read_timeout,
                 request_checksum_calculation=_checksums("REQUEST_CHECKSUM_CALCULATION"),
@@ -70,6 +70,11 @@ def _make(uri: str, settings: S3Settings, account: Account) -> Any:
         raise NoCredentials(uri) from error
     except (BotoCoreError, ValueError) as error:
         raise BadSetting("The AWS configuration", "cannot be used for S3") from error
+
+
+def max_attempts() -> int:
+    """Of a request, the first with them."""
+    return int(os.environ.get("AWS_MAX_ATTEMPTS", "6"))
 
 
 def _checksums(which: str) -> str:

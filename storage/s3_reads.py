@@ -10,9 +10,8 @@ from typing import Any
 from botocore.exceptions import BotoCoreError
 
 from storage.errors import StorageError, Unavailable
-from storage.s3_clients import client_for
+from storage.s3_clients import client_for, max_attempts
 from storage.s3_errors import status_of, translating
-from storage.settings import s3_settings
 from storage.streams import CHUNK, Entry, Opened, backoff, read_all
 from storage.uris import Location, as_folder, join
 
@@ -93,7 +92,7 @@ class _Reader(io.RawIOBase):
     def _open_again(self, cause: Exception | None) -> None:
         self._body.close()
         self._breaks += 1
-        if self._breaks >= s3_settings().max_attempts:
+        if self._breaks >= max_attempts():
             raise Unavailable(
                 self._location.uri, "could not be read: the connection breaks off again and again"
             ) from cause

@@ -34,7 +34,6 @@ class Account:
 class S3Settings:
     accounts: tuple[tuple[str, Account], ...]
     """URI prefixes with the account to use there, longest first; the last is for all."""
-    max_attempts: int
     connect_timeout: float
     read_timeout: float
 
@@ -58,7 +57,6 @@ def s3_settings() -> S3Settings:
             *_read("S3_PROFILES", _accounts),
             ("", Account(None, _read("S3_ENDPOINT_URL", _endpoint))),
         ),
-        max_attempts=_read("S3_MAX_ATTEMPTS", _attempts, "6"),
         connect_timeout=_read("S3_CONNECT_TIMEOUT", _seconds, "10"),
         read_timeout=_read("S3_READ_TIMEOUT", _seconds, "60"),
     )
@@ -82,12 +80,6 @@ def _read(name: str, meaning: Callable[[str], Value], default: str = "") -> Valu
         return meaning(text)
     except ValueError as error:
         raise BadSetting(name, f"must {error}") from error
-
-
-def _attempts(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 100:
-        raise ValueError("be a whole number from 1 to 100")
-    return int(text)
 
 
 def _seconds(text: str) -> float:

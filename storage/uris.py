@@ -31,10 +31,6 @@ class Location:
     host: str
     path: str
 
-    @property
-    def is_plain(self) -> bool:
-        return self.scheme == "file" and self.uri == self.path
-
 
 def parse(uri: str) -> Location:
     """Take a URI apart; what no store could take is `BadUri`."""
@@ -103,7 +99,7 @@ def relative(uri: str, root: str) -> str:
     """The decoded path of `uri` below the folder `root`."""
     one, other = parse(uri), parse(root)
     path, folder = one.path, other.path
-    if one.is_plain != other.is_plain:
+    if (one.uri == one.path) != (other.uri == other.path):  # a plain path and a file:// one
         path, folder = os.path.abspath(path), os.path.abspath(folder)
     folder = as_folder(folder)
     same_store = (one.scheme, one.host) == (other.scheme, other.host)

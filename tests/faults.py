@@ -304,7 +304,7 @@ def over_s3(folder: Path, oracle: Oracle, root: str, proxy: Proxy) -> Iterator[O
     """A fleet whose workers see S3 through the proxy. What the test does itself goes past it."""
     for path in sorted(oracle.photos.rglob("*.jpg")):
         put(f"{root}/photos/{path.relative_to(oracle.photos)}", path.read_bytes())
-    few = {"MASKMILL_S3_MAX_ATTEMPTS": "5", "MASKMILL_S3_READ_TIMEOUT": "1"}
+    few = {"AWS_MAX_ATTEMPTS": "5", "MASKMILL_S3_READ_TIMEOUT": "1"}
     with (
         http_server(proxy.answer) as server,
         fleet(folder, MASKMILL_STATE=f"{root}/state", **few) as made,

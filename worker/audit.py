@@ -120,11 +120,9 @@ def _shape_problems(
     if min(x, y) < 0 or min(w, h) < 0 or x + w > width + SLACK or y + h > height + SLACK:
         yield f"{where} has a box outside its {width}×{height} image"
     mask = result["segmentation"]
-    if tuple(mask["size"]) != size:
-        yield f"{where} has a mask of another size than its image"
-        return
-    if not is_canonical(Rle(height, width, mask["counts"], each["area"])):
-        yield f"{where} has the area {each['area']}, but its mask not, or not in canonical RLE"
+    whole = Rle(height, width, mask["counts"], each["area"])
+    if tuple(mask["size"]) != size or not is_canonical(whole):
+        yield f"{where} has the area {each['area']}, but not its mask, or not in canonical RLE"
     if isinstance(each["segmentation"], dict) and each["segmentation"] != mask:
         yield f"{where} has another mask in results.json"
 

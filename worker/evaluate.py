@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections import Counter
-from pathlib import PurePosixPath
+from posixpath import basename
 from typing import Any
 
 import msgspec
@@ -91,14 +91,11 @@ def _image_ids(dataset: Record, folder: Folder, truth: Record) -> dict[int, int]
     if all(theirs.get(number) == name for number, name in ours.items()):
         return {number: number for number in ours}
     by_name = {name: number for number, name in theirs.items()}
-    bases = Counter(PurePosixPath(name).name for name in theirs.values())
-    by_base = {PurePosixPath(name).name: number for name, number in by_name.items()}
-    found = {}
-    for number, name in ours.items():
-        base = PurePosixPath(name).name
-        if name in by_name or bases[base] == 1:
-            found[number] = by_name.get(name, by_base[base])
-    return found
+    bases = Counter(map(basename, theirs.values()))
+    by_base = {basename(name): number for name, number in by_name.items()}
+    by_base = {name: number for name, number in by_base.items() if bases[name] == 1}
+    found = ((our, by_name.get(name, by_base.get(basename(name)))) for our, name in ours.items())
+    return {our: their for our, their in found if their is not None}
 
 
 def _category_ids(dataset: Record, truth: Record) -> dict[int, int]:

@@ -17,7 +17,7 @@ from cryptography.x509.oid import NameOID
 
 import storage
 from storage import errors, http_requests
-from storage.addresses import Address, is_public, require_allowed
+from storage.http_requests import Address, is_public, require_allowed
 from storage.settings import http_settings
 from tests.services import http_server, reply, url_of
 

@@ -27,7 +27,7 @@ VERBS = {
 @pytest.fixture
 def nowhere(monkeypatch: pytest.MonkeyPatch) -> str:
     """An endpoint where nothing listens, for all buckets without an account of their own."""
-    monkeypatch.setenv("MASKMILL_S3_MAX_ATTEMPTS", "1")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     endpoint = f"http://127.0.0.1:{free_port()}"
     monkeypatch.setenv("MASKMILL_S3_ENDPOINT_URL", endpoint)
     return endpoint
@@ -175,8 +175,6 @@ def test_the_longest_prefix_wins(monkeypatch: pytest.MonkeyPatch) -> None:
         ("MASKMILL_S3_PROFILES", "bucket=profile"),
         ("MASKMILL_S3_PROFILES", "s3://bucket"),
         ("MASKMILL_S3_PROFILES", "s3://bucket=p@http://"),
-        ("MASKMILL_S3_MAX_ATTEMPTS", "0"),
-        ("MASKMILL_S3_MAX_ATTEMPTS", "many"),
         ("MASKMILL_S3_CONNECT_TIMEOUT", "-1"),
         ("MASKMILL_S3_READ_TIMEOUT", "nan"),
     ],
@@ -186,6 +184,20 @@ def test_a_bad_setting_is_named(monkeypatch: pytest.MonkeyPatch, name: str, valu
     with pytest.raises(errors.BadSetting) as caught:
         storage.get("s3://bucket/key")
     assert str(caught.value).startswith(f"{name} must ")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("AWS_MAX_ATTEMPTS", "0"),
+        ("AWS_MAX_ATTEMPTS", "many"),
+        ("AWS_REQUEST_CHECKSUM_CALCULATION", "never"),
+    ],
+)
+def test_a_bad_aws_setting_is_one(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(errors.BadSetting, match="The AWS configuration cannot be used for S3"):
+        storage.get("s3://bucket/key")
 
 
 @pytest.mark.usefixtures("nowhere")

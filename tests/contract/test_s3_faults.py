@@ -126,7 +126,7 @@ def proxy(moto_s3: str, moto: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     monkeypatch.setattr("botocore.endpoint.time", SimpleNamespace(sleep=lambda seconds: None))
     for module in ("s3_reads", "s3"):
         monkeypatch.setattr(f"storage.{module}.backoff", lambda attempt: 0.0)
-    monkeypatch.setenv("MASKMILL_S3_MAX_ATTEMPTS", "4")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "4")
     proxy = Proxy(moto)
     with http_server(proxy.answer) as server:
         monkeypatch.setenv("MASKMILL_S3_ENDPOINT_URL", url_of(server))
