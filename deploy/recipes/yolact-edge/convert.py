@@ -28,7 +28,6 @@ import pictures  # noqa: E402
 from graphs import RecipeError, cut, normalise_inside, read, runner  # noqa: E402
 
 from tasks.cards import Build, Card, InputSpec, ModelError, read_card  # noqa: E402
-from worker.detections import ModelMismatch  # noqa: E402
 
 TORCH = ROOT / ".venv-recipe" / "bin" / "python"
 ORIGINALS = ROOT / "deploy" / "recipes" / "yolact-resnet50"
@@ -202,7 +201,7 @@ def main() -> None:
     begun = time.monotonic()
     try:
         convert(parser.parse_args())
-    except (RecipeError, ModelError, ModelMismatch, pictures.PicturesError, npu.VelaError) as exc:
+    except (RecipeError, ModelError, pictures.PicturesError, npu.VelaError) as exc:
         raise SystemExit(f"{exc}.") from None
     print(f"{time.monotonic() - begun:.0f} s")
 

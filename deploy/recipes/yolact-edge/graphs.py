@@ -7,6 +7,7 @@ the boxes' offsets are quantised and their decoding is not: it follows in float 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import permutations
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,9 +19,6 @@ from onnx import helper, numpy_helper
 from onnx.utils import Extractor
 
 from tasks.cards import Card, InputSpec
-from tasks.graph_file import Tensor
-from worker.intake import bind_input
-from worker.yolact import bind
 
 VARIANCE_CENTRE, VARIANCE_SIZE = 0.1, 0.2
 SAME_BOX = 1e-4  # of the picture
@@ -38,6 +36,15 @@ class Cut(NamedTuple):
     model: onnx.ModelProto
     priors: np.ndarray  # (N, 4): centre x and y, width, height, as parts of the picture
     logits: bool  # conf is what goes into the softmax, not what comes out
+
+
+class Heads(NamedTuple):
+    """The names of the outputs."""
+
+    boxes: str
+    scores: str
+    masks: str
+    proto: str
 
 
 def read(path: Path) -> tuple[onnx.ModelProto, tuple[int, int]]:
@@ -76,11 +83,8 @@ def cut(
     model: onnx.ModelProto, card: Card, logits: bool, first: np.ndarray, second: np.ndarray
 ) -> Cut:
     """The graph without its decoding, nor its softmax if `logits`; the priors from two pictures."""
-    shapes = dict(_shapes((*model.graph.input, *model.graph.value_info, *model.graph.output)))
-    outputs = [Tensor(each.name, shapes[each.name], "float") for each in model.graph.output]
-    name = model.graph.input[0].name
-    intake = bind_input([Tensor(name, shapes[name], "float")], InputSpec())
-    found = bind(outputs, {}, len(card.category_list()), intake).outputs
+    shapes = dict(_shapes((*model.graph.value_info, *model.graph.output)))
+    found = find_heads(dict(_shapes(model.graph.output)), len(card.category_list()))
     loc = _offsets(model, found.boxes, shapes)
     conf = _softmax(model, found.scores, logits)
     if shapes[conf][-1] != len(card.category_list()) + 1:
@@ -89,8 +93,28 @@ def cut(
     priors = priors_of(**decoding(first))
     if not np.allclose(priors, priors_of(**decoding(second)), atol=SAME_BOX, rtol=0):
         raise RecipeError("its boxes are not decoded as YOLACT's are: convert it with --whole")
-    names = {loc: "loc", conf: "conf", found.coefficients: "mask", found.prototypes: "proto"}
+    names = {loc: "loc", conf: "conf", found.masks: "mask", found.proto: "proto"}
     return Cut(extract(model, names), priors, logits)
+
+
+def find_heads(shapes: dict[str, tuple[int, ...]], categories: int) -> Heads:
+    """Which output is what, by the one way in which all their shapes fit together."""
+    fitting = [
+        Heads(*names)
+        for names in permutations(shapes, 4)
+        if len(shapes) == 4 and _fit(*(shapes[name] for name in names), categories)
+    ]
+    if len(fitting) != 1:
+        raise RecipeError(f"outputs of {list(shapes.values())} are not YOLACT's four")
+    return fitting[0]
+
+
+def _fit(boxes: tuple, scores: tuple, masks: tuple, proto: tuple, categories: int) -> bool:
+    ranks = [len(each) for each in (boxes, scores, masks, proto)]
+    if ranks != [3, 3, 3, 4] or boxes[2] != 4 or masks[1] != boxes[1]:
+        return False
+    by_class = {(boxes[1], count) for count in (categories, categories + 1)}
+    return masks[2] in (proto[1], proto[3]) and bool(by_class & {scores[1:], scores[:0:-1]})
 
 
 def extract(model: onnx.ModelProto, names: dict[str, str]) -> onnx.ModelProto:

@@ -143,6 +143,28 @@ def test_an_axis_mistaken_by_onnx2tf_is_found(wanted: dict[str, np.ndarray]) -> 
         convert.check_same(wanted, turned)
 
 
+@pytest.mark.parametrize(
+    ("shapes", "wanted"),
+    [
+        (((1, 9, 4), (1, 6, 9), (1, 9, 16), (1, 5, 5, 16)), "bsmp"),
+        (((1, 16, 5, 5), (1, 9, 7), (1, 9, 4), (1, 9, 16)), "psbm"),
+        (((1, 9, 4), (1, 9, 16), (1, 5, 5, 16)), None),
+        (((1, 9, 4), (1, 9, 8), (1, 9, 16), (1, 5, 5, 16)), None),
+        (((1, 9, 4), (1, 9, 6), (1, 9, 16), (1, 5, 5, 32)), None),
+        (((1, 9, 4), (1, 8, 6), (1, 9, 16), (1, 5, 5, 16)), None),
+    ],
+)
+def test_heads_are_found_by_their_shapes(
+    shapes: tuple[tuple[int, ...], ...], wanted: str | None
+) -> None:
+    named = dict(zip(wanted or "abcd", shapes, strict=False))
+    if wanted is None:
+        with pytest.raises(graphs.RecipeError, match="are not YOLACT's four"):
+            graphs.find_heads(named, 6)
+    else:
+        assert graphs.find_heads(named, 6) == ("b", "s", "m", "p")
+
+
 def test_boxes_that_are_decoded_otherwise_are_refused(picture: np.ndarray) -> None:
     model, _ = graphs.read(ZOO / "shapes.onnx")
     card = read_card(ZOO / "shapes.toml")
