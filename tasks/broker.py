@@ -21,7 +21,7 @@ from kombu.exceptions import BatchPublishError, OperationalError
 from storage.uris import shown
 from tasks.environment import SettingError, whole_number
 from tasks.folder import ShardName
-from tasks.messages import MERGE, SHARD, MergeMessage, ShardMessage
+from tasks.messages import MergeMessage, ShardMessage
 from tasks.records import Job, Priority
 
 DEFAULT_QUEUE = "celery"  # Celery's own default, so that a bare client needs to know nothing
@@ -193,13 +193,13 @@ def send_shards(app: Celery, uri: str, job: Job, shards: Iterable[ShardName]) ->
 def _publish(app: Celery, producer: Any, queue: str, messages: Iterable[ShardMessage]) -> None:
     """In a producer's batch Redis gets them in one go, untried again; else each by itself."""
     for each in messages:
-        app.send_task(SHARD, kwargs=msgspec.to_builtins(each), queue=queue, producer=producer)
+        app.send_task(each.task, kwargs=msgspec.to_builtins(each), queue=queue, producer=producer)
 
 
 def send_merge(app: Celery, uri: str) -> None:
     with answering(app):
         body = msgspec.to_builtins(MergeMessage(uri))
-        app.send_task(MERGE, kwargs=body, queue=DEFAULT_QUEUE)
+        app.send_task(MergeMessage.task, kwargs=body, queue=DEFAULT_QUEUE)
 
 
 def waiting(app: Celery, queue: str) -> int:

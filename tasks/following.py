@@ -7,7 +7,6 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import closing
 from importlib import import_module
 from typing import Any
 
@@ -21,7 +20,6 @@ from storage.errors import Exists, StorageError
 from storage.uris import shown
 from tasks.annotate import finish, need_worker_parts, standard_input
 from tasks.broker import BrokerDown, broker_url, make_app
-from tasks.cards import Model, ModelError
 from tasks.exits import OK, STOPPED
 from tasks.folder import (
     Folder,
@@ -34,7 +32,6 @@ from tasks.folder import (
     written,
 )
 from tasks.inputs import absolute, find
-from tasks.local import await_ready, start
 from tasks.markers import STOPPED as STOPPED_MARK
 from tasks.markers import cancel, lift, look_for_halt
 from tasks.merge import merge_all, merge_part
@@ -116,7 +113,7 @@ def dry(
     report = {name: value for name, value in vars(tally).items() if name != "named"}
     report |= {"shards": -(-tally.items // size), **_expected(tally.items)}
     report |= _tried({each.uri for each in some if each.is_image}) | {
-        "model": f"{model.card.name} is found{_fits(model)}"
+        "model": f"{model.card.name} is found"
     }
     lines = (f"{name.replace('_', ' '):<20}{value}" for name, value in report.items())
     tell({"event": "dry-run", **report}, lines, as_json)
@@ -136,17 +133,6 @@ def _tried(uris: set[str]) -> dict[str, Any]:
     troubles = [each for each in side_by_side(trouble, uris) if each]
     report = {"first_tried": len(uris), "unreadable_of_these": len(troubles)}
     return report | ({"for_example": troubles[0]} if troubles else {})
-
-
-def _fits(model: Model) -> str:
-    """Raises Refused for a graph that does not fit its card, where this machine can tell."""
-    try:
-        need_worker_parts(model.engine)
-    except ModelError:
-        return ", but no engine is here to try it"
-    with closing(start(model)) as child:
-        await_ready(child)
-    return " and fits"
 
 
 def _expected(items: int) -> dict[str, Any]:

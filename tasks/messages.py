@@ -2,50 +2,48 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import msgspec
 
 from tasks.inputs import ListLine
 from tasks.records import SCHEMA
 
-SHARD = "maskmill.shard"
-MERGE = "maskmill.merge"
-SUBMIT = "maskmill.submit"
-ANNOTATE = "maskmill.annotate"
-RECONCILE = "maskmill.reconcile"
-
-
 Number = Annotated[int, msgspec.Meta(ge=0)]
 Hash = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{1,64}$")]  # part of a key: nothing else
 
 
-class ShardMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    task: ClassVar[str]  # its name, which clients know
+    schema: int = SCHEMA
+
+
+class ShardMessage(Message, frozen=True):
+    task = "maskmill.shard"
     job: str
     run: Hash
     shard: Number | Hash
-    schema: int = SCHEMA
 
 
-class MergeMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class MergeMessage(Message, frozen=True):
+    task = "maskmill.merge"
     job: str
-    schema: int = SCHEMA
 
 
-class SubmitMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class SubmitMessage(Message, frozen=True):
     """What `maskmill submit` is asked, from any client: it is planned on the worker that takes it.
 
     options: by the names of the command's options, with underscores.
     """
 
+    task = "maskmill.submit"
     inputs: tuple[str, ...]
     model: str
     output: str
     options: dict[str, Any] = {}
-    schema: int = SCHEMA
 
 
-class AnnotateMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class AnnotateMessage(Message, frozen=True):
     """Inputs for an open job, from any client: stored by the worker that takes it, then sent on.
 
     items: URIs, or {"uri": …, "file_name": …}, taken as they are. output: the job's folder; the
@@ -55,18 +53,21 @@ class AnnotateMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     it is done), shard_size (inputs a shard where a message has many) and so on.
     """
 
+    task = "maskmill.annotate"
     items: Annotated[tuple[str | ListLine, ...], msgspec.Meta(min_length=1)]
     model: str
     output: str
     options: dict[str, Any] = {}
-    schema: int = SCHEMA
 
 
-class ReconcileMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    schema: int = SCHEMA
+class ReconcileMessage(Message, frozen=True):
+    task = "maskmill.reconcile"
 
 
-def parse(kind: type[Any], body: dict[str, Any]) -> Any:
+M = TypeVar("M", bound=Message)
+
+
+def parse(kind: type[M], body: dict[str, Any]) -> M:
     """A message's body as its type; a wrong one is refused with the field that is wrong."""
     message = msgspec.convert(body, kind)
     if message.schema != SCHEMA:

@@ -10,7 +10,7 @@ from celery import signals
 from tasks.annotate import engines_here
 from tasks.board import targets_of
 from tasks.broker import DEFAULT_QUEUE, broker_url, make_app, queues_for
-from tasks.messages import RECONCILE
+from tasks.messages import ReconcileMessage
 from tasks.state import fleet_state
 
 RECONCILE_S = 30.0
@@ -24,7 +24,7 @@ for name in queues_for(engines_here(), targets_of(os.environ.get("MASKMILL_TARGE
 app.conf.worker_consumer = "worker.consumer:KeepingConsumer"
 app.conf.beat_schedule = {
     "reconcile": {
-        "task": RECONCILE,
+        "task": ReconcileMessage.task,
         "schedule": RECONCILE_S,
         "kwargs": {"schema": 1},
         # A worker that was away finds one of these, not one for each half minute.

@@ -22,7 +22,7 @@ from tasks.environment import SettingError
 from tasks.folder import Folder, JobError, ShardName, exists, missing_shards
 from tasks.markers import Halted, stop
 from tasks.merge import Outdated, is_merged
-from tasks.messages import SHARD, ShardMessage
+from tasks.messages import ShardMessage
 from tasks.open_jobs import Remembered
 from tasks.opening import models_of
 from tasks.records import Item, Job
@@ -91,7 +91,7 @@ class FleetStation(Station):
         if isinstance(reason, Halted):
             return
         if job is None or isinstance(reason, JobError):
-            self.bury(str(reason), SHARD, msgspec.to_builtins(message))
+            self.bury(str(reason), message.task, msgspec.to_builtins(message))
         elif isinstance(reason, ModelError | ModelMismatch | SettingError):
             self._leave(message, job, str(reason))
         elif isinstance(reason, StorageError) and reason.kind in LASTING:

@@ -30,12 +30,8 @@ from tasks.folder import (
 from tasks.markers import Halted, halt_of, look_for_halt
 from tasks.merge import merge_all
 from tasks.messages import (
-    ANNOTATE,
-    MERGE,
-    RECONCILE,
-    SHARD,
-    SUBMIT,
     AnnotateMessage,
+    M,
     MergeMessage,
     ReconcileMessage,
     ShardMessage,
@@ -72,7 +68,7 @@ class Overtaken(Exception):
     """Another worker was faster with the shard in hand."""
 
 
-def read(kind: type[Any], task: str, args: tuple[Any, ...], body: dict[str, Any]) -> Any:
+def read(kind: type[M], args: tuple[Any, ...], body: dict[str, Any]) -> M | None:
     """A message's body as its type. One that does not fit is kept, and blocks nothing."""
     try:
         if args:
@@ -81,9 +77,9 @@ def read(kind: type[Any], task: str, args: tuple[Any, ...], body: dict[str, Any]
         encode(body)
         return message
     except UnicodeEncodeError:
-        station.bury("it holds text that is not UTF-8", task, body)
+        station.bury("it holds text that is not UTF-8", kind.task, body)
     except msgspec.ValidationError as exc:
-        station.bury(str(exc), task, {"args": args, **body})
+        station.bury(str(exc), kind.task, {"args": args, **body})
     return None
 
 
@@ -95,9 +91,9 @@ def back_to_the_queue(exc: Exception, station: Station) -> None:
         raise Reject(str(exc), requeue=True) from exc
 
 
-@shared_task(name=SHARD)  # type: ignore[untyped-decorator]
+@shared_task(name=ShardMessage.task)  # type: ignore[untyped-decorator]
 def shard(*args: Any, **body: Any) -> None:
-    message: ShardMessage | None = read(ShardMessage, SHARD, args, body)
+    message = read(ShardMessage, args, body)
     if message is None:
         return
     job = None
@@ -120,9 +116,9 @@ def shard(*args: Any, **body: Any) -> None:
         station.broke_off(message, job, exc)
 
 
-@shared_task(name=MERGE)  # type: ignore[untyped-decorator]
+@shared_task(name=MergeMessage.task)  # type: ignore[untyped-decorator]
 def merge_job(*args: Any, **body: Any) -> None:
-    message: MergeMessage | None = read(MergeMessage, MERGE, args, body)
+    message = read(MergeMessage, args, body)
     try:
         if message is not None:
             run_merge(message.job, station)
@@ -132,31 +128,30 @@ def merge_job(*args: Any, **body: Any) -> None:
         station.failed(f"the dataset could not be merged: {exc.strerror or exc}")
 
 
-@shared_task(name=SUBMIT)  # type: ignore[untyped-decorator]
+@shared_task(name=SubmitMessage.task)  # type: ignore[untyped-decorator]
 def submit_job(*args: Any, **body: Any) -> None:
     """Plan on this worker what a bare client asks for, and send its shards."""
-    take(SubmitMessage, SUBMIT, args, body, lambda it, f: submit_message(it, f.app, f.state))
+    take(SubmitMessage, args, body, lambda it, f: submit_message(it, f.app, f.state))
 
 
-@shared_task(name=ANNOTATE)  # type: ignore[untyped-decorator]
+@shared_task(name=AnnotateMessage.task)  # type: ignore[untyped-decorator]
 def annotate_items(*args: Any, **body: Any) -> None:
     """Store what is to be added to an open job, then send its shard."""
 
     def add(message: AnnotateMessage, fleet: FleetStation) -> None:
         append_message(message, fleet.app, fleet.state, fleet.admit, fleet.open_jobs)
 
-    take(AnnotateMessage, ANNOTATE, args, body, add)
+    take(AnnotateMessage, args, body, add)
 
 
 def take(
     kind: type[Any],
-    task: str,
     args: tuple[Any, ...],
     body: dict[str, Any],
     act: Callable[[Any, FleetStation], object],
 ) -> None:
     """Act on a client's message within this worker's limits; one that cannot be is kept."""
-    message, fleet = read(kind, task, args, body), station
+    message, fleet = read(kind, args, body), station
     if message is None or not isinstance(fleet, FleetStation):
         return
     try:
@@ -167,13 +162,13 @@ def take(
         log.warning("%s, or the reconciler does", exc)
     except Exception as exc:  # noqa: BLE001 - whatever it is, the message is not lost
         back_to_the_queue(exc, fleet)
-        fleet.bury(str(exc), task, body)
+        fleet.bury(str(exc), kind.task, body)
 
 
-@shared_task(name=RECONCILE)  # type: ignore[untyped-decorator]
+@shared_task(name=ReconcileMessage.task)  # type: ignore[untyped-decorator]
 def reconcile_jobs(*args: Any, **body: Any) -> None:
     fleet = station
-    if isinstance(fleet, FleetStation) and read(ReconcileMessage, RECONCILE, args, body):
+    if isinstance(fleet, FleetStation) and read(ReconcileMessage, args, body):
         for done in reconcile(fleet.app, fleet.state):
             log.info(done)
 

@@ -251,12 +251,9 @@ def test_a_dry_run_says_what_would_go_wrong(
         1,
     )
     assert "gone.jpg" in dry["for_example"] or "empty.jpg is empty" in dry["for_example"]
-    assert dry["model"].endswith("is found and fits")
+    assert dry["model"].endswith("is found")
     assert dry["expected_s"] == "unknown: no recent speed"
     assert fleet_here.run(*command, "-m", "nobody").code == 2
-    (card.parent / "other.toml").write_text(card.read_text().replace('"yolact"', '"yolo_seg"'))
-    unfit = fleet_here.run(*command, "-m", card.parent / "other.toml")
-    assert (unfit.code, "expected" in unfit.out) == (2, True), unfit.out
     assert not out.exists()
     assert fleet_here.run("submit", *command[1:5], "-m", card).code == 0
     other = fleet_here.run(*command, "-m", card, "--threshold", "0.9")
