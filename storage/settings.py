@@ -96,16 +96,13 @@ def _endpoint(url: str) -> str | None:
 
 
 def _allowed(text: str) -> tuple[frozenset[str], tuple[Network, ...]]:
-    hosts, networks = set(), []
-    for item in _listed(text):
-        if _HOST.fullmatch(item):
-            hosts.add(item.lower().rstrip("."))
-            continue
-        try:
-            networks.append(ipaddress.ip_network(item, strict=False))
-        except ValueError as error:
-            raise ValueError("list host names, addresses or networks") from error
-    return frozenset(hosts), tuple(networks)
+    hosts = frozenset(item for item in _listed(text) if _HOST.fullmatch(item))
+    others = (item for item in _listed(text) if item not in hosts)
+    try:
+        networks = tuple(ipaddress.ip_network(item, strict=False) for item in others)
+    except ValueError as error:
+        raise ValueError("list host names, addresses or networks") from error
+    return frozenset(host.lower().rstrip(".") for host in hosts), networks
 
 
 def _accounts(text: str) -> tuple[tuple[str, Account], ...]:

@@ -18,7 +18,7 @@ from tasks.board import targets_of
 from tasks.broker import BrokerDown, broker_url, make_app, send_shards
 from tasks.cards import ModelError
 from tasks.exits import ended
-from tasks.folder import JobError, attempt_uri, read_attempts, read_job
+from tasks.folder import JobError, read_attempts, read_job
 from tasks.local import IDLE_DEATHS, Child, Event, Stopped, bury, death
 from tasks.state import State, fleet_state
 
@@ -103,9 +103,7 @@ def _take_leave(state: State, pid: int) -> None:
 
 def _bury(in_hand: Event) -> None:
     """Say of the attempt what its process can no longer say: two of these bring careful mode."""
-    tried = read_attempts(in_hand["attempts"]).items()
-    numbered = ((attempt_uri(in_hand["attempts"], number), each) for number, each in tried)
-    bury(numbered, in_hand["worker"].__eq__, "died")
+    bury(read_attempts(in_hand["attempts"]), in_hand["worker"].__eq__, "died")
 
 
 def _send_again(app: Any, in_hand: Event) -> None:

@@ -176,14 +176,11 @@ def shard_objects(folder: Folder) -> Iterator[tuple[ShardName, int]]:
 
 def read_retries(folder: Folder) -> dict[int, Retry]:
     """What was asked to be tried again, by generation."""
+    stems = _names(join(folder.uri, f"retries/{folder.run}/"))
     return {
         number: decoded(get(folder.retry(number)), Retry, folder.retry(number))
-        for number in sorted(_numbers(join(folder.uri, f"retries/{folder.run}/")))
+        for number in sorted(int(stem) for stem, _ in stems if stem.isdigit())
     }
-
-
-def _numbers(prefix: str) -> Iterator[int]:
-    return (int(stem) for stem, _ in _names(prefix) if stem.isdigit())
 
 
 def _names(prefix: str) -> Iterator[tuple[str, str]]:
@@ -217,21 +214,17 @@ def attempt_uri(attempts: str, number: int) -> str:
     return join(attempts, f"{number:03d}.json")
 
 
-def read_attempts(attempts: str) -> dict[int, Attempt]:
-    """The attempts in `Folder.attempts(…)`, by number."""
-    return {
-        number: decoded(get(attempt_uri(attempts, number)), Attempt, attempts)
-        for number in _numbers(attempts + "/")
-    }
-
-
-def every_attempt(folder: Folder) -> Iterator[tuple[str, Attempt]]:
-    """All attempts of a run with their URIs, from one listing and reads side by side."""
+def read_attempts(attempts: str) -> Iterator[tuple[str, Attempt]]:
+    """The attempts below a folder with their URIs, from one listing and reads side by side."""
 
     def read(entry: Entry) -> tuple[str, Attempt]:
         return entry.uri, decoded(get(entry.uri), Attempt, entry.uri)
 
-    return side_by_side(read, entries_of(join(folder.uri, f"attempts/{folder.run}/")))
+    return side_by_side(read, entries_of(attempts + "/"))
+
+
+def every_attempt(folder: Folder) -> Iterator[tuple[str, Attempt]]:
+    return read_attempts(join(folder.uri, f"attempts/{folder.run}"))
 
 
 def delete_run(folder: Folder) -> None:

@@ -23,8 +23,8 @@ def stragglers(
     alone = {}
     for shard in (each for each in missing if each in in_hand):
         generation = generation_due(folder, shard) or 0
-        attempts = read_attempts(folder.attempts(shard, generation)).values()
-        under_way = [each for each in attempts if not each.ended]
+        attempts = read_attempts(folder.attempts(shard, generation))
+        under_way = [each for _, each in attempts if not each.ended]
         if len(under_way) == 1:
             alone[shard] = time.time() - under_way[0].started
     least = whole_number("MASKMILL_SLOW_SHARD_S", 30, 1)
@@ -43,7 +43,7 @@ def _longest(folder: Folder, job: Job, missing: Collection[ShardName]) -> float:
         (
             attempt.beat - attempt.started
             for shard in itertools.islice(done, SAMPLE)
-            for attempt in read_attempts(folder.attempts(shard)).values()
+            for _, attempt in read_attempts(folder.attempts(shard))
             if attempt.ended == "committed"
         ),
         default=0.0,

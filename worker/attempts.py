@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Literal
 
@@ -32,9 +33,9 @@ def worker_name(kind: str) -> str:
 class History:
     """What the earlier attempts at a shard say of it."""
 
-    def __init__(self, attempts: dict[int, Attempt], now: float) -> None:
-        dead = [each for each in attempts.values() if _is_dead(each, now)]
-        self.next_number = max(attempts, default=-1) + 1
+    def __init__(self, attempts: Sequence[Attempt], now: float) -> None:
+        dead = [each for each in attempts if _is_dead(each, now)]
+        self.next_number = len(attempts)
         self.careful = len(dead) >= DEATHS
         killers = Counter(each.item for each in dead if each.careful and each.item is not None)
         self.given_up = frozenset(item for item, times in killers.items() if times >= DEATHS)
@@ -58,7 +59,7 @@ def _crashed_here(worker: str) -> bool:
 
 
 def read_history(attempts: str) -> History:
-    return History(read_attempts(attempts), time.time())
+    return History([each for _, each in read_attempts(attempts)], time.time())
 
 
 class Trying:
