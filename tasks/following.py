@@ -112,9 +112,7 @@ def dry(
         tally = survey(itertools.chain(some, seen), given.selection)
     report = {name: value for name, value in vars(tally).items() if name != "named"}
     report |= {"shards": -(-tally.items // size), **_expected(tally.items)}
-    report |= _tried({each.uri for each in some if each.is_image}) | {
-        "model": f"{model.card.name} is found"
-    }
+    report |= {"model": model.card.name, **_tried({each.uri for each in some if each.is_image})}
     lines = (f"{name.replace('_', ' '):<20}{value}" for name, value in report.items())
     tell({"event": "dry-run", **report}, lines, as_json)
     return OK

@@ -40,7 +40,7 @@ from tasks.messages import (
 )
 from tasks.open_jobs import append_message
 from tasks.reconcile import reconcile
-from tasks.records import Failure, Item, Job, ProducedBy, Shard, encode
+from tasks.records import Item, Job, ProducedBy, Shard, encode
 from tasks.submit import submit_message
 from worker import spool
 from worker.attempts import History, Trying, read_history
@@ -301,8 +301,7 @@ def _record(before: Shard, ended: Sequence[Outcome]) -> Shard:
 
 def _progress(number: ShardName, outcome: Outcome) -> Event:
     event: Event = {"event": "image", "shard": number, "detections": len(outcome.annotations)}
-    failure: Failure | None = outcome.failure
-    if failure is not None:
+    if failure := outcome.failure:
         event |= {"uri": failure.uri, "failed": f"{failure.stage}/{failure.kind}"}
     return event
 

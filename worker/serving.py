@@ -61,7 +61,7 @@ class Presence:
     """Says every few seconds that this worker is there, what it has in hand and how fast it is."""
 
     def __init__(self, station: FleetStation, serving: Serving) -> None:
-        self._station, self._serving = station, serving
+        self._station = station
         self._times: deque[float] = deque()
         self._lock = threading.Lock()
         self._now = WorkerNow(
