@@ -135,7 +135,8 @@ def _transport_options(url: str) -> dict[str, Any]:
             # sqs:// is AWS, or AWS_ENDPOINT_URL_SQS; sqs://host:port is a server without TLS
             "is_secure": urlsplit(url).hostname is None,
             "visibility_timeout": whole_number("MASKMILL_VISIBILITY_TIMEOUT", 3600, 1),
-            "wait_time_seconds": 10,
+            # Celery asks ten queues at a time; a worker of every engine has 37.
+            "wait_time_seconds": 2,
         }
     return {}
 
