@@ -19,6 +19,7 @@ from tasks.folder import attempt_uri, read_attempts
 from tasks.local import alive, processes_here
 from tasks.records import Attempt, encode
 from worker import memory
+from worker.shard import Stopwatch
 
 BEAT_S = 5.0
 SILENCE_S = 60.0  # without a beat and without an end, an attempt is a death
@@ -67,6 +68,7 @@ class Trying:
 
     def __init__(self, attempts: str, worker: str, history: History) -> None:
         now = time.time()
+        self.history, self.watch = history, Stopwatch()
         self._attempts = attempts
         self._attempt = Attempt(worker=worker, started=now, beat=now, careful=history.careful)
         self._number = history.next_number
@@ -93,10 +95,8 @@ class Trying:
         """Say, before it is opened, which image may be about to kill this process."""
         self._write(item=item)
 
-    def end(
-        self, how: Literal["committed", "released", "died"], images: int, seconds: dict[str, float]
-    ) -> None:
-        rounded = {stage: round(value, 3) for stage, value in seconds.items()}
+    def end(self, how: Literal["committed", "released", "died"], images: int = 0) -> None:
+        rounded = {stage: round(value, 3) for stage, value in self.watch.seconds.items()}
         self._write(ended=how, images=images, seconds=rounded, peak=memory.peak())
 
     def _write(self, **changes: object) -> None:

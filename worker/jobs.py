@@ -43,12 +43,12 @@ from tasks.reconcile import reconcile
 from tasks.records import Item, Job, ProducedBy, Shard, encode
 from tasks.submit import submit_message
 from worker import spool
-from worker.attempts import History, Trying, read_history
+from worker.attempts import Trying, read_history
 from worker.detections import ModelMismatch
 from worker.fleet import FleetStation
 from worker.model import LoadedModel, instruction_set
 from worker.per_image import EVENT, write_per_image
-from worker.shard import Outcome, Stopwatch, annotate, annotate_one, failure_of
+from worker.shard import Outcome, annotate, annotate_one, failure_of
 from worker.sheet import write_sheet
 from worker.station import Event, Station
 
@@ -213,28 +213,26 @@ def _try(due: Due, job: Job, model: LoadedModel, station: Station) -> None:
     away: list[StorageError] = []
     attempts = folder.attempts(*due[1:])
     station.in_hand(job, folder, shard, attempts)
-    history = read_history(attempts)
-    watch = Stopwatch()
-    with Trying(attempts, station.worker, history) as attempt:
+    with Trying(attempts, station.worker, read_history(attempts)) as attempt:
         try:
-            outcomes = _outcomes(left, model, job, history, attempt, station, watch, away)
+            outcomes = _outcomes(left, model, job, attempt, station, away)
             for outcome in _watched(outcomes, due, station, away):
                 ended.append(outcome)
             look_for_halt(folder)
-            watch.timed("write", _write, due, job, _record(before, ended), items, station)
+            attempt.watch.timed("write", _write, due, job, _record(before, ended), items, station)
         except Overtaken:
             log.info("shard %s of %s was done by another worker", shard, folder.uri)
-            attempt.end("released", 0, watch.seconds)
+            attempt.end("released")
             return
         except (Halted, Released, StorageError) as exc:
             if isinstance(exc, StorageError) and exc.kind in PASSING:
                 spool.keep(due, _record(before, ended), len(items))
-            attempt.end("released", 0, watch.seconds)
+            attempt.end("released")
             raise
         except Exception:  # such as out of memory: careful mode finds an input that does it
-            attempt.end("died", 0, watch.seconds)
+            attempt.end("died")
             raise
-        attempt.end("committed", len(items), watch.seconds)
+        attempt.end("committed", len(items))
     station.tell({"event": "committed", "shard": shard})
 
 
@@ -242,27 +240,24 @@ def _outcomes(
     items: tuple[Item, ...],
     model: LoadedModel,
     job: Job,
-    history: History,
     attempt: Trying,
     station: Station,
-    watch: Stopwatch,
     away: list[StorageError],
 ) -> Any:
-    settings = job.asked.settings
-    if not history.careful:
+    settings, watch, refused = job.asked.settings, attempt.watch, station.refused
+    if not attempt.history.careful:
         threads = station.settings.decode_threads
-        refused = station.refused
         yield from annotate(
             items, model, settings, threads=threads, watch=watch, refused=refused, away=away
         )
         return
     for item in items:
-        if item.id in history.given_up:
+        if item.id in attempt.history.given_up:
             message = "the process that opened this image died, twice with nothing beside it"
             yield Outcome(item, failure=failure_of(item, "worker", "crashed", message))
             continue
         attempt.in_hand(item.id)
-        yield annotate_one(item, model, settings, watch, station.refused)
+        yield annotate_one(item, model, settings, watch, refused)
 
 
 def _watched(
