@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tasks.annotate import annotate
+from tasks.annotate import annotate, is_here
 from tasks.evaluate import evaluate
 from tasks.records import Selection
 from tasks.wishes import Wishes
@@ -13,7 +13,8 @@ IMAGES = Path(__file__).resolve().parent.parent / "worker" / "demo"
 
 
 def demo(output: str, as_json: bool) -> int:
-    wishes = Wishes(model="shapes", output=output)
+    runtime = "" if is_here("onnx") else "tflite"  # as on boards
+    wishes = Wishes(model="shapes", output=output, runtime=runtime)
     truth = str(IMAGES / "instances.json")
     code = annotate([truth], Selection(), wishes, as_json)
     if code:

@@ -163,7 +163,9 @@ def main() -> None:
     station.engines = serving.engines
     try:
         for name in serving.models:
-            station.model(find_model(name))
+            usual = find_model(name)
+            served = usual.engine in serving.engines
+            station.model(usual if served else find_model(name, serving.engines[0]))
             log.info("the model %s is loaded and warm", name)
     except (ModelError, ModelMismatch, SettingError, StorageError) as exc:
         print(f"maskmill: {exc}", file=sys.stderr)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
+from tasks import demo
 from tasks.cards import read_card
 from tasks.shelf import ZOO
 from tests.running import maskmill
@@ -40,6 +41,14 @@ def test_demo_annotates_judges_and_says_what_is_next(tmp_path: Path) -> None:
     assert report["mask"]["ap"] == pytest.approx(0.844, abs=0.01)
     assert report["mean_ap"] == pytest.approx((0.795 + 0.844) / 2, abs=0.01)
     assert maskmill("doctor", tmp_path / "out").code == 0
+
+
+def test_the_demo_of_a_board_that_has_no_onnx_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(demo, "is_here", lambda engine: engine == "tflite")
+    monkeypatch.setattr(demo, "annotate", lambda *given: asked.append(given[2].runtime) or 2)
+    assert demo.demo("out", as_json=False) == 2
+    assert asked == ["tflite"]
 
 
 @pytest.fixture(scope="module")

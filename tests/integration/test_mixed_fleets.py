@@ -236,3 +236,10 @@ def test_a_slow_worker_does_not_hold_the_end_of_a_job(
         assert "Traceback" not in laggard.said()
         assert made.run("doctor", out).code == 0
         assert laggard.stop() == 0
+
+
+def test_a_worker_of_one_engine_warms_the_build_that_it_runs(fleet_here: Fleet) -> None:
+    absent = {"who": "child", "call": "worker.onnx_runtime:load", "raises": "ImportError"}
+    fleet_here.worker("--runtime", "tflite", "-m", "shapes", fault=absent)
+    (said,) = until(lambda: list(fleet_here.state.present()), logs=fleet_here.logs)
+    assert said.models == ("shapes",)
