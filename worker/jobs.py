@@ -312,13 +312,16 @@ def deliver(station: Station) -> None:
     """Write what is kept of shards that were finished; forget what nobody waits for any more."""
     for kept in spool.all_kept():
         due = Due(Folder(kept.job, kept.run), kept.record.shard, kept.generation)
-        job = read_job(kept.job)
-        if job is None or job.run != kept.run or halt_of(due.folder) or exists(due.uri):
-            spool.forget(due)
-        elif kept.whole:
-            _write(due, job, kept.record, items_due(*due), station)
-            log.info("shard %s of %s is delivered from the spool", due.shard, kept.job)
-            station.ended(due.folder, job)
+        try:
+            job = read_job(kept.job)
+            if job is None or job.run != kept.run or halt_of(due.folder) or exists(due.uri):
+                spool.forget(due)
+            elif kept.whole:
+                _write(due, job, kept.record, items_due(*due), station)
+                log.info("shard %s of %s is delivered from the spool", due.shard, kept.job)
+                station.ended(due.folder, job)
+        except (JobError, StorageError) as exc:  # another's store may be there
+            log.warning("shard %s of %s stays in the spool: %s", due.shard, kept.job, exc)
 
 
 def _commit(due: Due, record: Shard) -> None:

@@ -30,7 +30,6 @@ from tasks.cards import ModelError
 from tasks.environment import SettingError
 from tasks.exits import STOPPED
 from tasks.fleet_worker import LAST_WORDS_S
-from tasks.folder import JobError
 from tasks.shelf import find_model
 from tasks.state import WorkerNow
 from worker import jobs, memory
@@ -127,7 +126,7 @@ class Presence:
         try:
             self._station.state.say_worker(said)
             jobs.deliver(self._station)
-        except (JobError, StorageError) as exc:
+        except (OSError, StorageError) as exc:  # OSError: of the disk that the spool is on
             log.warning("the store does not answer: %s", exc)
 
 

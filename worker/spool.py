@@ -72,8 +72,10 @@ def all_kept() -> Iterator[Kept]:
         kept = _read(place) if place.suffix == ".json" else None
         if kept:
             yield kept
-        elif time.time() - place.stat().st_mtime > LEFT_S:
-            place.unlink(missing_ok=True)
+            continue
+        with suppress(FileNotFoundError):  # written or delivered meanwhile
+            if time.time() - place.stat().st_mtime > LEFT_S:
+                place.unlink()
 
 
 def forget(due: Due) -> None:

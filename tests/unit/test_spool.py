@@ -11,7 +11,10 @@ import pytest
 
 from tasks.folder import Due, Folder
 from tasks.records import Failure, Image, ProducedBy, Shard
+from worker import jobs
+from worker import spool as its
 from worker.spool import all_kept, forget, keep, kept_of
+from worker.station import Station
 
 BY = ProducedBy("a" * 64, "onnx", "1", "fp32", "", "avx2")
 JOB = Folder("s3://bucket/out", "0a")
@@ -87,3 +90,29 @@ def test_without_a_folder_nothing_is_kept(spool: Path, monkeypatch: pytest.Monke
     keep(FIRST, record(), 2)
     assert not spool.exists()
     assert not list(all_kept())
+
+
+def test_a_file_that_is_delivered_while_it_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    keep(FIRST, record(), 2)
+    read = its._read
+
+    def too_late(place: Path) -> object:
+        place.unlink()
+        return read(place)
+
+    monkeypatch.setattr(its, "_read", too_late)
+    assert list(all_kept()) == []
+
+
+def test_one_job_out_of_reach_holds_up_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "job.json").write_bytes(b"{")
+    for name in ("damaged", "gone"):
+        keep(Due(Folder(str(tmp_path / name), "0a"), 7, 0), record(), 2)
+    kept = sorted(all_kept(), key=lambda each: each.job)
+    monkeypatch.setattr(its, "all_kept", lambda: iter(kept))
+    jobs.deliver(Station())
+    assert "damaged stays in the spool" in caplog.text
+    assert [each.job for each in all_kept()] == [str(tmp_path / "damaged")]
