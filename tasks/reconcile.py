@@ -69,7 +69,7 @@ def _send(app: Celery, folder: Folder, job: Job, busy: list[WorkerNow], patient:
     # But another job may fill the queue for ever, so that patience has an end.
     if patient and (missing or job.open) and waiting(app, queue_of(job)):
         return ""
-    in_hand = {each.shard for each in busy}
+    in_hand = [each.shard for each in busy]
     lost = [shard for shard in missing if shard not in in_hand]
     slow = stragglers(folder, job, missing, in_hand)
     if lost or slow:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from tasks.environment import whole_number
 from tasks.folder import Folder, ShardName, generation_due, parts, read_attempts
@@ -17,16 +17,19 @@ SAMPLE = 32  # shards of the same job from which the usual time is taken
 
 
 def stragglers(
-    folder: Folder, job: Job, missing: Collection[ShardName], in_hand: Collection[object]
+    folder: Folder, job: Job, missing: Collection[ShardName], in_hand: Sequence[object]
 ) -> list[ShardName]:
-    """Shards in hand beyond the usual time whose attempt is the only one under way."""
+    """Shards that one worker alone has in hand, beyond the usual time.
+
+    in_hand: what each worker has. An attempt without an end may be of one that lost its power.
+    """
     alone = {}
-    for shard in (each for each in missing if each in in_hand):
+    for shard in (each for each in missing if in_hand.count(each) == 1):
         generation = generation_due(folder, shard) or 0
         attempts = read_attempts(folder.attempts(shard, generation))
-        under_way = [each for _, each in attempts if not each.ended]
-        if len(under_way) == 1:
-            alone[shard] = time.time() - under_way[0].started
+        under_way = [each.started for _, each in attempts if not each.ended]
+        if under_way:
+            alone[shard] = time.time() - max(under_way)
     least = whole_number("MASKMILL_SLOW_SHARD_S", 30, 1)
     if max(alone.values(), default=0.0) < least:
         return []
