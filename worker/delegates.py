@@ -64,7 +64,7 @@ def find_delegate(settings: WorkerSettings) -> Delegate | None:
     """The delegate asked for, or that of this board."""
     if settings.delegate == "none":
         return None
-    library = Path(settings.delegate)
+    library = Path(settings.delegate).absolute()  # the loader would look for a bare name elsewhere
     if settings.delegate == "auto":
         here = board(settings.board_root)
         if here not in BOARDS:

@@ -180,6 +180,15 @@ def test_a_library_that_is_none_or_is_not_there(tmp_path: Path) -> None:
         loaded(tmp_path, delegate=str(no_library))
 
 
+def test_a_library_named_from_here(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loader would look for a bare name in the system's folders."""
+    monkeypatch.chdir(library.parent)
+    for name in (library.name, f"./{library.name}"):
+        found = find_delegate(WorkerSettings(delegate=name))
+        assert found is not None
+        assert found.library == str(library)
+
+
 @pytest.mark.parametrize(("soc", "name"), BOARDS.items())
 def test_each_board_has_its_delegate(board: Board, soc: str, name: str) -> None:
     settings = WorkerSettings(board_root=str(board(soc, *BOARDS.values())))
