@@ -86,6 +86,7 @@ def _tflite_ways(build: Build, place: Path) -> Iterator[Way]:
         which = _INTERPRETERS[package]
         name = f"{build.precision} {which}{'' if delegate == 'none' else ' delegate'}"
         variables = {"MASKMILL_TFLITE": which, "MASKMILL_DELEGATE": delegate}
+        variables["MASKMILL_DELEGATE_UNFIT"] = "refuse"  # or the CPU is compared with itself
         yield Way(name, build, place, "tflite", variables=variables)
 
 
@@ -104,8 +105,14 @@ def parity(model: str, question: Question, only: str, require: str, as_json: boo
     card, here = ways(model)
     names = [word.strip() for word in only.split(",") if word.strip()]
     chosen = _chosen(here, names or [*here], card)
+    return _judge(card, chosen, question, require, bool(names), as_json)
+
+
+def _judge(
+    card: Card, chosen: Sequence[Way], question: Question, require: str, needed: bool, as_json: bool
+) -> int:
     bounds = _bounds(require, question.truth)
-    reports = _measure(card, chosen, question, needed=bool(names))
+    reports = _measure(card, chosen, question, needed=needed)
     faults = [f"{r['way']}: {fault}" for r in reports for fault in _faults(r, bounds)]
     code = GATE_FAILED if faults else OK
     event = {"event": "parity", "model": card.name, "ways": reports, "faults": faults}
@@ -116,21 +123,21 @@ def parity(model: str, question: Question, only: str, require: str, as_json: boo
 def gate(
     model: str, inputs: Sequence[str], selection: Selection, wishes: dict[str, Any], as_json: bool
 ) -> int:
-    """Compare what a job is to run with the card's first build, on the first of its inputs."""
+    """Compare what a job is to run with the card's first build, on the first of its inputs: with
+    the interpreter and the delegate that it would have."""
     if "-" in inputs:
         raise InputError("--gate-parity reads the inputs twice, and standard input is read once")
-    _, here = ways(model)
+    card, here = ways(model)
     wanted = find_model(model, wishes["runtime"], wishes["precision"])
-    run = wanted.build.file, wanted.engine, wanted.compute
-    alike = [w.name for w in here.values() if (w.build.file, w.engine, w.compute) == run]
-    its = max(alike, key=lambda name: name.endswith("delegate"))  # where there is one, it is used
-    first = next(iter(here))
-    if its == first:
+    first = next(iter(here.values()))
+    name, place = f"{wanted.build.precision} {wanted.engine} as asked", Path(wanted.path)
+    its = Way(name, wanted.build, place, wanted.engine, wanted.compute)
+    if its._replace(name=first.name, place=first.place) == first:
         return OK
     most = min(GATE_IMAGES, selection.limit or GATE_IMAGES)
     limited = msgspec.structs.replace(selection, limit=most)
     question = Question(inputs, limited, wishes["threshold"] or THRESHOLD)
-    return parity(model, question, f"{first},{its}", BOUNDS, as_json)
+    return _judge(card, [first, its], question, BOUNDS, True, as_json)
 
 
 def _chosen(here: dict[str, Way], names: Sequence[str], card: Card) -> list[Way]:

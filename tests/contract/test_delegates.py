@@ -390,3 +390,28 @@ def test_doctor_says_what_a_board_runs_and_how_fast(
     (tried,) = (line for line in lines if "canned.tflite" in line)
     assert " vx, 4 of 16 operators: fetch " in tried
     assert ", inference " in tried
+
+
+DEMO = Path(__file__).parents[2] / "worker" / "demo"
+
+
+def test_the_gate_runs_what_the_job_will_run(
+    tmp_path: Path, library: Path, npu: Callable[..., None]
+) -> None:
+    command = ("annotate", DEMO, "-m", "shapes", "--runtime", "tflite", "--limit", 2)
+    more = ("--gate-parity", "--delegate", library, "-o", tmp_path / "out", "--json")
+    ran = maskmill(*command, *more)
+    assert ran.code == 0, ran.err
+    (_, its), *_ = (each["ways"] for each in ran.events if each["event"] == "parity")
+    assert its["made_by"][0]["delegate"] == "npu"
+
+
+def test_parity_of_a_delegate_is_never_that_of_the_cpu(
+    library: Path, npu: Callable[..., None]
+) -> None:
+    npu(tells="garbage")
+    variables = {"MASKMILL_DELEGATE": str(library), "MASKMILL_DELEGATE_UNFIT": "cpu"}
+    words = ("--limit", 1, "--only", "int8 litert,int8 litert delegate")
+    ran = maskmill("parity", "shapes", DEMO, *words, **variables)
+    assert ran.code == 2
+    assert "is wrong: its output" in ran.err

@@ -105,7 +105,7 @@ def test_a_job_can_ask_for_parity_first(card: Path, photos: Path, tmp_path: Path
     asked = ["annotate", photos, "-o", out, *words, "-m", both, "--runtime"]
     wrong = maskmill(*asked, "tflite")
     assert wrong.code == 5, wrong.err
-    assert "int8 litert: matched is" in wrong.out
+    assert "int8 tflite as asked: matched is" in wrong.out
     assert not out.exists()
     ran = maskmill(*asked, "openvino")
     assert ran.code == 0, ran.err
