@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import configparser
+import os
 import re
+import subprocess
+import sys
 from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 
@@ -84,3 +87,35 @@ def test_the_unit_can_be_watched_and_may_write_only_its_own() -> None:
     assert cache == Path("/run") / service["RuntimeDirectory"]
     grace = float(service["ExecStart"].split("--grace ")[1])
     assert float(service["TimeoutStopSec"].removesuffix("s")) > grace + 15
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_the_interpreter_of_the_board_comes_before_that_of_the_bundle(
+    tmp_path: Path, own: bool
+) -> None:
+    bundle, board, place = tmp_path / "bundle", tmp_path / "board", tmp_path / "maskmill"
+    pip = bundle / "wheels" / "pip-1.whl" / "pip"
+    for folder in (pip, board / "bin", board / "lib"):
+        folder.mkdir(parents=True)
+    (board / "bin" / "python3").symlink_to(sys.executable)
+    if own:
+        (board / "lib" / "tflite_runtime.py").touch()
+    (pip / "__main__.py").write_text(
+        "import os, sys\n"
+        "there = sys.argv[sys.argv.index('--target') + 1]\n"
+        "for name in ('bin', 'tflite_runtime', 'tflite_runtime-2.14.0.dist-info'):\n"
+        "    os.makedirs(os.path.join(there, name))\n"
+        "open(os.path.join(there, 'bin', 'maskmill'), 'w').close()\n"
+    )
+    version = "{}.{}".format(*sys.version_info)
+    (bundle / "versions.txt").write_text(f"# For a board whose Python is {version}. Made by x.\n")
+    script = (IMX / "install").read_text()
+    script = script.replace("/run/systemd/system", str(tmp_path / "none"))  # no unit, no user
+    (bundle / "install").write_text(script)
+    path = f"{board / 'bin'}:{os.environ['PATH']}"
+    variables = {**os.environ, "PATH": path, "PYTHONPATH": str(board / "lib")}
+    command = ["sh", str(bundle / "install"), str(place)]
+    ran = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+    assert "maskmill is in" in ran.stdout, ran.stderr
+    assert (place / "lib" / "tflite_runtime").exists() != own
+    assert bool(list((place / "lib").glob("tflite_runtime-*"))) != own
