@@ -191,7 +191,7 @@ def _to_tensor(item: Item, data: bytes, model: LoadedModel, settings: Settings) 
         frame = model.intake.frame(header.height, header.width)
         twice = (2 * frame.content_height, 2 * frame.content_width)
         minimum = twice if settings.reduced_decode else None
-        with flight.decoding(header, minimum):
+        with flight.decoding(len(data), header, minimum):
             tensor = model.intake.tensor(decode(data, header, minimum), frame)
     except BadImage as exc:
         raise ItemError("decode", exc.kind, str(exc)) from exc

@@ -11,6 +11,8 @@ import pytest
 
 from tests.graphs import write_model
 from tests.running import maskmill
+from worker.images import Header
+from worker.memory import Flight
 
 
 @pytest.fixture(scope="module")
@@ -53,3 +55,11 @@ def test_too_little_is_said_at_the_start(tmp_path: Path, photos: Path, card: Pat
     ran = maskmill(*command, "lots")
     assert ran.code == 2
     assert "MASKMILL_MEMORY is 'lots'" in ran.err
+
+
+@pytest.mark.parametrize(("name", "pixel"), [("PNG", 14), ("WebP", 22)])
+def test_what_an_image_takes_while_it_is_decoded(name: str, pixel: int) -> None:
+    flight, header = Flight(), Header(name, 300, 400, 1)
+    with flight.decoding(5000, header, None):
+        assert flight._taken == 5000 + 300 * 400 * pixel
+    assert flight._taken == 0
