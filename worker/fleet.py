@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 from celery import Celery, current_task
+from celery.exceptions import Reject
 
 from storage import list_entries, put
 from storage.errors import StorageError
@@ -101,9 +102,13 @@ class FleetStation(Station):
             self.handed_back(message, job)
 
     def bury(self, reason: str, task: str, body: object) -> None:
-        """Keep a message that cannot be acted on."""
+        """Keep a message that cannot be acted on; until it is kept, the queue has it."""
         log.error("%s is not acted on: %s", task, reason)
-        self.state.bury_message(reason, {"task": task, "body": body, "worker": self.worker})
+        try:
+            self.state.bury_message(reason, {"task": task, "body": body, "worker": self.worker})
+        except StorageError as exc:
+            self.pause()
+            raise Reject(str(exc), requeue=True) from exc
 
     def ended(self, folder: Folder, job: Job) -> None:
         """Whoever finds no shard missing sends the merge; a second one makes the same bytes."""

@@ -283,6 +283,20 @@ def test_bad_messages_are_kept_with_the_reason(
     assert not list(tmp_path.glob("bad*")), "a bad message opens no job"
 
 
+def test_a_bad_message_is_in_the_queue_until_it_can_be_kept(
+    fleet_here: Fleet, tmp_path: Path
+) -> None:
+    dead = Path(fleet_here.state.uri) / "dead"
+    dead.parent.mkdir(exist_ok=True)
+    dead.touch()
+    worker = fleet_here.worker()
+    send_bare(fleet_here.broker, tmp_path, ("maskmill.annotate", {}), ("no.such.task", {}))
+    until(lambda: "is not acted on" in worker.said(), logs=worker.said)
+    dead.unlink()
+    until(lambda: len(list(dead.glob("*.json"))) == 2, logs=worker.said)
+    assert worker.process.poll() is None
+
+
 def test_inputs_that_a_worker_may_not_read_are_failures(
     fleet_here: Fleet, tmp_path: Path, photos: Path, card: str
 ) -> None:
