@@ -109,8 +109,6 @@ def asking(command: Callable[..., None], *more: inspect.Parameter) -> Callable[.
         typed = {each.name: values.pop(each.name) for each in _COMMON}
         gated = typed.pop("gate_parity")
         selection, wishes = _asked(typed)
-        use_delegate(values.get("delegate", ""), values.get("delegate_option"))
-        use_memory(values.get("memory", ""))
         about = (values["model"], values["inputs"], selection, wishes, values["as_json"])
         if gated and (code := _code("tasks.parity:gate", *about)):
             raise typer.Exit(code)

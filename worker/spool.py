@@ -73,7 +73,7 @@ def all_kept() -> Iterator[Kept]:
         if kept:
             yield kept
             continue
-        with suppress(FileNotFoundError):  # written or delivered meanwhile
+        with suppress(FileNotFoundError):  # another worker of this spool was faster
             if time.time() - place.stat().st_mtime > LEFT_S:
                 place.unlink()
 

@@ -85,6 +85,16 @@ def test_what_a_power_cut_left_is_dropped(spool: Path) -> None:
     assert sorted(spool.iterdir()) == sorted([whole, young])
 
 
+def test_two_workers_deliver_from_one_spool(spool: Path) -> None:
+    keep(FIRST, record(), 2)
+    keep(SECOND, record(), 2)
+    kept = all_kept()
+    next(kept)
+    forget(FIRST)
+    forget(SECOND)  # the other worker has delivered both
+    assert list(kept) == []
+
+
 def test_without_a_folder_nothing_is_kept(spool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MASKMILL_SPOOL", "")
     keep(FIRST, record(), 2)
