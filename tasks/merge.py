@@ -115,7 +115,7 @@ def merge(folder: Folder, job: Job, *, replace_edited: bool = False, into: str =
         # With no seal it is a merge that was cut off: a new job refuses a folder with such a file.
         if sealed is not None and not replace_edited:
             _refuse_edited(folder, job, {sealed["instances_sha256"], merged.sha256})
-        _refuse_replaced(folder)
+        refuse_replaced(folder)
         if taken is not None:
             put(_ours(folder, merged.sha256), b"")
             if taken.is_overtaken():
@@ -270,8 +270,9 @@ def _latest_retry(folder: Folder) -> int:
     return max(read_retries(folder), default=0)
 
 
-def _refuse_replaced(folder: Folder) -> None:
-    """A late merger of an overwritten job must not touch what the new one writes."""
+def refuse_replaced(folder: Folder) -> None:
+    """A late merger of an overwritten job must not touch what the new one writes; nor does who
+    follows the old one wait for ever."""
     now = read_job(folder.uri)
     if now is None or now.run != folder.run:
         raise Outdated(f"another command started the job in {folder.uri} anew")

@@ -12,7 +12,7 @@ import msgspec
 from storage.uris import as_folder
 from tasks.folder import Folder, ShardName, entries_of, parts, read_job, read_shard, written
 from tasks.markers import halt_of
-from tasks.merge import is_merged
+from tasks.merge import is_merged, refuse_replaced
 from tasks.ordered import side_by_side
 from tasks.records import Job
 from tasks.state import State
@@ -29,6 +29,7 @@ class Follower:
 
     def look(self) -> dict[str, Any]:
         """What there is to say of the job, as JSON has it."""
+        refuse_replaced(self.folder)
         self._read_new()
         shards, items = len(parts(self.folder, self.job)), self.job.counts.items
         kinds = Counter(kind for each in self._failures.values() for kind in each.values())

@@ -14,10 +14,11 @@ from msgspec.structs import replace
 from storage import get, list_entries
 from tasks.annotate import engines_here
 from tasks.broker import make_app, queues_for
-from tasks.folder import Folder, missing_shards, read_job
+from tasks.folder import Folder, JobError, missing_shards, read_job
 from tasks.markers import cancel, halt_of, lift, stop
 from tasks.reconcile import QUIET_S, look_after
 from tasks.state import KnownJob, State
+from tasks.status import followers
 from tests.fleet import Fleet, fleet, until
 from tests.graphs import write_model
 from tests.pictures import write_folder
@@ -132,6 +133,18 @@ def test_cancel_resume_and_merge_without_a_broker(
         assert ran.events[0]["sent"] == left, "only what is missing"
         back.worker()
         assert back.await_merged(out) == undisturbed
+
+
+def test_who_follows_a_job_is_told_when_it_is_started_anew(
+    fleet_here: Fleet, tmp_path: Path, photos: Path, card: Path
+) -> None:
+    command = ("submit", photos, "-m", card, "-o", tmp_path / "out", SHARED)
+    assert fleet_here.run(*command).code == 0
+    [follower] = followers(str(tmp_path / "out"), None)
+    assert follower.look()["state"] == "running"
+    assert fleet_here.run(*command, "--overwrite").code == 0
+    with pytest.raises(JobError, match=r"started the job in .* anew"):
+        follower.look()
 
 
 def test_a_cancelled_job_is_let_go_of_and_not_merged(
