@@ -147,6 +147,12 @@ def test_who_follows_a_job_is_told_when_it_is_started_anew(
         follower.look()
 
 
+def test_a_worker_warms_the_build_of_its_runtime(fleet_here: Fleet, card: Path) -> None:
+    refused = fleet_here.run("worker", "-m", card, "--runtime", "tflite")
+    assert refused.code == 2
+    assert "no build of" in refused.err
+
+
 def test_a_cancelled_job_is_let_go_of_and_not_merged(
     fleet_here: Fleet, tmp_path: Path, photos: Path, card: Path
 ) -> None:
