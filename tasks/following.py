@@ -19,6 +19,7 @@ from storage import open_read, put
 from storage.errors import Exists, StorageError
 from storage.uris import shown
 from tasks.annotate import finish, need_worker_parts, standard_input
+from tasks.board import check_target
 from tasks.broker import BrokerDown, broker_url, make_app
 from tasks.exits import OK, STOPPED
 from tasks.folder import (
@@ -35,7 +36,7 @@ from tasks.inputs import absolute, find
 from tasks.markers import STOPPED as STOPPED_MARK
 from tasks.markers import cancel, lift, look_for_halt
 from tasks.merge import merge_all, merge_part
-from tasks.open_jobs import append_inputs
+from tasks.open_jobs import append_inputs, require_same
 from tasks.opening import ask, continue_job, refuse_foreign, sources, usual_shard_size
 from tasks.ordered import side_by_side
 from tasks.plan import survey
@@ -96,15 +97,18 @@ def dry(
     sharing, routing = wishes.pop("sharing"), wishes.pop("routing")
     wished = Wishes(**{**wishes, "output": absolute(wishes["output"])})
     check_output(wished.output, sharing)
+    check_target(routing.target)
     models = find_models(wished.model, wished.runtime, wished.precision, wished.mixed)
     model = models[0]
     size = wished.shard_size or usual_shard_size(models, routing.target)
     with standard_input(inputs) as stdin:
         given = sources(inputs, selection, stdin)
         asked = ask(given, models, settings_of(model, wished), size)
-        if read_job(wished.output) is None:
+        if (there := read_job(wished.output)) is None:
             refuse_foreign(wished.output)
-        elif not (append or wished.overwrite):
+        elif append:
+            require_same(there, wished, routing)
+        elif not wished.overwrite:
             continue_job(wished.output, asked)
         found = find(given.inputs, given.selection.images_root, given.stdin)
         seen = visible(found, wished.output, sharing, upload=False)

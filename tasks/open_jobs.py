@@ -108,7 +108,7 @@ def open_job(
         commit_job(Folder(wished.output, made.run), made)
     folder = Folder(wished.output, job.run)
     admit(job, folder)
-    _require_same(job, wished, routing)
+    require_same(job, wished, routing)
     if state.known(folder.uri, job.run) is None:  # when it was last sent is the reconciler's to say
         state.register(KnownJob(folder.uri, job.run, time.time()))
     return Opened(job, folder)
@@ -123,7 +123,7 @@ def _new_job(wished: Wishes, routing: Routing, state: State) -> Job:
     return Job(secrets.token_hex(6), asked, counts, kept, tuple(also), routing, open=True)
 
 
-def _require_same(job: Job, wished: Wishes, routing: Routing) -> None:
+def require_same(job: Job, wished: Wishes, routing: Routing) -> None:
     """The job's own model stands for its name, and its limits for those of whoever adds to it."""
     if not job.open:
         raise JobDiffers(f"{wished.output} holds a job with a plan, to which nothing can be added")

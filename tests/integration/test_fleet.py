@@ -277,6 +277,9 @@ def test_a_dry_run_says_what_would_go_wrong(
     assert fleet_here.run("submit", *command[1:5], "-m", card).code == 0
     other = fleet_here.run(*command, "-m", card, "--threshold", "0.9")
     assert (other.code, "threshold" in other.out) == (2, True)
+    adding = fleet_here.run(*command, "-m", card, "--append")
+    assert (adding.code, "nothing can be added" in adding.out) == (2, True)
+    assert fleet_here.run(*command, "-m", card, "--target", "a roof").code == 2
     for more in ((), ("--threshold", "0.9", "--overwrite")):
         assert fleet_here.run(*command, "-m", card, *more).code == 0
     out = tmp_path / "foreign"
