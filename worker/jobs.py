@@ -121,9 +121,12 @@ def merge_job(*args: Any, **body: Any) -> None:
     message = read(MergeMessage, args, body)
     try:
         if message is not None:
+            if isinstance(station, FleetStation):
+                station.limits.check_output(message.job)
             run_merge(message.job, station)
     except (JobError, StorageError) as exc:
-        station.failed(str(exc))
+        back_to_the_queue(exc, station)
+        station.bury(str(exc), MERGE, body)
     except OSError as exc:  # of the spool file in the scratch folder
         station.failed(f"the dataset could not be merged: {exc.strerror or exc}")
 

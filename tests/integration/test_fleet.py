@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from storage import get, list_entries
 from tasks.annotate import engines_here
-from tasks.broker import make_app, queues_for
+from tasks.broker import make_app, queues_for, send_merge
 from tasks.folder import Folder, JobError, missing_shards, read_job
 from tasks.markers import cancel, halt_of, lift, stop
 from tasks.reconcile import QUIET_S, look_after
@@ -376,6 +376,9 @@ def test_an_output_outside_the_roots_and_a_model_not_allowed(
         letter = json.loads(next(letters.iterdir()).read_bytes())
         assert "MASKMILL_OUTPUT_ROOTS" in letter["reason"]
         assert not (out / "shards").exists()
+        send_merge(made.app, str(out))
+        send_merge(made.app, "nonsense://x")
+        until(lambda: len(list(letters.iterdir())) == 3, logs=made.logs)
     with fleet(tmp_path / "other", MASKMILL_INPUT_ROOTS=str(tmp_path / "elsewhere")) as made:
         made.worker()
         assert made.run(*command[:-1], "--overwrite", SHARED, "--wait").code == 3
