@@ -229,7 +229,8 @@ def _try(due: Due, job: Job, model: LoadedModel, station: Station) -> None:
             return
         except (Halted, Released, StorageError) as exc:
             if isinstance(exc, StorageError) and exc.kind in PASSING:
-                spool.keep(due, _record(before, ended), len(items))
+                most = station.settings.spool_bytes
+                spool.keep(due, _record(before, ended), len(items), most)
             attempt.end("released")
             raise
         except Exception:  # such as out of memory: careful mode finds an input that does it

@@ -161,6 +161,7 @@ def main() -> None:
     assert isinstance(station, FleetStation)
     station.engines = serving.engines
     try:
+        log.info("%s", station.settings)
         for name in serving.models:
             usual = find_model(name)
             served = usual.engine in serving.engines

@@ -19,6 +19,7 @@ class WorkerSettings(msgspec.Struct, frozen=True):
     delegate_unfit: str = "refuse"  # or "cpu": what happens to a model that it cannot run right
     memory: int = 0  # bytes for the whole worker; 0 is no limit
     board_root: str = "/"  # where the board's /sys and /usr/lib are
+    spool_bytes: int = 64 << 20
 
 
 def read_settings() -> WorkerSettings:
@@ -33,6 +34,7 @@ def read_settings() -> WorkerSettings:
         delegate_unfit=one_of("MASKMILL_DELEGATE_UNFIT", ("refuse", "cpu")),
         memory=size_of("MASKMILL_MEMORY"),
         board_root=os.environ.get("MASKMILL_BOARD_ROOT") or "/",
+        spool_bytes=whole_number("MASKMILL_SPOOL_BYTES", 64 << 20),
     )
 
 

@@ -18,7 +18,6 @@ import msgspec
 
 from storage import put
 from storage.errors import StorageError
-from tasks.environment import whole_number
 from tasks.folder import Due
 from tasks.records import ProducedBy, Shard, encode
 
@@ -35,7 +34,7 @@ class Kept(msgspec.Struct, frozen=True):
     record: Shard
 
 
-def keep(due: Due, record: Shard, items: int) -> None:
+def keep(due: Due, record: Shard, items: int, most: int) -> None:
     """Keep what is done of a shard of so many items, unless the spool is off or full."""
     place = _place(due)
     if place is None:
@@ -47,7 +46,7 @@ def keep(due: Due, record: Shard, items: int) -> None:
     folder = due.folder
     data = encode(Kept(folder.uri, folder.run, due.generation, done == items, record))
     used = sum(each.stat().st_size for each in place.parent.glob("*.json") if each != place)
-    if used + len(data) > whole_number("MASKMILL_SPOOL_BYTES", 64 << 20):
+    if used + len(data) > most:
         log.warning("the spool %s is full: shard %s is not kept", place.parent, record.shard)
         return
     try:

@@ -153,6 +153,12 @@ def test_a_worker_warms_the_build_of_its_runtime(fleet_here: Fleet, card: Path) 
     assert "no build of" in refused.err
 
 
+def test_a_wrong_setting_of_a_worker_is_refused_at_the_start(fleet_here: Fleet) -> None:
+    refused = fleet_here.run("worker", MASKMILL_SPOOL_BYTES="64M")
+    assert refused.code == 2
+    assert "MASKMILL_SPOOL_BYTES is '64M'" in refused.err
+
+
 def test_a_cancelled_job_is_let_go_of_and_not_merged(
     fleet_here: Fleet, tmp_path: Path, photos: Path, card: Path
 ) -> None:

@@ -18,6 +18,7 @@ from worker.station import Station
 
 BY = ProducedBy("a" * 64, "onnx", "1", "fp32", "", "avx2")
 JOB = Folder("s3://bucket/out", "0a")
+MOST = 64 << 20
 FIRST, SECOND = Due(JOB, 7, 0), Due(JOB, 7, 1)
 
 
@@ -34,10 +35,10 @@ def spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_shard_is_kept_and_given_back(spool: Path) -> None:
-    keep(FIRST, record("not-found"), 4)
+    keep(FIRST, record("not-found"), 4, MOST)
     assert kept_of(FIRST, BY) == record("not-found")
     assert [each.whole for each in all_kept()] == [False]
-    keep(FIRST, record("not-found", "not-found"), 4)
+    keep(FIRST, record("not-found", "not-found"), 4, MOST)
     assert [each.whole for each in all_kept()] == [True]
     forget(FIRST)
     assert not list(spool.iterdir())
@@ -45,34 +46,32 @@ def test_a_shard_is_kept_and_given_back(spool: Path) -> None:
 
 
 def test_an_input_out_of_reach_is_tried_again() -> None:
-    keep(FIRST, record("unreachable"), 3)
+    keep(FIRST, record("unreachable"), 3, MOST)
     assert kept_of(FIRST, BY) == record()
     assert [each.whole for each in all_kept()] == [False]
 
 
 def test_another_kind_of_worker_or_generation_starts_anew() -> None:
-    keep(FIRST, record(), 2)
+    keep(FIRST, record(), 2, MOST)
     other = msgspec.structs.replace(BY, delegate="vx")
     assert kept_of(FIRST, other).images == ()
     assert kept_of(SECOND, BY).images == ()
     assert kept_of(Due(Folder(JOB.uri, "0b"), 7, 0), BY).images == ()
 
 
-def test_a_full_spool_keeps_nothing(
-    spool: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    keep(FIRST, record(), 2)
+def test_a_full_spool_keeps_nothing(spool: Path, caplog: pytest.LogCaptureFixture) -> None:
+    keep(FIRST, record(), 2, MOST)
     (file,) = spool.iterdir()
-    monkeypatch.setenv("MASKMILL_SPOOL_BYTES", str(file.stat().st_size + 1))
-    keep(FIRST, record(), 2)  # the same shard again takes the place of the first
+    most = file.stat().st_size + 1
+    keep(FIRST, record(), 2, most)  # the same shard again takes the place of the first
     with caplog.at_level(logging.WARNING):
-        keep(SECOND, record(), 2)
+        keep(SECOND, record(), 2, most)
     assert [each.generation for each in all_kept()] == [0]
     assert "is full" in caplog.text
 
 
 def test_what_a_power_cut_left_is_dropped(spool: Path) -> None:
-    keep(FIRST, record(), 2)
+    keep(FIRST, record(), 2, MOST)
     (whole,) = spool.iterdir()
     half = spool / "0.json"
     half.write_bytes(whole.read_bytes()[:-9])
@@ -86,8 +85,8 @@ def test_what_a_power_cut_left_is_dropped(spool: Path) -> None:
 
 
 def test_two_workers_deliver_from_one_spool(spool: Path) -> None:
-    keep(FIRST, record(), 2)
-    keep(SECOND, record(), 2)
+    keep(FIRST, record(), 2, MOST)
+    keep(SECOND, record(), 2, MOST)
     kept = all_kept()
     next(kept)
     forget(FIRST)
@@ -97,7 +96,7 @@ def test_two_workers_deliver_from_one_spool(spool: Path) -> None:
 
 def test_without_a_folder_nothing_is_kept(spool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MASKMILL_SPOOL", "")
-    keep(FIRST, record(), 2)
+    keep(FIRST, record(), 2, MOST)
     assert not spool.exists()
     assert not list(all_kept())
 
