@@ -198,18 +198,21 @@ def cancel_job(uri: str, as_json: bool) -> int:
 
 def resume_job(uri: str, as_json: bool) -> int:
     job, folder = find_job(absolute(uri))
+    fleet = make_app(broker_url()), fleet_state()
     lift(folder)
-    return _send_missing(job, folder, as_json)
+    return _send_missing(*fleet, job, folder, as_json)
 
 
 def retry_job(uri: str, stages: Sequence[str], as_json: bool) -> int:
     """Have the failures of these stages (of all, if none is named) tried again."""
     job, folder = find_job(absolute(uri))
+    fleet = make_app(broker_url()), fleet_state()
+    look_for_halt(folder)
     unknown = [each for each in stages if each not in STAGES]
     if unknown:
         raise JobError(f"there is no stage {unknown[0]!r}; there are {', '.join(STAGES)}")
     if missing_shards(folder, job):
-        raise JobError(f"{folder.uri} is not done yet; retry when it is")
+        raise JobError(f"{folder.uri} is not done yet: wait, or maskmill resume it; then retry")
     done = sorted(written(folder).items())
     failed = side_by_side(lambda one: failed_items(folder, *one, stages), done, threads=16)
     shards = [shard for (shard, _), failing in zip(done, failed, strict=True) if failing]
@@ -221,7 +224,7 @@ def retry_job(uri: str, stages: Sequence[str], as_json: bool) -> int:
         put(folder.retry(generation), encode(retry), create_only=True)
     except Exists:
         raise JobError(f"another retry of {folder.uri} was asked for at once") from None
-    return _send_missing(job, folder, as_json)
+    return _send_missing(*fleet, job, folder, as_json)
 
 
 def merge_job(uri: str, replace_edited: bool, as_json: bool) -> int:
@@ -235,8 +238,8 @@ def merge_job(uri: str, replace_edited: bool, as_json: bool) -> int:
     return _told(f"merged into {folder.file('instances.json')}", as_json)
 
 
-def _send_missing(job: Job, folder: Folder, as_json: bool) -> int:
-    sent = send_missing(make_app(broker_url()), fleet_state(), job, folder)
+def _send_missing(app: Celery, state: State, job: Job, folder: Folder, as_json: bool) -> int:
+    sent = send_missing(app, state, job, folder)
     return _told(f"{sent} shards of {folder.uri} were sent", as_json, sent=sent)
 
 

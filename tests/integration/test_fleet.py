@@ -202,6 +202,10 @@ def test_failed_inputs_are_tried_again(
         path.write_bytes(data)
     look = fleet_here.run("status", out, "--json").events[0]
     assert look["failures_by_kind"] == {"decode/not-an-image": 1, "fetch/not-found": 1}
+    assert fleet_here.run("retry", out, MASKMILL_STATE="").code == 2
+    assert fleet_here.run("cancel", out).code == 0
+    assert "lets it go on" in fleet_here.run("retry", out).err
+    assert fleet_here.run("resume", out).code == 0
     assert fleet_here.run("retry", out, "--only", "fetch").code == 0
     watched = fleet_here.run("status", out, "--watch", "--json")
     assert watched.events[-1]["failures_by_kind"] == {"decode/not-an-image": 1}
