@@ -126,7 +126,7 @@ def merge_job(*args: Any, **body: Any) -> None:
             run_merge(message.job, station)
     except (JobError, StorageError) as exc:
         back_to_the_queue(exc, station)
-        station.bury(str(exc), MERGE, body)
+        station.bury(str(exc), MergeMessage.task, body)
     except OSError as exc:  # of the spool file in the scratch folder
         station.failed(f"the dataset could not be merged: {exc.strerror or exc}")
 
