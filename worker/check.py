@@ -29,11 +29,8 @@ def check_build(model: Model, settings: Settings, picture: str, drawing: str) ->
         loaded = load_model(model, read_settings())
         seconds = time.perf_counter() - start
         outcome = annotate_one(Item(1, picture, picture), loaded, settings, watch)
-    except ModelMismatch as exc:
-        tensors = {"expected": exc.expected, "found": exc.found}
-        return {"fits": False, "problem": str(exc), **tensors}
-    except (ModelError, ValueError) as exc:
-        return {"fits": False, "problem": str(exc)}
+    except (ModelError, ModelMismatch, ValueError) as exc:
+        return {"fits": False, "problem": str(exc), **vars(exc)}  # expected, found
     if outcome.failure is not None:
         if outcome.failure.stage == "model":
             return {"fits": False, "problem": outcome.failure.message}

@@ -27,7 +27,7 @@ _CAPTION = 30
 _GAP = 8
 _OPACITY = 0.45
 _LONGEST_NAME = 0.4  # of the picture's width
-_PAPER, _INK, _GREY, _FAINT = (24, 24, 27), (235, 235, 235), (70, 70, 74), (190, 190, 190)
+_PAPER, _INK, _GREY = (24, 24, 27), (235, 235, 235), (70, 70, 74)
 
 
 def draw(
@@ -77,11 +77,9 @@ def contact_sheet(tiles: Sequence[tuple[str, Pixels | None]]) -> bytes:
 
 
 def _tile(pixels: Pixels | None) -> Image.Image:
+    """A picture in the middle of its room, which is grey where there is none."""
     tile = Image.new("RGB", TILE, _GREY if pixels is None else _PAPER)
-    if pixels is None:
-        pen, middle = ImageDraw.Draw(tile), (TILE[0] / 2, TILE[1] / 2)
-        pen.text(middle, "could not be read", _FAINT, ImageFont.load_default(22), anchor="mm")
-    else:
+    if pixels is not None:
         picture = Image.fromarray(_fitted(pixels))
         tile.paste(picture, ((TILE[0] - picture.width) // 2, (TILE[1] - picture.height) // 2))
     return tile

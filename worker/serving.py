@@ -42,6 +42,7 @@ SAY_S = 5.0
 RATE_OVER_S = 60.0
 STUCK_S = 900.0  # without a word of an image in hand: a driver hangs, and a watchdog may end us
 EX_REFUSED = 2
+_STATES = {"taken": "busy", "merging": "merging", "let-go": "idle", "merged": "idle"}
 
 log = logging.getLogger("maskmill.worker")
 _events = os.fdopen(os.dup(1), "wb", buffering=0)
@@ -84,12 +85,8 @@ class Presence:
             if event["event"] == "image":
                 self._times.append(time.monotonic())
                 self._change(images=self._now.images + 1)
-            elif event["event"] == "taken":
-                self._change(job=event["job"], shard=event["shard"], state="busy")
-            elif event["event"] == "merging":
-                self._change(job=event["job"], shard=None, state="merging")
-            elif event["event"] in ("let-go", "merged"):
-                self._change(job="", shard=None, state="idle")
+            elif state := _STATES.get(event["event"]):
+                self._change(job=event.get("job", ""), shard=event.get("shard"), state=state)
         if event["event"] in ("taken", "let-go"):
             with suppress(BrokenPipeError):  # nobody watches any more: see `_outlive`
                 _events.write(msgspec.json.encode(event) + b"\n")

@@ -37,7 +37,7 @@ def _tile(folder: Folder, job: Job, pick: Picked) -> tuple[str, Pixels | None]:
     try:
         return caption, drawn(item.uri, found, job.asked.settings)
     except (StorageError, BadImage):
-        return caption, None
+        return f"{item.file_name}: could not be read", None
 
 
 def drawn(uri: str, found: Iterable[Annotation], settings: Settings) -> Pixels:
