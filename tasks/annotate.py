@@ -26,7 +26,7 @@ from tasks.wishes import Wishes, settings_of
 
 WORKER_PARTS = ("numpy", "cv2", "PIL", "pycocotools")
 _OF_RUN = (
-    *("images", "annotations", "annotations_by_class", "failures", "failures_by_kind"),
+    *("inputs", "images", "annotations", "annotations_by_class", "failures", "failures_by_kind"),
     *("empty_masks_dropped", "seconds_by_stage", "produced_by", "peak_memory_bytes"),
 )
 # What each engine needs, any one of them, and the extra that brings the last.
@@ -123,7 +123,9 @@ def finish(job: Job, folder: Folder, max_failures: int, as_json: bool) -> int:
     summary = _summarise(folder, job, record)
     over = summary["failures"] > max_failures
     code = OVER_BUDGET if over else OK
-    tell({"event": "summary", **summary, "exit": code}, _summary_lines(summary), as_json)
+    # Two columns, never cut: what a path says at its end matters.
+    lines = (f"{label:<15}{text}" for label, text in _rows(summary))
+    tell({"event": "summary", **summary, "exit": code}, lines, as_json)
     if over and not as_json:
         print(
             f"maskmill: {summary['failures']} inputs failed, more than --max-failures"
@@ -134,21 +136,12 @@ def finish(job: Job, folder: Folder, max_failures: int, as_json: bool) -> int:
 
 
 def _summarise(folder: Folder, job: Job, run: dict[str, Any]) -> dict[str, Any]:
-    counts = job.counts
     return {
         "output": folder.uri,
-        "inputs": run["inputs"],
-        "duplicates": counts.duplicates,
-        "not_images": counts.not_images,
-        "not_images_named": list(counts.not_images_named),
+        **msgspec.to_builtins(job.counts),
         **{key: run[key] for key in _OF_RUN},
         "files": {name: folder.file(name) for name in [*run["files"], "run.json"]},
     }
-
-
-def _summary_lines(summary: dict[str, Any]) -> Iterator[str]:
-    """Two columns, never cut: what a path says at its end matters."""
-    return (f"{label:<15}{text}" for label, text in _rows(summary))
 
 
 def _rows(summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -159,12 +152,10 @@ def _rows(summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
         named = summary["not_images_named"]
         rest = ", …" if summary["not_images"] > len(named) else ""
         yield "not images", f"{summary['not_images']}: {', '.join(named)}{rest}"
-    yield "annotations", str(summary["annotations"])
-    for name, number in summary["annotations_by_class"].items():
-        yield "", f"{number} {name}"
-    yield "failures", str(summary["failures"])
-    for name, number in summary["failures_by_kind"].items():
-        yield "", f"{number} {name}"
+    for what, by in (("annotations", "class"), ("failures", "kind")):
+        yield what, str(summary[what])
+        for name, number in summary[f"{what}_by_{by}"].items():
+            yield "", f"{number} {name}"
     for line in kinds_said(summary["produced_by"]):
         yield "made by", line
     stages = summary["seconds_by_stage"].items()
