@@ -63,13 +63,8 @@ def annotate(
     from tasks.wishes import Wishes
 
     wishes |= {"max_failures": max_failures, "replace_edited": replace_edited}
-    end(
-        "tasks.annotate:annotate",
-        inputs,
-        selection,
-        Wishes(model=model, output=output, **wishes),
-        as_json,
-    )
+    wished = Wishes(model=model, output=output, **wishes)
+    end("tasks.annotate:annotate", inputs, selection, wished, as_json)
 
 
 @app.command()
@@ -114,13 +109,9 @@ _PARITY_EPILOG = (
 def parity(
     model: Annotated[str, typer.Argument(help="A card's name, or a card.", show_default=False)],
     inputs: Inputs,
-    only: Annotated[
-        str, typer.Option(help="Compare these, the others with the first; all that run here.")
-    ] = "",
+    only: Annotated[str, typer.Option(help="These alone, each against the first.")] = "",
     truth: Annotated[str, typer.Option("--gt", help="A COCO dataset, to compare AP as well.")] = "",
-    threshold: Annotated[
-        float, typer.Option(min=0, max=1, help="Instances that score this count.")
-    ] = 0.3,
+    threshold: Annotated[float, typer.Option(min=0, max=1, help="The score that counts.")] = 0.3,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N inputs.")] = None,
     require: Annotated[
         str, typer.Option(help="Exit 5 outside these bounds; none only reports.")
@@ -137,12 +128,7 @@ def parity(
 
 
 @app.command()
-def demo(
-    output: Annotated[
-        str, typer.Option("--output", "-o", help="The job folder.")
-    ] = "maskmill-demo",
-    as_json: JsonFlag = False,
-) -> None:
+def demo(output: Output = "maskmill-demo", as_json: JsonFlag = False) -> None:
     """The whole way on the bundled model and images: annotate, draw, judge."""
     end("tasks.demo:demo", output, as_json)
 
@@ -154,9 +140,7 @@ _SUBMIT_EPILOG = (
     "MASKMILL_BROKER_URL and MASKMILL_STATE say which fleet. Exit codes: 0 all well, 2 wrong usage,"
     " 3 (with --wait) more failures than --max-failures, 4 stopped, cancelled or no broker."
 )
-_STATUS_EPILOG = (
-    "Examples:\n\n  maskmill status s3://bucket/out --watch\n\n  maskmill status s3://bucket/"
-)
+_STATUS = "Examples:\n\n  maskmill status s3://bucket/out --watch\n\n  maskmill status s3://bucket/"
 _WORKER_EPILOG = (
     "Examples:\n\n"
     "  maskmill worker -m shapes\n\n"
@@ -166,9 +150,7 @@ _HOW = (
     option("wait", bool, False, "Follow the job to its end."),
     option("dry_run", bool, False, "Say what would be done; plan and send nothing."),
     option("priority", Literal["high", "normal", "low"], "normal", "Which queue the shards go to."),
-    option(
-        "target", str, "any", "Who takes it: any, cloud, edge, imx8mp, imx93, imx95 or a label."
-    ),
+    option("target", str, "any", "any, cloud, edge, imx8mp, imx93, imx95 or a worker's label."),
     option("mixed", bool, False, "Other builds and engines of the model may share the job."),
     option("upload", bool, False, "Copy local inputs to the output's store first."),
     option("shared_paths", bool, False, "Workers see local paths as this machine does."),
@@ -215,10 +197,7 @@ def worker(
     ] = None,
     target: Annotated[
         list[str] | None,
-        typer.Option(
-            envvar="MASKMILL_TARGET",
-            help="A label: also take work for it. cloud or edge: what this machine is.",
-        ),
+        typer.Option(envvar="MASKMILL_TARGET", help="A label to serve; cloud or edge: be that."),
     ] = None,
     grace: Annotated[
         float, typer.Option(min=0, help="Seconds to finish the shard in hand when told to stop.")
@@ -233,7 +212,7 @@ def worker(
     raise typer.Exit(serve(model or [], runtime or "", target or [], grace))
 
 
-@app.command(epilog=_STATUS_EPILOG)
+@app.command(epilog=_STATUS)
 def status(
     output: Annotated[
         str, typer.Argument(metavar="OUT|PREFIX", help="A job folder, or what jobs lie below.")

@@ -130,16 +130,10 @@ class Segments:
                     header = decoded(next(iter(file)), Header, uri)
                     self._many("object", ((name, True, 0) for name in header.objects))
                     for line in file:
-                        self._remember(decoded(line, Ended, uri))
+                        self._many("item", [_known(decoded(line, Ended, uri))])
             except NotFound:
                 return
             self.count += 1
-
-    def _remember(self, each: Ended) -> None:
-        if each.image:
-            self._many("item", [(each.key, each.image.id, each.image.file_name)])
-        elif each.failure:
-            self._many("item", [(each.key, each.failure.image_id, None)])
 
     def _gather(self) -> None:
         """Read the shard objects that no segment has, each with its part of the plan."""
@@ -238,6 +232,13 @@ def segments(folder: Folder) -> Iterator[Segments]:
 
 def segment_uri(folder: Folder, number: int) -> str:
     return folder.file(f"segments/{folder.run}/{number:05d}.json")
+
+
+def _known(each: Ended) -> tuple[str, int, str | None]:
+    """An item's key, its id, and its file name where it is an image."""
+    if each.image:
+        return each.key, each.image.id, each.image.file_name
+    return each.key, each.failure.image_id if each.failure else 0, None
 
 
 def _object(part: ShardName, generation: int) -> str:
