@@ -101,25 +101,13 @@ def test_without_a_folder_nothing_is_kept(spool: Path, monkeypatch: pytest.Monke
     assert not list(all_kept())
 
 
-def test_a_file_that_is_delivered_while_it_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    keep(FIRST, record(), 2)
-    read = its._read
-
-    def too_late(place: Path) -> object:
-        place.unlink()
-        return read(place)
-
-    monkeypatch.setattr(its, "_read", too_late)
-    assert list(all_kept()) == []
-
-
 def test_one_job_out_of_reach_holds_up_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "job.json").write_bytes(b"{")
     for name in ("damaged", "gone"):
-        keep(Due(Folder(str(tmp_path / name), "0a"), 7, 0), record(), 2)
+        keep(Due(Folder(str(tmp_path / name), "0a"), 7, 0), record(), 2, MOST)
     kept = sorted(all_kept(), key=lambda each: each.job)
     monkeypatch.setattr(its, "all_kept", lambda: iter(kept))
     jobs.deliver(Station())
