@@ -141,6 +141,7 @@ class FleetStation(Station):
         if len(unfit) >= UNFIT:
             stop(folder, f"{len(unfit)} workers cannot load the model: {reason}")
             return
+        log.warning("takes no more from %s until it is started again", queue_of(job))
         if self.consumer is not None:
             self.consumer.cancel_task_queue(queue_of(job))
         else:  # in a pool's child the consumer is another process's

@@ -456,6 +456,7 @@ def test_a_model_that_no_worker_can_load_stops_the_job(
         made.worker()
         until(lambda: list(out.glob("unfit/*/*")))
         assert halt_of(folder_of(out)) is None
+        until(lambda: "no more from maskmill.onnx.any.normal" in made.workers[0].said())
         made.worker()
         until(lambda: halt_of(folder_of(out)), what="two workers could not load it")
     look = maskmill("status", out, "--json").events[0]
