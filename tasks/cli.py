@@ -35,8 +35,7 @@ app = typer.Typer(
 
 
 _ANNOTATE_EPILOG = (
-    "Examples:\n\n"
-    "  maskmill annotate photos/ -m shapes -o out\n\n"
+    "Examples:\n\n  maskmill annotate photos/ -m shapes -o out\n\n"
     "  maskmill annotate 's3://bucket/2024/**/*.jpg' -m my-model.toml -o s3://results/run-1\n\n"
     "  maskmill annotate coco.json --images-root photos -m shapes -o out --classes disc,star\n\n"
     "Exit codes: 0 all well, 2 wrong usage, 3 more failures than --max-failures, 4 stopped,"
@@ -97,8 +96,7 @@ _PARITY_EPILOG = (
     "Instances that score at least the threshold in either are matched by mask IoU 0.5. Bounds for"
     " --require: matched and mask_iou (at least), score_drift, class_flips and, with --gt, ap_loss"
     " (at most).\n\n"
-    "Examples:\n\n"
-    "  maskmill parity shapes photos/\n\n"
+    "Examples:\n\n  maskmill parity shapes photos/\n\n"
     "  maskmill parity shapes val.json --gt val.json --only 'fp32 onnx,int8 litert'"
     " --require matched=0.95,ap_loss=0.03\n\n"
     "Exit codes: 0 all well, 2 wrong usage, 4 stopped, 5 one way is outside a bound."
@@ -134,16 +132,14 @@ def demo(output: Output = "maskmill-demo", as_json: JsonFlag = False) -> None:
 
 
 _SUBMIT_EPILOG = (
-    "Examples:\n\n"
-    "  maskmill submit s3://bucket/photos/ -m shapes -o s3://bucket/out --wait\n\n"
+    "Examples:\n\n  maskmill submit s3://bucket/photos/ -m shapes -o s3://bucket/out --wait\n\n"
     "  maskmill submit photos/ -m shapes -o s3://bucket/out --upload --priority high\n\n"
     "MASKMILL_BROKER_URL and MASKMILL_STATE say which fleet. Exit codes: 0 all well, 2 wrong usage,"
     " 3 (with --wait) more failures than --max-failures, 4 stopped, cancelled or no broker."
 )
 _STATUS = "Examples:\n\n  maskmill status s3://bucket/out --watch\n\n  maskmill status s3://bucket/"
 _WORKER_EPILOG = (
-    "Examples:\n\n"
-    "  maskmill worker -m shapes\n\n"
+    "Examples:\n\n  maskmill worker -m shapes\n\n"
     "  MASKMILL_BROKER_URL=redis://broker:6379/0 MASKMILL_STATE=s3://bucket/state maskmill worker"
 )
 _HOW = (

@@ -23,7 +23,7 @@ def whole_number(name: str, default: int, least: int = 0) -> int:
 def size_of(name: str) -> int:
     """Bytes, as in 512M or 2G; 0 where nothing is set."""
     text = os.environ.get(name, "")
-    found = re.fullmatch("([0-9]+)([MG])", text)
+    found = re.fullmatch("([1-9][0-9]*)([MG])", text)
     if text and not found:
         raise SettingError(f"{name} is {text!r}; it takes a size, as in 512M or 2G")
     return int(found[1]) << {"M": 20, "G": 30}[found[2]] if found else 0

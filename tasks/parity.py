@@ -232,6 +232,8 @@ def _faults(report: Report, bounds: Mapping[str, float]) -> Iterator[str]:
         if value < bound if key in _AT_LEAST else value > bound:
             how = "under" if key in _AT_LEAST else "over"
             yield f"{key} is {value:g}, {how} the bound of {bound:g}"
+    if not report["instances"]:
+        yield "nothing was found that scores enough to count: there was nothing to compare"
     if report["images_in_one_only"]:
         yield f"{report['images_in_one_only']} images failed in one of the two"
 

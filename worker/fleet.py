@@ -30,7 +30,7 @@ from tasks.records import Item, Job
 from tasks.shelf import cached_build
 from tasks.state import State
 from worker.detections import ModelMismatch
-from worker.limits import Limits
+from worker.limits import Limits, NotAllowed
 from worker.station import Station
 
 log = logging.getLogger("maskmill.worker")
@@ -66,8 +66,9 @@ class FleetStation(Station):
 
     def admit(self, job: Job, folder: Folder) -> None:
         self.limits.check_output(folder.uri)
-        if not job.asked.alternates:
-            self.limits.check_model(job.asked.model.card.name, job.asked.model.sha256)
+        name, sha256 = job.asked.model.card.name, job.asked.model.sha256
+        if not (job.asked.alternates or self.limits.allow_model(name, sha256)):
+            raise NotAllowed(f"the model {name} is not among this worker's MASKMILL_ALLOWED_MODELS")
 
     def in_hand(self, job: Job, folder: Folder, shard: ShardName, attempts: str) -> None:
         what = {"job": folder.uri, "shard": shard, "attempts": attempts, "worker": self.worker}
@@ -93,10 +94,10 @@ class FleetStation(Station):
             return
         if job is None or isinstance(reason, JobError):
             self.bury(str(reason), message.task, msgspec.to_builtins(message))
+        elif isinstance(reason, NotAllowed) or getattr(reason, "kind", "") in LASTING:
+            stop(Folder(message.job, job.run), str(reason))
         elif isinstance(reason, ModelError | ModelMismatch | SettingError):
             self._leave(message, job, str(reason))
-        elif isinstance(reason, StorageError) and reason.kind in LASTING:
-            stop(Folder(message.job, job.run), str(reason))
         else:
             self.pause()
             self.handed_back(message, job)
@@ -138,7 +139,7 @@ class FleetStation(Station):
         record = folder.file(f"unfit/{job.run}/{self.worker.replace(':', '-')}.json")
         put(record, msgspec.json.encode({"reason": reason, "at": time.time()}))
         unfit = {basename(each.uri) for each in list_entries(join(folder.uri, f"unfit/{job.run}/"))}
-        if len(unfit) >= UNFIT:
+        if len(unfit) >= UNFIT and not job.asked.alternates:  # a third may have another build
             stop(folder, f"{len(unfit)} workers cannot load the model: {reason}")
             return
         log.warning("takes no more from %s until it is started again", queue_of(job))

@@ -14,6 +14,10 @@ from tasks.messages import AnnotateMessage, SubmitMessage
 _UP = re.compile(r"(?:^|[/\\])\.\.(?:[/\\;]|$)")  # a server may take it for the folder above
 
 
+class NotAllowed(ModelError):
+    """A model that an operator keeps from this worker, however well it would run."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """Roots are folders or prefixes, and with some only these. With none, all but local files."""
@@ -46,10 +50,6 @@ class Limits:
 
     def allow_model(self, name: str, sha256: str) -> bool:
         return not self.models or bool({name, sha256} & set(self.models))
-
-    def check_model(self, name: str, sha256: str) -> None:
-        if not self.allow_model(name, sha256):
-            raise ModelError(f"the model {name} is not among this worker's MASKMILL_ALLOWED_MODELS")
 
 
 def read_limits() -> Limits:

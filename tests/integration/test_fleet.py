@@ -459,6 +459,24 @@ def test_a_model_that_no_worker_can_load_stops_the_job(
         until(lambda: "no more from maskmill.onnx.any.normal" in made.workers[0].said())
         made.worker()
         until(lambda: halt_of(folder_of(out)), what="two workers could not load it")
-    look = maskmill("status", out, "--json").events[0]
-    assert look["state"] == "stopped"
-    assert "2 workers cannot load the model" in look["reason"]
+        look = maskmill("status", out, "--json").events[0]
+        assert look["state"] == "stopped"
+        assert "2 workers cannot load the model" in look["reason"]
+        weights.write_bytes(card.with_suffix(".onnx").read_bytes())
+        assert made.run("resume", out).code == 0
+        assert not list(out.glob("unfit/*/*")), "it starts from nothing again"
+        made.worker()
+        made.await_merged(out)
+
+
+def test_a_model_that_is_not_allowed_stops_its_job_and_no_other(
+    tmp_path: Path, photos: Path, card: Path
+) -> None:
+    """A worker that left its queue for it would be deaf for jobs that are allowed."""
+    with fleet(tmp_path / "fleet", MASKMILL_ALLOWED_MODELS="shapes") as made:
+        made.worker()
+        refused = made.run("submit", photos, "-m", card, "-o", tmp_path / "no", SHARED, "--wait")
+        assert refused.code == 4
+        assert "MASKMILL_ALLOWED_MODELS" in refused.err
+        allowed = ("submit", photos, "-m", "shapes", "-o", tmp_path / "yes", SHARED, "--wait")
+        assert made.run(*allowed).code == 0

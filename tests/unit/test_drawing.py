@@ -229,8 +229,7 @@ def test_a_sheet_is_a_grid(count: int, columns: int, rows: int) -> None:
         assert caption.max() > 180, "something is written under it"
 
 
-def test_a_picture_that_could_not_be_read_says_so() -> None:
+def test_a_picture_that_could_not_be_read_is_grey() -> None:
     sheet = np.asarray(Image.open(io.BytesIO(contact_sheet([("gone.jpg", None)])))).astype(int)
     tile = sheet[8 : 8 + TILE[1], 8 : 8 + TILE[0]]
-    assert np.abs(tile[:100] - (70, 70, 74)).max() <= 3
-    assert tile[200:280].max() > 150, "the words in the middle"
+    assert np.abs(tile - (70, 70, 74)).max() <= 3

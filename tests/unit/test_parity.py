@@ -135,7 +135,7 @@ def test_bounds_that_cannot_be(require: str, reason: str) -> None:
 
 
 def test_bounds_are_at_least_or_at_most() -> None:
-    report = {"matched": 0.97, "score_drift": 0.02, "images_in_one_only": 1}
+    report = {"matched": 0.97, "score_drift": 0.02, "instances": 4, "images_in_one_only": 1}
     assert [*_faults(report, {})] == []
     faults = [*_faults(report, _bounds("matched=0.98, score_drift=0.01", ""))]
     assert faults == [
@@ -144,3 +144,10 @@ def test_bounds_are_at_least_or_at_most() -> None:
         "1 images failed in one of the two",
     ]
     assert [*_faults(report | {"images_in_one_only": 0}, _bounds("matched=0.97", ""))] == []
+
+
+def test_nothing_found_is_no_parity() -> None:
+    report = {"matched": 1.0, "instances": 0, "images_in_one_only": 0}
+    assert [*_faults(report, _bounds("matched=0.98", ""))] == [
+        "nothing was found that scores enough to count: there was nothing to compare"
+    ]
