@@ -196,7 +196,8 @@ def main() -> None:
     )
     log.info("serving %s", ", ".join(queues))
     worker.start()
-    presence.leave()
+    with suppress(StorageError):  # it is forgotten by its silence then
+        presence.leave()
     log.info("the peak of memory was %d MiB", memory.peak() >> 20)
     os._exit(worker.exitcode or 0)  # threads that wait on a store must not hold the process
 
