@@ -13,13 +13,15 @@ import pytest
 
 from tasks.folder import every_attempt, read_job, read_shard
 from tasks.opening import usual_shard_size
-from tasks.shelf import digest, find_model
+from tasks.shelf import ZOO, digest, find_model
 from tests.faults import SHARED, attempts, ends, folder_of, left
 from tests.fleet import Fleet, Worker, fleet, until
 from tests.graphs import write_model
 from tests.pictures import write_folder
 from tests.running import maskmill
 from worker.openvino_runtime import ov
+
+DEMO = Path(__file__).parents[2] / "worker" / "demo"
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +137,42 @@ def test_builds_of_one_model_share_a_mixed_job(
     assert other.code == 2
     assert "alternates" in other.err
     assert fleet_here.run(*command, "--mixed").code == 0
+
+
+def found_in(dataset: bytes) -> dict[str, list[object]]:
+    """What is said of each image, by its file name."""
+    content = json.loads(dataset)
+    names = {each["id"]: each["file_name"] for each in content["images"]}
+    found: dict[str, list[object]] = {name: [] for name in names.values()}
+    for each in content["annotations"]:
+        found[names[each["image_id"]]].append((each["category_id"], each["score"], each["bbox"]))
+    return found
+
+
+def test_the_cloud_and_a_board_share_a_job(fleet_here: Fleet, tmp_path: Path) -> None:
+    """One worker with the float build on ONNX Runtime, one with the int8 build on TFLite: each
+    image is what its shard's builder finds when it is alone."""
+    builds = {"onnx": "shapes.onnx", "tflite": "shapes-int8.tflite"}
+    alone = {}
+    for engine in builds:
+        fleet_here.worker("--runtime", engine, "-m", "shapes", fault=slow(0.1))
+        out = tmp_path / engine
+        assert maskmill("annotate", DEMO, "-m", "shapes", "--runtime", engine, "-o", out).code == 0
+        alone[engine] = found_in((out / "instances.json").read_bytes())
+    until(lambda: len(list(fleet_here.state.present())) == 2, logs=fleet_here.logs)
+    out = tmp_path / "out"
+    command = ("submit", DEMO, "-m", "shapes", "-o", out, SHARED, "--shard-size", 1)
+    ran = fleet_here.run(*command, "--mixed", "--wait")
+    assert ran.code == 0, ran.err + fleet_here.logs()
+    assert set(kinds_of(out)) == {(e, digest(ZOO / name)) for e, name in builds.items()}
+    together = found_in((out / "instances.json").read_bytes())
+    folder = folder_of(out)
+    for number in range(20):
+        shard = read_shard(folder, number)
+        made, name = shard.produced_by, shard.images[0].file_name
+        assert together[name] == alone[made.engine][name]
+        assert made.precision == {"onnx": "fp32", "tflite": "int8"}[made.engine]
+    assert alone["onnx"] != alone["tflite"]
 
 
 def test_a_mixed_job_waits_for_the_engines_that_it_has(
