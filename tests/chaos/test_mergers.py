@@ -19,8 +19,8 @@ from tests.running import MASKMILL, environment, maskmill
 DERIVED = ("instances.json", "results.json", "failures.jsonl", "contact-sheet.jpg", "run.json")
 STEPS = {
     "before all": {"call": "worker.jobs:merge_all"},
-    "the first shard": {"call": "tasks.merge:whole_shard"},
-    "the tenth shard": {"call": "tasks.merge:whole_shard", "nth": 10},
+    "the first shard": {"call": "tasks.folder:whole_shard"},
+    "the tenth shard": {"call": "tasks.folder:whole_shard", "nth": 10},
     "the sheet": {"call": "worker.jobs:write_sheet"},
     "the seal": {"call": "tasks.merge:seal"},
     "after all": {"call": "worker.jobs:merge_all", "when": "after"},
@@ -87,6 +87,7 @@ def test_a_merger_paused_through_a_retry(
         ran = made.run("retry", job)
         assert ran.code == 0, ran.err
         until(lambda job=job: failures(job) != {"3.jpg": "decode/not-an-image"}, 60, place)
+        made.await_merged(job)  # the failures are not the last file that is replaced
         after = (job / "instances.json").read_bytes()
         paused.send_signal(signal.SIGCONT)
         paused.wait(60)

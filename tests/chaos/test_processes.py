@@ -85,7 +85,8 @@ def test_the_poison_corpus(made: Fleet, tmp_path: Path, out: Path, oracle: Oracl
         uris.append({"uri": url_of(server, "/endless.jpg"), "file_name": "zz endless.jpg"})
         listed = tmp_path / "list.jsonl"
         listed.write_text("".join(json.dumps(each) + "\n" for each in uris))
-        made.worker_variables = {"MASKMILL_HTTP_ALLOW": "127.0.0.1"}
+        roots = f"{tmp_path},{url_of(server, '/')}"
+        made.worker_variables = {"MASKMILL_HTTP_ALLOW": "127.0.0.1", "MASKMILL_INPUT_ROOTS": roots}
         segv = {"who": "child", "path": "kills.jpg", "signal": signal.SIGSEGV, "always": True}
         made.worker(fault=segv)
         limits = {"MASKMILL_MAX_BYTES": "300000", **made.worker_variables}
