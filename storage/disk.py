@@ -1,7 +1,5 @@
 """Plain paths and `file://`: durable writes by temporary file, fsync and one atomic step."""
 
-from __future__ import annotations
-
 import errno
 import io
 import logging

@@ -1,7 +1,5 @@
 """The operating system's errors as ours."""
 
-from __future__ import annotations
-
 import errno
 import io
 from collections.abc import Iterator

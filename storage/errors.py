@@ -4,8 +4,6 @@ Every message is one sentence of ours that starts with the URI, without query an
 error of the library underneath is its `__cause__`, never its wording.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from storage.redact import shown

@@ -4,8 +4,6 @@ An HTTP URI holds no pattern: its question mark starts the query. A file may be 
 so whoever reads patterns looks first whether the URI exists as it stands.
 """
 
-from __future__ import annotations
-
 import fnmatch
 import glob
 import os

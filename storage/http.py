@@ -1,7 +1,5 @@
 """`http(s)://` inputs, read only."""
 
-from __future__ import annotations
-
 import io
 import re
 import time

@@ -4,8 +4,6 @@ The check is against server-side request forgery: an input leads to no private n
 Proxy variables are not honoured: a proxy would resolve the name a second time.
 """
 
-from __future__ import annotations
-
 import ipaddress
 import os
 import socket

@@ -1,7 +1,5 @@
 """`s3://bucket/key` on AWS and on stores that speak its protocol; here what is written."""
 
-from __future__ import annotations
-
 import io
 import logging
 import secrets

@@ -1,7 +1,5 @@
 """One S3 client per account and process, made when first needed and shared by its threads."""
 
-from __future__ import annotations
-
 import os
 import threading
 from datetime import datetime

@@ -1,7 +1,5 @@
 """What S3 stores answer, as our errors."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

@@ -1,7 +1,5 @@
 """Reading and listing S3 objects, through broken connections too."""
 
-from __future__ import annotations
-
 import io
 import time
 from collections.abc import Iterator

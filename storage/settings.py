@@ -1,7 +1,5 @@
 """Storage settings from the environment, validated when first needed."""
 
-from __future__ import annotations
-
 import ipaddress
 import os
 import re

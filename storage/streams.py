@@ -1,7 +1,5 @@
 """What the stores share: what they say of an object, and reading it whole."""
 
-from __future__ import annotations
-
 import random
 import sys
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ Names on disk are bytes; those that are not UTF-8 travel as surrogate escapes, a
 turns them into a `file://` URI that JSON can hold.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from dataclasses import dataclass

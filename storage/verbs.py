@@ -4,8 +4,6 @@ Errors are those of `storage.errors` only. Stores are imported when first used, 
 this package stays cheap.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from importlib import import_module

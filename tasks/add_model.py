@@ -1,7 +1,5 @@
 """`maskmill models add`: a network file becomes a model of one's own, with a card and a sample."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

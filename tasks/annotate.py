@@ -1,7 +1,5 @@
 """`maskmill annotate`: from the person's words to a merged dataset on this machine."""
 
-from __future__ import annotations
-
 import shutil
 import sys
 import tempfile

@@ -1,7 +1,5 @@
 """Which i.MX board this is, as its kernel says. Without numpy, so that producers can ask too."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Sequence

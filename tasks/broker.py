@@ -1,7 +1,5 @@
 """The broker: Celery under settings with which no message matters, and how messages are sent."""
 
-from __future__ import annotations
-
 import itertools
 import os
 import ssl

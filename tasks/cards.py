@@ -1,7 +1,5 @@
 """Model cards: a TOML file that says what a network's bytes cannot say of themselves."""
 
-from __future__ import annotations
-
 import re
 import sys
 from pathlib import Path

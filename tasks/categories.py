@@ -1,7 +1,5 @@
 """Category ids: COCO's eighty on their sparse 1…90, and what `--category-ids` asks for."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Mapping, Sequence
 from functools import cache

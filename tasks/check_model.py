@@ -1,7 +1,5 @@
 """`maskmill models check`: every build that is here, with every engine that is installed."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path

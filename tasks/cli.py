@@ -1,7 +1,5 @@
 """The `maskmill` command. Nothing heavy is imported before it is needed."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal
 
 import typer

@@ -1,7 +1,5 @@
 """`maskmill models …`: the zoo. Nothing heavy is imported before it is needed."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer

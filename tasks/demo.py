@@ -1,7 +1,5 @@
 """`maskmill demo`: the whole way on the bundled model and images, judged by their ground truth."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from tasks.annotate import annotate, is_here

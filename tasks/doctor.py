@@ -1,7 +1,5 @@
 """`maskmill doctor`: what this machine can run, or whether a job folder is sound."""
 
-from __future__ import annotations
-
 import os
 import platform
 import shutil

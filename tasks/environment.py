@@ -1,7 +1,5 @@
 """Settings that come from the environment, each checked where it is read."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Sequence

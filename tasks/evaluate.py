@@ -1,7 +1,5 @@
 """How good results are: `maskmill eval` of a job, and `maskmill models reproduce` of a model."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path

@@ -1,7 +1,5 @@
 """How commands end: 0 all well, 2 wrong usage, 3 over the failure budget, 4 stopped, 5 a gate."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable
 

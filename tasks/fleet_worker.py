@@ -1,7 +1,5 @@
 """`maskmill worker`: the process that watches the one that computes, and starts it again."""
 
-from __future__ import annotations
-
 import os
 import signal
 import socket

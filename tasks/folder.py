@@ -1,7 +1,5 @@
 """Where the parts of a job lie in its folder, and what they say about how far it is."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar

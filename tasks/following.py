@@ -1,7 +1,5 @@
 """`maskmill submit`, `status` and the commands that steer a job."""
 
-from __future__ import annotations
-
 import itertools
 import os
 import sys

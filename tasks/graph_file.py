@@ -1,7 +1,5 @@
 """What a network file says of itself, read without a runtime and without its weights."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path

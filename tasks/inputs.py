@@ -1,7 +1,5 @@
 """What a person typed as INPUT, turned into a stream of found images. Nothing is held in memory."""
 
-from __future__ import annotations
-
 import io
 import os
 from collections.abc import Iterator, Sequence

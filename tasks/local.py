@@ -1,7 +1,5 @@
 """`maskmill annotate`: the parent that plans, watches the child that works, and starts it again."""
 
-from __future__ import annotations
-
 import os
 import queue
 import socket

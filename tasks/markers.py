@@ -1,7 +1,5 @@
 """Why a job does not go on: it was cancelled, or a cause stopped it. A file in its folder."""
 
-from __future__ import annotations
-
 import time
 from typing import Literal
 

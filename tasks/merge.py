@@ -1,7 +1,5 @@
 """From shard objects to the merged dataset. Memory does not grow with images or annotations."""
 
-from __future__ import annotations
-
 import hashlib
 import heapq
 import shutil

@@ -1,7 +1,5 @@
 """What travels on the queue: which job and which shard, never data. Any of it may be lost."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, ClassVar, TypeVar
 
 import msgspec

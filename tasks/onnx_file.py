@@ -1,7 +1,5 @@
 """The parts of an .onnx that say what it is, read field by field; its weights never are."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from typing import Any, BinaryIO

@@ -7,8 +7,6 @@ When `append` returns, the inputs are stored and cannot be lost. The message `ma
 does the same on the worker that takes it.
 """
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import secrets

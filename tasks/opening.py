@@ -1,7 +1,5 @@
 """From what a person asks for to a planned job whose shards can be sent: the producer's API."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, BinaryIO, NamedTuple, cast

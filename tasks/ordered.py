@@ -1,7 +1,5 @@
 """Work side by side with results in order and a bound on what is in flight."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """`maskmill parity`: one model's builds, runtimes and precisions against each other."""
 
-from __future__ import annotations
-
 import os
 import re
 import sys

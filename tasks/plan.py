@@ -4,8 +4,6 @@ Everything that needs to see all inputs at once (repeats, clashes of names, ids,
 of a scratch SQLite file, so that a million URIs never sit in memory.
 """
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import os

@@ -1,7 +1,5 @@
 """What a person or a program sees while a job runs: a bar, plain lines, or JSON lines."""
 
-from __future__ import annotations
-
 import sys
 import time
 from collections import Counter

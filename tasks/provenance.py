@@ -1,7 +1,5 @@
 """Versions of what made a dataset. They live in run.json and nowhere else."""
 
-from __future__ import annotations
-
 import platform
 from collections.abc import Iterable
 from contextlib import suppress

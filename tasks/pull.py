@@ -2,8 +2,6 @@
 broke off, verified, and renamed when whole.
 """
 
-from __future__ import annotations
-
 import fcntl
 import os
 import re

@@ -4,8 +4,6 @@ The facts of each form are its authors'. What they leave to whoever trained or e
 guessed: the draft names the options that tell it.
 """
 
-from __future__ import annotations
-
 import ast
 from collections.abc import Iterable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Jobs whose messages are gone are found by looking at their folders, and sent again."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 

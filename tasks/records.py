@@ -1,7 +1,5 @@
 """The typed values that a job folder holds. Each is written as JSON exactly as it stands here."""
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 import msgspec

@@ -5,8 +5,6 @@ for each item, sorted by URI, with the id that it has in the dataset for ever. A
 numbered in the order of the segments, so their ids never change either.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 import sqlite3

@@ -1,7 +1,5 @@
 """Where models are: a person's own folder, the bundled zoo, and what `-m NAME` means there."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Iterator

@@ -6,8 +6,6 @@ dead/<time>-<id>.json: a message that could not be read, with the reason
 workers/<id>.json: a worker's hardware, speed and shard in hand, every few seconds
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import shutil

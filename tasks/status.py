@@ -1,7 +1,5 @@
 """Where jobs stand, from storage alone: it works when the broker does not."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import timedelta

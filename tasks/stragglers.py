@@ -2,8 +2,6 @@
 commit wins. The slow one sees within seconds that its shard is there, and lets go.
 """
 
-from __future__ import annotations
-
 import itertools
 import time
 from collections.abc import Collection, Sequence

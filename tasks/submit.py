@@ -4,8 +4,6 @@ from tasks.submit import submit
 submit(["s3://bucket/photos/"], "shapes", "s3://bucket/out", threshold=0.5)
 """
 
-from __future__ import annotations
-
 import shutil
 import tempfile
 import time

@@ -1,7 +1,5 @@
 """What a person asks of a run besides its inputs, and the settings that this comes to."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal

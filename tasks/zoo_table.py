@@ -1,7 +1,5 @@
 """`maskmill models list` and `show`: what the cards say, and what the files that are here say."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from textwrap import wrap

@@ -1,7 +1,5 @@
 """The Celery application of a fleet: `celery -A worker.app worker` and `… beat` run it."""
 
-from __future__ import annotations
-
 import os
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Whether a job folder is sound: sums, ids, hashes, boxes and masks of everything in it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """How a decoder is bound to a graph: the card's options, and which output plays which role."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from typing import Annotated, Any, NamedTuple, TypeVar

@@ -1,7 +1,5 @@
 """One build tried for real: loaded, run on a picture, and what it found drawn."""
 
-from __future__ import annotations
-
 import io
 import time
 from collections import Counter

@@ -1,7 +1,5 @@
 """Celery's consumer, which keeps what it cannot read, and minds an ack that is not heard."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from celery.concurrency.solo import TaskPool as SoloPool

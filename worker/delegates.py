@@ -1,7 +1,5 @@
 """The delegates that bring a network onto an i.MX board's NPU, and whether one can be trusted."""
 
-from __future__ import annotations
-
 import logging
 import os
 from collections.abc import Mapping, Sequence

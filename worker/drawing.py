@@ -1,7 +1,5 @@
 """Pictures for people: masks, boxes and labels on an image, and many of them on one sheet."""
 
-from __future__ import annotations
-
 import colorsys
 import io
 import math

@@ -1,7 +1,5 @@
 """COCO's AP of a job's results against a ground truth, by pycocotools."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 from collections import Counter

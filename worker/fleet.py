@@ -1,7 +1,5 @@
 """A fleet worker's station: it follows up on each shard itself, for nobody watches it."""
 
-from __future__ import annotations
-
 import logging
 import os
 import time

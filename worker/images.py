@@ -4,8 +4,6 @@ Formats are told by content. ICC profiles are not applied and alpha is dropped, 
 that the networks were trained with. Of a file with several frames or pages the first is read.
 """
 
-from __future__ import annotations
-
 import io
 import struct
 import warnings

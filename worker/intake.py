@@ -1,7 +1,5 @@
 """How a graph takes its picture: which of its inputs, in which layout, size and type."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """The Celery tasks of a worker."""
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """What a worker may touch: messages choose inputs, outputs and models, so it has limits."""
 
-from __future__ import annotations
-
 import os
 import re
 from dataclasses import dataclass

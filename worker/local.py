@@ -4,8 +4,6 @@ It reads JSON lines on standard input ({"model": …}, then {"job": …}, then p
 and writes events as JSON lines on standard output. End of input means that the parent is gone.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import sys

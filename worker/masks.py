@@ -1,7 +1,5 @@
 """Masks from prototypes, as YOLACT and Ultralytics publish them, in each box's region only."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Literal
 

@@ -3,8 +3,6 @@
 It changes what is in flight at once, never an answer: an image that is too large for it goes alone.
 """
 
-from __future__ import annotations
-
 import resource
 import threading
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """A card and a build, loaded: pixels go in, Detections come out."""
 
-from __future__ import annotations
-
 import importlib
 import platform
 from collections.abc import Callable, Iterator

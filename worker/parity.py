@@ -1,7 +1,5 @@
 """How far two datasets of the same images are apart, instance by instance."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any

@@ -7,8 +7,6 @@ rows of cells, at a place that follows from the two ends, and only cells whose c
 hold a crossing. So no pixel is made, however large the box is.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

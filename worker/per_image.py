@@ -6,8 +6,6 @@ per-image/sha256-<hash of its URI without query>.json. The image's id is that of
 open job ids are given when it is merged, and here it is the input's number in its message.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor

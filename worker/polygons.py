@@ -6,8 +6,6 @@ even-odd rule. A hole is therefore cut by a path that goes from the part's outli
 around it, and back the way it came: what encloses no area paints none.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import cv2

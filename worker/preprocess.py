@@ -1,7 +1,5 @@
 """Pixels to the network's input, and the value that undoes it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, Literal
 

@@ -1,7 +1,5 @@
 """Masks tidied up after the model: holes filled, specks and small instances dropped, as asked."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import cv2

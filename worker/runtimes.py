@@ -1,7 +1,5 @@
 """What every runtime is to the rest: named tensors in, named float arrays out."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Protocol
 

@@ -4,8 +4,6 @@ It reads one JSON line on standard input, what to serve, and writes events as JS
 standard output: which shard it has in hand, so that one that kills it is not forgotten.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import platform

@@ -1,7 +1,5 @@
 """What an operator sets for a worker by the environment."""
 
-from __future__ import annotations
-
 import os
 
 import msgspec

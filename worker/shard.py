@@ -1,7 +1,5 @@
 """One shard's items, from bytes to COCO records. The pipeline that every worker runs."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """The contact sheet: a few images of a merged job with what was found on them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 import msgspec

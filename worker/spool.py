@@ -4,8 +4,6 @@ A file a shard under MASKMILL_SPOOL, with the images that were done. It gets its
 is on the disk; what a power cut left of others is dropped.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import time

@@ -1,7 +1,5 @@
 """What one worker process holds between tasks, and what it does when a shard ends."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field

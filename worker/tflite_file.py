@@ -1,7 +1,5 @@
 """Whether the bytes of a .tflite file are all there: tflite-runtime does not look, and crashes."""
 
-from __future__ import annotations
-
 from struct import error, unpack_from
 
 # Of the table Model in TFLite's schema the lists of operator codes, subgraphs and buffers, and what

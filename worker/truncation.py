@@ -1,7 +1,5 @@
 """Whether an image file that failed to decode is shorter than it says."""
 
-from __future__ import annotations
-
 import io
 
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
