@@ -10,13 +10,35 @@ from tasks.categories import Category
 SCHEMA = 1
 
 
-class Item(msgspec.Struct, frozen=True):
-    """One input of a plan. The URI may carry the query of a presigned URL; nothing else does."""
+class VideoFrame(msgspec.Struct, frozen=True):
+    """Which frame of a video. What tells it from all others is its presentation time stamp."""
+
+    index: int  # from 0, in presentation order
+    pts: int  # in units of the video's time base
+    time: float  # seconds on the clock that a player shows, to a microsecond
+    group: int  # the time stamp of the key frame from which it can be decoded
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """Why nothing is to be tried: what was asked for was not there when it was planned."""
+
+    stage: Literal["fetch", "decode"]
+    kind: str
+    message: str
+
+
+class Item(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One input of a plan. The URI may carry the query of a presigned URL; nothing else does.
+
+    That of a frame is its video's with `#frame=` and its index.
+    """
 
     id: int
     uri: str
     file_name: str
     version: str | None = None  # what a listing said of the object; None where none was listed
+    frame: VideoFrame | None = None
+    problem: Problem | None = None
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,6 +138,20 @@ class Image(msgspec.Struct, frozen=True, omit_defaults=True):
     width: int  # after EXIF orientation
     height: int
     exif_orientation: int = 1  # 1…8 as the file had it; applied to the pixels before anything else
+    video_id: int = 0  # in a shard the place, from 1, in its `videos`; else in the dataset's
+    frame_index: int | None = None
+    timestamp: float | None = None
+
+
+class Video(msgspec.Struct, frozen=True):
+    """What a video says of itself; width and height are those after its rotation."""
+
+    name: str
+    width: int
+    height: int
+    fps: float  # the average
+    duration: float  # seconds
+    codec: str
 
 
 class RleMask(msgspec.Struct, frozen=True):
@@ -155,6 +191,7 @@ class Shard(msgspec.Struct, frozen=True):
     failures: tuple[Failure, ...]
     empty_masks: int = 0  # detections dropped because no pixel of their mask was left
     schema: int = SCHEMA
+    videos: tuple[Video, ...] = ()  # of which `images` has frames
 
 
 class Retry(msgspec.Struct, frozen=True):
