@@ -6,13 +6,11 @@ import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, BinaryIO
-
-from botocore.exceptions import ClientError
+from typing import Any, BinaryIO, cast
 
 from storage.errors import Denied, Exists, NotFound, StorageError, Unavailable
-from storage.s3_clients import client_for
-from storage.s3_errors import code_of, status_of, translating
+from storage.s3_clients import ask, client_for
+from storage.s3_errors import code_of, status_of
 from storage.s3_reads import get_versioned as get_versioned
 from storage.s3_reads import list_entries as list_entries
 from storage.s3_reads import open_versioned as open_versioned
@@ -38,29 +36,23 @@ def put(location: Location, data: bytes, create_only: bool) -> None:
 
 
 def delete(location: Location) -> None:
-    with translating(location, writing=True):
-        client_for(location).delete_object(Bucket=location.host, Key=location.path)
+    ask(location, "delete_object", writing=True)
 
 
 @contextmanager
 def open_write(location: Location) -> Iterator[BinaryIO]:
     """A multipart upload with one part in memory, unseen until it is complete."""
     upload = _Upload(location)
-    stream = io.BufferedWriter(upload, 1 << 20)
     try:
-        yield stream
-        stream.close()
+        yield cast(BinaryIO, upload)
         upload.finish()
-    finally:
+    except BaseException:
         upload.abort()
-        stream.close()
+        raise
 
 
-def _write(location: Location, data: bytes, **conditions: str) -> None:
-    with translating(location, writing=True):
-        client_for(location).put_object(
-            Bucket=location.host, Key=location.path, Body=data, **conditions
-        )
+def _write(location: Location, data: bytes | bytearray, **conditions: str) -> None:
+    ask(location, "put_object", writing=True, Body=data, **conditions)
 
 
 def _create(location: Location, data: bytes) -> None:
@@ -135,69 +127,54 @@ class _Upload(io.RawIOBase):
 
     def __init__(self, location: Location) -> None:
         self._location = location
-        self._client = client_for(location)
-        self._names = {"Bucket": location.host, "Key": location.path}
         self._mark = secrets.token_hex(8)
-        self._upload: dict[str, str] | None = None
+        self._begun: dict[str, str] = {}  # which upload it is, from the first part on
         self._part = bytearray()
         self._sent: list[dict[str, Any]] = []
-        self._is_over = False
 
     def writable(self) -> bool:
         return True
 
     def write(self, data: Any) -> int:
-        view = memoryview(data).cast("B")
-        while view and not self._is_over:
-            taken = min(len(view), PART_BYTES - len(self._part))
-            self._part += view[:taken]
-            view = view[taken:]
-            if len(self._part) == PART_BYTES:
-                self._send_part()
+        self._part += data
+        while len(self._part) >= PART_BYTES:
+            self._send_part()
         return memoryview(data).nbytes
 
     def finish(self) -> None:
-        if self._upload is None:
-            _write(self._location, bytes(self._part))
-        else:
-            if self._part:
-                self._send_part()
-            with translating(self._location, writing=True):
-                self._complete(self._upload)
-        self._is_over = True
+        if not self._begun:
+            _write(self._location, self._part)
+            return
+        if self._part:
+            self._send_part()
+        try:
+            self._ask("complete_multipart_upload", MultipartUpload={"Parts": self._sent})
+        except StorageError as error:
+            # The reply to our own completion may have been lost and the request repeated.
+            if code_of(error.__cause__) != "NoSuchUpload" or not self._is_stored():
+                raise
 
     def abort(self) -> None:
-        """Drop what was sent, unless finished. What a lost connection leaves, the bucket's own
-        rule for incomplete uploads removes."""
-        if self._upload is not None and not self._is_over:
+        """Drop what was sent. What a lost connection leaves, the bucket's own rule for incomplete
+        uploads removes."""
+        if self._begun:
             try:
-                with translating(self._location, writing=True):
-                    self._client.abort_multipart_upload(**self._upload)
+                self._ask("abort_multipart_upload")
             except StorageError as error:
                 logger.warning("an incomplete upload stays behind: %s", error)
-        self._is_over = True
 
     def _send_part(self) -> None:
-        with translating(self._location, writing=True):
-            if self._upload is None:
-                begun = self._client.create_multipart_upload(
-                    **self._names, Metadata={_UPLOAD: self._mark}
-                )
-                self._upload = self._names | {"UploadId": begun["UploadId"]}
-            number = len(self._sent) + 1
-            answer = self._client.upload_part(
-                **self._upload, PartNumber=number, Body=bytes(self._part)
-            )
-        self._sent.append({"PartNumber": number, "ETag": answer["ETag"]})
-        self._part.clear()
+        if not self._begun:
+            begun = self._ask("create_multipart_upload", Metadata={_UPLOAD: self._mark})
+            self._begun = {"UploadId": begun["UploadId"]}
+        part = {"PartNumber": len(self._sent) + 1}
+        answer = self._ask("upload_part", Body=self._part[:PART_BYTES], **part)
+        self._sent.append(part | {"ETag": answer["ETag"]})
+        del self._part[:PART_BYTES]
 
-    def _complete(self, upload: dict[str, str]) -> None:
-        try:
-            self._client.complete_multipart_upload(**upload, MultipartUpload={"Parts": self._sent})
-        except ClientError as error:
-            # The reply to our own completion may have been lost and the request repeated.
-            if code_of(error) != "NoSuchUpload":
-                raise
-            stored = self._client.head_object(**self._names)
-            if stored["Metadata"].get(_UPLOAD) != self._mark:
-                raise
+    def _is_stored(self) -> bool:
+        stored = ask(self._location, "head_object")
+        return bool(stored["Metadata"].get(_UPLOAD) == self._mark)
+
+    def _ask(self, operation: str, **arguments: Any) -> Any:
+        return ask(self._location, operation, writing=True, **self._begun, **arguments)

@@ -13,7 +13,7 @@ from botocore.exceptions import BotoCoreError, ProfileNotFound
 from botocore.utils import parse_timestamp
 
 from storage.errors import BadSetting, NoCredentials
-from storage.s3_errors import CREDENTIAL_ERRORS
+from storage.s3_errors import CREDENTIAL_ERRORS, translating
 from storage.settings import Account, S3Settings, s3_settings
 from storage.uris import Location
 
@@ -39,6 +39,13 @@ def client_for(location: Location) -> Any:
         if key not in _clients:
             _clients[key] = _make(location.uri, settings, account)
         return _clients[key]
+
+
+def ask(location: Location, operation: str, *, writing: bool = False, **arguments: Any) -> Any:
+    """What the store answers to one request about an object; what goes wrong is ours."""
+    with translating(location, writing=writing):
+        request = getattr(client_for(location), operation)
+        return request(Bucket=location.host, Key=location.path, **arguments)
 
 
 def _make(uri: str, settings: S3Settings, account: Account) -> Any:

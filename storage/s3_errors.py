@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from botocore import exceptions as botocore
 
@@ -56,15 +57,18 @@ def translating(location: Location, *, writing: bool = False) -> Iterator[None]:
         raise errors.Unavailable(location.uri) from error
 
 
-def code_of(error: botocore.ClientError) -> str:
-    return str(error.response.get("Error", {}).get("Code", ""))
+def code_of(error: BaseException | None) -> str:
+    """The code of an answer; empty where there was none."""
+    return str(_answer(error).get("Error", {}).get("Code", ""))
 
 
 def status_of(error: BaseException | None) -> int:
     """The HTTP status of an answer; 0 where there was none."""
-    if not isinstance(error, botocore.ClientError):
-        return 0
-    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    return int(_answer(error).get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def _answer(error: BaseException | None) -> dict[str, Any]:
+    return error.response if isinstance(error, botocore.ClientError) else {}
 
 
 def _answered(
