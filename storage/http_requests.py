@@ -35,11 +35,12 @@ _MORE_SPECIAL = tuple(
 )
 
 _MAX_REDIRECTS = 5
-_REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
 class Interrupted(Unreachable):
     """What may pass: worth another attempt."""
+
+    kind = "unreachable"
 
 
 def follow(location: Location, conditions: Mapping[str, str]) -> urllib3.BaseHTTPResponse:
@@ -47,8 +48,8 @@ def follow(location: Location, conditions: Mapping[str, str]) -> urllib3.BaseHTT
     url = location.uri
     for _ in range(_MAX_REDIRECTS + 1):
         answer = _ask(location.uri, urlsplit(url), conditions)
-        target = answer.headers.get("Location")
-        if answer.status not in _REDIRECTS or not target:
+        target = answer.get_redirect_location()
+        if not target:
             return answer
         answer.close()
         url = _redirected(location.uri, url, target)
