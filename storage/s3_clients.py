@@ -2,7 +2,6 @@
 
 import os
 import threading
-from datetime import datetime
 from typing import Any
 
 import botocore
@@ -10,11 +9,10 @@ import botocore.session
 from botocore.config import Config
 from botocore.configprovider import ConfiguredEndpointProvider
 from botocore.exceptions import BotoCoreError, ProfileNotFound
-from botocore.utils import parse_timestamp
 
 from storage.errors import BadSetting, NoCredentials
 from storage.s3_errors import CREDENTIAL_ERRORS, translating
-from storage.settings import Account, S3Settings, s3_settings
+from storage.settings import Account, account_for, s3_timeouts
 from storage.uris import Location
 
 ANONYMOUS = "anonymous"
@@ -31,13 +29,12 @@ def client_for(location: Location) -> Any:
 
     The process id is part of the key, since sockets must not be shared across a fork.
     """
-    settings = s3_settings()
-    account = settings.account_for(location.uri)
+    account, timeouts = account_for(location.uri), s3_timeouts()
     aws = tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
-    key = (os.getpid(), settings, account, aws)
+    key = (os.getpid(), account, *timeouts.values(), aws)
     with _lock:
         if key not in _clients:
-            _clients[key] = _make(location.uri, settings, account)
+            _clients[key] = _make(location.uri, account, timeouts)
         return _clients[key]
 
 
@@ -48,12 +45,13 @@ def ask(location: Location, operation: str, *, writing: bool = False, **argument
         return request(Bucket=location.host, Key=location.path, **arguments)
 
 
-def _make(uri: str, settings: S3Settings, account: Account) -> Any:
+def _make(uri: str, account: Account, timeouts: dict[str, float]) -> Any:
     unsigned = account.profile == ANONYMOUS
     profile = None if unsigned else account.profile
     session = botocore.session.Session(profile=profile)
     parsers = session.get_component("response_parser_factory")
-    parsers.set_parser_defaults(timestamp_parser=_timestamp)
+    # None is of use here, and to read them takes most of the time of a long listing.
+    parsers.set_parser_defaults(timestamp_parser=lambda value: value)
     try:
         return session.create_client(
             "s3",
@@ -61,8 +59,7 @@ def _make(uri: str, settings: S3Settings, account: Account) -> Any:
             config=Config(
                 signature_version=botocore.UNSIGNED if unsigned else None,
                 retries={"mode": "standard", "total_max_attempts": max_attempts()},
-                connect_timeout=settings.connect_timeout,
-                read_timeout=settings.read_timeout,
+                **timeouts,
                 request_checksum_calculation=_checksums("REQUEST_CHECKSUM_CALCULATION"),
                 response_checksum_validation=_checksums("RESPONSE_CHECKSUM_VALIDATION"),
                 max_pool_connections=_CONNECTIONS,
@@ -87,16 +84,7 @@ def _checksums(which: str) -> str:
     return os.environ.get(f"AWS_{which}", "when_required")
 
 
-def _timestamp(value: Any) -> datetime:
-    """As botocore reads it. Its own way takes most of the time of a long listing."""
-    try:
-        return datetime.fromisoformat(value.replace("Z", "+00:00"))
-    except (AttributeError, ValueError):
-        found: datetime = parse_timestamp(value)
-        return found
-
-
-def _endpoint_of_profile(session: Any, profile: str | None) -> str | None:
+def _endpoint_of_profile(session: Any, profile: str | None) -> Any:
     """The endpoint that a profile names, ahead of AWS_ENDPOINT_URL, which botocore would prefer.
 
     A profile given for one bucket is more specific than a variable for all.
@@ -104,6 +92,4 @@ def _endpoint_of_profile(session: Any, profile: str | None) -> str | None:
     if profile is None:
         return None
     scoped, no_variables = session.get_scoped_config(), dict[str, str]()
-    provider = ConfiguredEndpointProvider(session.full_config, scoped, "s3", no_variables)
-    endpoint: str | None = provider.provide()
-    return endpoint
+    return ConfiguredEndpointProvider(session.full_config, scoped, "s3", no_variables).provide()

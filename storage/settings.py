@@ -7,10 +7,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
-from urllib.parse import urlsplit
 
-from storage.errors import BadSetting
-from storage.uris import as_folder
+from storage.errors import BadSetting, BadUri
+from storage.uris import as_folder, parse
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -29,17 +28,6 @@ class Account:
 
 
 @dataclass(frozen=True)
-class S3Settings:
-    accounts: tuple[tuple[str, Account], ...]
-    """URI prefixes with the account to use there, longest first; the last is for all."""
-    connect_timeout: float
-    read_timeout: float
-
-    def account_for(self, uri: str) -> Account:
-        return next(account for prefix, account in self.accounts if f"{uri}/".startswith(prefix))
-
-
-@dataclass(frozen=True)
 class HttpSettings:
     allowed_hosts: frozenset[str]
     allowed_networks: tuple[Network, ...]
@@ -49,15 +37,19 @@ class HttpSettings:
     """Seconds for one whole input."""
 
 
-def s3_settings() -> S3Settings:
-    return S3Settings(
-        accounts=(
-            *_read("S3_PROFILES", _accounts),
-            ("", Account(None, _read("S3_ENDPOINT_URL", _endpoint))),
-        ),
-        connect_timeout=_read("S3_CONNECT_TIMEOUT", _seconds, "10"),
-        read_timeout=_read("S3_READ_TIMEOUT", _seconds, "60"),
-    )
+def account_for(uri: str) -> Account:
+    """The account of the longest prefix that is named, else the one for all."""
+    rest = Account(None, _read("S3_ENDPOINT_URL", lambda url: _endpoint(url) if url else None))
+    accounts = (*_read("S3_PROFILES", _accounts), ("", rest))
+    return next(account for prefix, account in accounts if f"{uri}/".startswith(prefix))
+
+
+def s3_timeouts() -> dict[str, float]:
+    """By their names in botocore."""
+    return {
+        "connect_timeout": _read("S3_CONNECT_TIMEOUT", _seconds, "10"),
+        "read_timeout": _read("S3_READ_TIMEOUT", _seconds, "60"),
+    }
 
 
 def http_settings() -> HttpSettings:
@@ -87,10 +79,11 @@ def _seconds(text: str) -> float:
     raise ValueError("be a number of seconds above 0")
 
 
-def _endpoint(url: str) -> str | None:
-    if url and not _is_web_address(url):
-        raise ValueError("be an http:// or https:// URL")
-    return url or None
+def _endpoint(url: str) -> str:
+    with suppress(BadUri):
+        if parse(url).scheme in ("http", "https"):
+            return url
+    raise ValueError("be an http:// or https:// URL")
 
 
 def _allowed(text: str) -> tuple[frozenset[str], tuple[Network, ...]]:
@@ -108,18 +101,10 @@ def _accounts(text: str) -> tuple[tuple[str, Account], ...]:
     accounts = {}
     for item in _listed(text):
         match = _ACCOUNT.fullmatch(item)
-        if match is None or (match[3] and not _is_web_address(match[3])):
+        if match is None:
             raise ValueError("list s3://bucket/prefix=profile pairs, with @ and a URL or without")
-        accounts[as_folder(match[1])] = Account(match[2], match[3])
+        accounts[as_folder(match[1])] = Account(match[2], match[3] and _endpoint(match[3]))
     return tuple(sorted(accounts.items(), key=lambda pair: -len(pair[0])))
-
-
-def _is_web_address(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        return False
 
 
 def _listed(text: str) -> list[str]:

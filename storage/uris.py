@@ -64,11 +64,12 @@ def _parse_file(uri: str, host: str, rest: str) -> Location:
 def _parse_http(uri: str, scheme: str) -> Location:
     try:
         parts = urlsplit(uri)
-        host, _ = parts.hostname, parts.port
+        host, port = parts.hostname, parts.port
     except ValueError as error:
         raise BadUri(uri, "is not a usable URI: its host or port is malformed") from error
-    if not host or _CONTROL.search(uri):
-        raise BadUri(uri, "is not a usable URI: it names no host or holds control characters")
+    if not host or port == 0 or _CONTROL.search(uri):
+        why = "it names no host, the port 0, or holds control characters"
+        raise BadUri(uri, f"is not a usable URI: {why}")
     return Location(uri, scheme, host, os.fsdecode(unquote_to_bytes(parts.path[1:])))
 
 

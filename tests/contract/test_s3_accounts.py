@@ -10,7 +10,7 @@ import pytest
 import storage
 from storage import errors
 from storage.s3_clients import client_for
-from storage.settings import s3_settings
+from storage.settings import account_for
 from storage.uris import parse
 from tests.services import free_port
 
@@ -157,14 +157,13 @@ def test_the_longest_prefix_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(
         "MASKMILL_S3_PROFILES", "s3://b=one, s3://b/deep=two@https://h:9,s3://b/deep/er/=three"
     )
-    settings = s3_settings()
     found = {
-        uri: settings.account_for(uri).profile
+        uri: account_for(uri).profile
         for uri in ("s3://b/x", "s3://b/deep", "s3://b/deep/x", "s3://b/deeper", "s3://b/deep/er/x")
     }
     assert list(found.values()) == ["one", "two", "two", "one", "three"]
-    assert settings.account_for("s3://bb/x").profile is None
-    assert settings.account_for("s3://b/deep").endpoint_url == "https://h:9"
+    assert account_for("s3://bb/x").profile is None
+    assert account_for("s3://b/deep").endpoint_url == "https://h:9"
 
 
 @pytest.mark.parametrize(
@@ -172,6 +171,7 @@ def test_the_longest_prefix_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("MASKMILL_S3_ENDPOINT_URL", "store.example:9000"),
         ("MASKMILL_S3_ENDPOINT_URL", "http://store:port"),
+        ("MASKMILL_S3_ENDPOINT_URL", "http://store:0"),
         ("MASKMILL_S3_PROFILES", "bucket=profile"),
         ("MASKMILL_S3_PROFILES", "s3://bucket"),
         ("MASKMILL_S3_PROFILES", "s3://bucket=p@http://"),

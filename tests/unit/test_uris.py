@@ -52,6 +52,7 @@ def test_parse(uri: str, scheme: str, host: str, path: str) -> None:
         "mem://b/k",
         "http:///path",
         "http://h:port/",
+        "http://h:0/",
         "http://[::1/",
         "http://h/a\r\nX: y",
     ],
