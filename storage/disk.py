@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from storage.disk_errors import LINK_UNSUPPORTED, NO_FILE, MappedFile, translating
 from storage.errors import Exists, NotFound, Refused, StorageError
-from storage.streams import Entry, Opened, holds, read_all
+from storage.streams import Entry, Opened, read_all
 from storage.uris import Location, as_folder, join, shown, storable
 
 logger = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ def require(location: Location) -> None:
 
 
 def put(location: Location, data: bytes, create_only: bool) -> None:
-    with open_write(location, only_new=data if create_only else None) as stream:
+    with open_write(location, only_new=create_only) as stream:
         stream.write(data)
 
 
@@ -55,11 +55,8 @@ def delete(location: Location) -> None:
 
 
 @contextmanager
-def open_write(location: Location, only_new: bytes | None = None) -> Iterator[BinaryIO]:
-    """A stream into a temporary file, which gets its name once all of it is on the disk.
-
-    With `only_new`, the bytes that are to come, a name that is taken stays as it is.
-    """
+def open_write(location: Location, only_new: bool = False) -> Iterator[BinaryIO]:
+    """A stream into a temporary file, which gets its name once all of it is on the disk."""
     with translating(location.uri, writing=True):
         temporary = _temporary_beside(location.path)
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
@@ -69,10 +66,10 @@ def open_write(location: Location, only_new: bytes | None = None) -> Iterator[Bi
         stream.close()
         with translating(location.uri, writing=True):
             _sync(temporary)
-            if only_new is None:
-                os.replace(temporary, location.path)
+            if only_new:
+                _link(temporary, location)
             else:
-                _create(location, temporary, only_new)
+                os.replace(temporary, location.path)
             _sync(os.path.dirname(location.path) or ".")
     finally:
         with suppress(OSError, StorageError):  # a full disk fails the flush once more
@@ -92,26 +89,19 @@ def _require_file(uri: str, facts: os.stat_result) -> None:
         raise Refused(uri, NO_FILE)
 
 
-def _create(location: Location, temporary: str, data: bytes) -> None:
-    """Give `temporary` its final name unless that is taken; taken by equal content is well."""
-    try:
-        _link(temporary, location.path)
-    except FileExistsError as error:
-        if not holds(open_versioned(location), data):
-            raise Exists(location.uri) from error
-
-
-def _link(temporary: str, path: str) -> None:
+def _link(temporary: str, location: Location) -> None:
     """FAT and some network file systems have no hard links: look first, then rename."""
     try:
-        os.link(temporary, path)
+        os.link(temporary, location.path)
+    except FileExistsError as error:
+        raise Exists(location.uri) from error
     except OSError as error:
         if error.errno not in LINK_UNSUPPORTED:
             raise
-        _warn_of_races(os.path.dirname(path))
-        if os.path.lexists(path):
-            raise FileExistsError from error
-        os.replace(temporary, path)
+        _warn_of_races(os.path.dirname(location.path))
+        if os.path.lexists(location.path):
+            raise Exists(location.uri) from error
+        os.replace(temporary, location.path)
 
 
 @lru_cache

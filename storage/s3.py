@@ -3,25 +3,22 @@
 import io
 import logging
 import secrets
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO, cast
 
-from storage.errors import Denied, Exists, NotFound, StorageError, Unavailable
+from storage.errors import Denied, Exists, NotFound, StorageError
 from storage.s3_clients import ask, client_for
 from storage.s3_errors import code_of, status_of
 from storage.s3_reads import get_versioned as get_versioned
 from storage.s3_reads import list_entries as list_entries
 from storage.s3_reads import open_versioned as open_versioned
 from storage.s3_reads import require as require
-from storage.streams import backoff, holds
 from storage.uris import Location
 
 logger = logging.getLogger(__name__)
 
 PART_BYTES = 16 << 20  # S3 takes 10,000 parts, so up to 160 GB
-_ROUNDS = 10
 _UPLOAD = "maskmill-upload"  # user metadata: which upload made the object
 
 _conditional: dict[tuple[str, str], bool] = {}
@@ -56,22 +53,19 @@ def _write(location: Location, data: bytes | bytearray, **conditions: str) -> No
 
 
 def _create(location: Location, data: bytes) -> None:
-    """Write unless the key is taken; taken by equal content is success, by other is `Exists`.
+    """Write unless the key is taken.
 
     The first such write to a bucket is also the probe: it is sent twice, and a store that has
     conditional writes refuses the second. That leaves nothing behind and needs no other permission.
     """
     target = (client_for(location).meta.endpoint_url, location.host)
     if _conditional.get(target):
-        _write_if_absent(location, data)
+        _write(location, data, IfNoneMatch="*")
         return
-    try:
-        if _is_there(location, data):
-            return
-    except Denied:
-        # Without the right to list, AWS answers 403 for what does not exist.
-        if target in _conditional:
-            raise
+    # Without the right to list, AWS answers 403 for what does not exist.
+    with suppress(NotFound, *([] if target in _conditional else [Denied])):
+        open_versioned(location).stream.close()
+        raise Exists(location.uri)
     if target in _conditional:
         _write(location, data)
     else:
@@ -79,47 +73,22 @@ def _create(location: Location, data: bytes) -> None:
 
 
 def _probe(location: Location, data: bytes) -> bool:
-    try:
-        if not (_write_if_absent(location, data) and _write_if_absent(location, data)):
-            return True
-    except StorageError as error:
-        if status_of(error.__cause__) not in (400, 501):
+    for is_there in (False, True):
+        try:
+            _write(location, data, IfNoneMatch="*")
+        except Exists:
+            if is_there:
+                return True
             raise
-        _write(location, data)  # conditions are refused as such
+        except StorageError as error:
+            if status_of(error.__cause__) not in (400, 501):
+                raise
+            _write(location, data)  # conditions are refused as such
+            break
     logger.warning(
         "s3://%s has no conditional writes: of two writers at once the last one wins", location.host
     )
     return False
-
-
-def _write_if_absent(location: Location, data: bytes) -> bool:
-    """Whether this call wrote the object; False where it was there already with equal content.
-
-    The latter is also what a lost reply to our own write looks like, since botocore tries again.
-    """
-    for attempt in range(_ROUNDS):
-        try:
-            _write(location, data, IfNoneMatch="*")
-            return True
-        except StorageError as error:
-            # 412: the key exists, with unknown content; 409: another such write is under way
-            status = status_of(error.__cause__)
-            if status not in (409, 412):
-                raise
-            if status == 412 and _is_there(location, data):
-                return False
-        time.sleep(backoff(attempt))
-    raise Unavailable(location.uri, "could not be written: other writers keep getting in the way")
-
-
-def _is_there(location: Location, data: bytes) -> bool:
-    """Whether the key holds `data`; False where it is absent, `Exists` for other content."""
-    try:
-        if holds(open_versioned(location), data):
-            return True
-    except NotFound:
-        return False
-    raise Exists(location.uri)
 
 
 class _Upload(io.RawIOBase):

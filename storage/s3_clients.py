@@ -13,12 +13,14 @@ from botocore.exceptions import BotoCoreError, ProfileNotFound
 from storage.errors import BadSetting, NoCredentials
 from storage.s3_errors import CREDENTIAL_ERRORS, translating
 from storage.settings import Account, account_for, s3_timeouts
+from storage.streams import backoff
 from storage.uris import Location
 
 ANONYMOUS = "anonymous"
 
 # As many connections as a worker has fetching threads, with room to spare.
 _CONNECTIONS = 32
+_ROUNDS = 10
 
 _clients: dict[Any, Any] = {}
 _lock = threading.Lock()
@@ -53,7 +55,7 @@ def _make(uri: str, account: Account, timeouts: dict[str, float]) -> Any:
     # None is of use here, and to read them takes most of the time of a long listing.
     parsers.set_parser_defaults(timestamp_parser=lambda value: value)
     try:
-        return session.create_client(
+        client = session.create_client(
             "s3",
             endpoint_url=account.endpoint_url or _endpoint_of_profile(session, profile),
             config=Config(
@@ -72,6 +74,14 @@ def _make(uri: str, account: Account, timeouts: dict[str, float]) -> Any:
         raise NoCredentials(uri) from error
     except (BotoCoreError, ValueError) as error:
         raise BadSetting("The AWS configuration", "cannot be used for S3") from error
+    client.meta.events.register("needs-retry.s3.PutObject", _try_again)
+    return client
+
+
+def _try_again(attempts: int, response: Any = None, **_: Any) -> float | None:
+    """409 says that another conditional write to the same key is under way."""
+    is_conflict = response is not None and response[0].status_code == 409
+    return backoff(attempts) if is_conflict and attempts < _ROUNDS else None
 
 
 def max_attempts() -> int:

@@ -22,7 +22,6 @@ _LOGIN = errors.NoCredentials, "needs other credentials: the store does not acce
 _LOGIN_EXPIRED = errors.NoCredentials, "needs new credentials: these have expired"
 _FULL = errors.Full, None
 _NAME = errors.BadUri, "is not a usable URI: its store takes no such name"
-_CHANGED = errors.Unavailable, "changed while it was read"
 _REGION = errors.Unavailable, "lives in another region than the one configured"
 
 _ANSWERS: dict[str | int, tuple[type[errors.StorageError], str | None]] = {
@@ -37,7 +36,8 @@ _ANSWERS: dict[str | int, tuple[type[errors.StorageError], str | None]] = {
     "InvalidObjectState": (errors.Denied, "is archived: it has to be restored before reading"),
     "EntityTooLarge": (errors.TooLarge, "is larger than its store takes"),
     **dict.fromkeys(("AuthorizationHeaderMalformed", 301, 307, 308), _REGION),
-    412: _CHANGED,
+    409: (errors.Unavailable, "could not be written: other writers keep getting in the way"),
+    412: (errors.Unavailable, "changed while it was read"),
 }
 """What an error code, else a status stands for, whoever answers it."""
 
@@ -77,6 +77,8 @@ def _answered(
     code, status, uri = code_of(error), status_of(error), location.uri
     if code == "NoSuchBucket":
         return errors.NoBucket(f"s3://{location.host}")
+    if status == 412 and writing:
+        return errors.Exists(uri)
     known = _ANSWERS.get(code) or _ANSWERS.get(status)
     if known is not None:
         kind, why = known

@@ -9,8 +9,8 @@ from contextlib import AbstractContextManager, contextmanager
 from importlib import import_module
 from typing import BinaryIO, Protocol, cast
 
-from storage.errors import NotFound
-from storage.streams import Entry, Opened
+from storage.errors import Exists, NotFound
+from storage.streams import Entry, Opened, holds
 from storage.uris import Location, parse
 
 
@@ -60,7 +60,11 @@ def put(uri: str, data: bytes, *, create_only: bool = False) -> None:
     content is success, whoever wrote it.
     """
     store, location = _resolve(uri)
-    store.put(location, data, create_only)
+    try:
+        store.put(location, data, create_only)
+    except Exists:  # whatever it holds: it may be ours, after a lost reply
+        if not holds(store.open_versioned(location), data):
+            raise
 
 
 def list_entries(uri_prefix: str, *, starting: str = "") -> Iterator[Entry]:
