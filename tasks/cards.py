@@ -1,18 +1,12 @@
 """Model cards: a TOML file that says what a network's bytes cannot say of themselves."""
 
 import re
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
 
 from tasks.categories import Category, Name, coco80
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 # Which engines run a file, the usual one first.
 ENGINES_BY_SUFFIX = {".onnx": ("onnx", "openvino"), ".tflite": ("tflite",), ".xml": ("openvino",)}
@@ -161,8 +155,8 @@ def read_card(path: Path) -> Card:
 def parse_card(text: str, path: Path) -> Card:
     """A card's text, which lies or is to lie at `path`."""
     try:
-        card = msgspec.convert(tomllib.loads(text), Card, strict=False)
-    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as exc:
+        card = msgspec.toml.decode(text, type=Card, strict=False)
+    except msgspec.DecodeError as exc:
         raise ModelError(f"the model card {path} cannot be read: {exc}") from exc
     categories = card.category_list()
     ids, names = {each.id for each in categories}, {each.name.lower() for each in categories}
