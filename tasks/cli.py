@@ -87,7 +87,7 @@ def evaluate(
     as_json: JsonFlag = False,
 ) -> None:
     """COCO box AP, mask AP and their mean, by size and by class."""
-    end("tasks.evaluate:evaluate", output, truth, as_json)
+    end("worker.evaluate:evaluate", output, truth, as_json)
 
 
 _PARITY_EPILOG = (

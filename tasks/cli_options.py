@@ -133,8 +133,7 @@ def _code(command: str, *told: Any) -> int:
     from tasks.exits import ended
 
     module, _, name = command.partition(":")
-    run = getattr(import_module(module), name)
-    return ended(lambda: run(*told), bool(told[-1]))
+    return ended(lambda: getattr(import_module(module), name)(*told), bool(told[-1]))
 
 
 def _asked(typed: dict[str, Any]) -> tuple[Selection, dict[str, Any]]:

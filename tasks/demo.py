@@ -1,9 +1,9 @@
 """`maskmill demo`: the whole way on the bundled model and images, judged by their ground truth."""
 
+from importlib import import_module
 from pathlib import Path
 
 from tasks.annotate import annotate, is_here
-from tasks.evaluate import evaluate
 from tasks.records import Selection
 from tasks.wishes import Wishes
 
@@ -24,4 +24,5 @@ def demo(output: str, as_json: bool) -> int:
         f"  maskmill doctor {output}                whether a job folder is sound\n"
         "  maskmill doctor                          what this machine can run"
     )
-    return evaluate(output, truth, as_json, next_steps)
+    judged: int = import_module("worker.evaluate").evaluate(output, truth, as_json, next_steps)
+    return judged

@@ -34,6 +34,9 @@ def ended(command: Callable[[], int], as_json: bool) -> int:
         return command()
     except _WRONG as exc:
         return _say(str(exc), WRONG, as_json)
+    except ModuleNotFoundError as exc:
+        needed = f"this needs {exc.name}, which is not installed: pip install 'maskmill[worker]'"
+        return _say(needed, WRONG, as_json)
     except _STOPPED as exc:
         return _say(str(exc), STOPPED, as_json)
     except KeyboardInterrupt:

@@ -8,7 +8,6 @@ from contextlib import nullcontext
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import product
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
@@ -16,9 +15,8 @@ import msgspec
 
 from tasks.annotate import ENGINE_PARTS, is_here, work_off
 from tasks.board import board
-from tasks.cards import Build, Card, Compute, ModelError
+from tasks.cards import Model, ModelError
 from tasks.environment import SettingError
-from tasks.evaluate import measure
 from tasks.exits import GATE_FAILED, OK
 from tasks.folder import Folder, read_run
 from tasks.inputs import InputError
@@ -45,47 +43,47 @@ class Way(NamedTuple):
     """One way to run a model here."""
 
     name: str
-    build: Build
-    place: Path
-    engine: str
-    compute: Compute = "f32"
+    model: Model
     variables: Mapping[str, str] = {}  # of the environment, for what no option names
 
 
-def ways(model: str) -> tuple[Card, dict[str, Way]]:
+def ways(name: str) -> dict[str, Way]:
     """Every way in which this machine can run a model; the card's first build leads."""
-    path, card, builds = builds_at(model)
+    path, card, builds = builds_at(name)
     found: dict[str, Way] = {}
     for build, place in builds:
-        for way in _ways_of(build, place) if place else ():
-            name = way.name if way.name not in found else f"{build.file}:{way.name}"
-            found[name] = way._replace(name=name)
+        if place is None:
+            continue
+        for engine in filter(is_here, build.engines):
+            for way in _ways_of(model_at(card, build, place, engine)):
+                own = way.name if way.name not in found else f"{build.file}:{way.name}"
+                found[own] = way._replace(name=own)
     if not found:
         raise ModelError(f"no build of {card.name} ({path}) is here and can be run")
-    return card, found
+    return found
 
 
-def _ways_of(build: Build, place: Path) -> Iterator[Way]:
-    for engine in filter(is_here, build.engines):
-        if engine == "tflite":
-            yield from _tflite_ways(build, place)
-            continue
-        yield Way(f"{build.precision} {engine}", build, place, engine)
-        if engine == "openvino" and build.precision == "fp32":
-            yield Way(f"bf16 {engine}", build, place, engine, "bf16")
+def _ways_of(model: Model) -> Iterator[Way]:
+    precision, engine = model.build.precision, model.engine
+    if engine == "tflite":
+        yield from _tflite_ways(model)
+        return
+    yield Way(f"{precision} {engine}", model)
+    if engine == "openvino" and precision == "fp32":
+        yield Way(f"bf16 {engine}", msgspec.structs.replace(model, compute="bf16"))
 
 
-def _tflite_ways(build: Build, place: Path) -> Iterator[Way]:
+def _tflite_ways(model: Model) -> Iterator[Way]:
     """By each interpreter, without and with the board's delegate or the one that is asked for."""
     asked = os.environ.get("MASKMILL_DELEGATE") or "auto"
     has_npu = board() if asked == "auto" else asked != "none"
     packages = filter(find_spec, ENGINE_PARTS["tflite"][0])
     for package, delegate in product(packages, ("none", asked) if has_npu else ("none",)):
         which = _INTERPRETERS[package]
-        name = f"{build.precision} {which}{'' if delegate == 'none' else ' delegate'}"
+        name = f"{model.build.precision} {which}{'' if delegate == 'none' else ' delegate'}"
         variables = {"MASKMILL_TFLITE": which, "MASKMILL_DELEGATE": delegate}
         variables["MASKMILL_DELEGATE_UNFIT"] = "refuse"  # or the CPU is compared with itself
-        yield Way(name, build, place, "tflite", variables=variables)
+        yield Way(name, model, variables)
 
 
 class Question(NamedTuple):
@@ -100,21 +98,20 @@ class Question(NamedTuple):
 
 def parity(model: str, question: Question, only: str, require: str, as_json: bool) -> int:
     """Run all ways over the inputs, compare each with the first, and judge them by `require`."""
-    card, here = ways(model)
+    here = ways(model)
     names = [word.strip() for word in only.split(",") if word.strip()]
-    chosen = _chosen(here, names or [*here], card)
-    return _judge(card, chosen, question, require, bool(names), as_json)
+    return _judge(_chosen(here, names or [*here]), question, require, bool(names), as_json)
 
 
 def _judge(
-    card: Card, chosen: Sequence[Way], question: Question, require: str, needed: bool, as_json: bool
+    chosen: Sequence[Way], question: Question, require: str, needed: bool, as_json: bool
 ) -> int:
     bounds = _bounds(require, question.truth)
-    reports = _measure(card, chosen, question, needed=needed)
+    reports = _measure(chosen, question, needed=needed)
     faults = [f"{r['way']}: {fault}" for r in reports for fault in _faults(r, bounds)]
     code = GATE_FAILED if faults else OK
-    event = {"event": "parity", "model": card.name, "ways": reports, "faults": faults}
-    tell({**event, "exit": code}, [*_table(reports), *faults], as_json)
+    event = {"event": "parity", "model": chosen[0].model.card.name, "ways": reports}
+    tell(event | {"faults": faults, "exit": code}, [*_table(reports), *faults], as_json)
     return code
 
 
@@ -125,20 +122,19 @@ def gate(
     the interpreter and the delegate that it would have."""
     if "-" in inputs:
         raise InputError("--gate-parity reads the inputs twice, and standard input is read once")
-    card, here = ways(model)
     wanted = find_model(model, wishes["runtime"], wishes["precision"])
-    first = next(iter(here.values()))
-    name, place = f"{wanted.build.precision} {wanted.engine} as asked", Path(wanted.path)
-    its = Way(name, wanted.build, place, wanted.engine, wanted.compute)
-    if its._replace(name=first.name, place=first.place) == first:
+    first = next(iter(ways(model).values()))
+    if (wanted, {}) == first[1:]:
         return OK
+    its = Way(f"{wanted.build.precision} {wanted.engine} as asked", wanted)
     most = min(GATE_IMAGES, selection.limit or GATE_IMAGES)
     limited = msgspec.structs.replace(selection, limit=most)
     question = Question(inputs, limited, wishes["threshold"] or THRESHOLD)
-    return _judge(card, [first, its], question, BOUNDS, True, as_json)
+    return _judge([first, its], question, BOUNDS, True, as_json)
 
 
-def _chosen(here: dict[str, Way], names: Sequence[str], card: Card) -> list[Way]:
+def _chosen(here: dict[str, Way], names: Sequence[str]) -> list[Way]:
+    card = next(iter(here.values())).model.card
     unknown = [name for name in names if name not in here]
     if unknown:
         raise ModelError(f"{card.name} runs here as {', '.join(here)}, not as {unknown[0]!r}")
@@ -167,9 +163,7 @@ def _bounds(require: str, truth: str) -> dict[str, float]:
     return bounds
 
 
-def _measure(
-    card: Card, chosen: Sequence[Way], question: Question, *, needed: bool
-) -> list[Report]:
+def _measure(chosen: Sequence[Way], question: Question, *, needed: bool) -> list[Report]:
     """A report on each way; on one that cannot run here, unless it is needed, why."""
     reports: list[Report] = []
     first: Folder | None = None
@@ -177,49 +171,53 @@ def _measure(
     with kept as output:
         for way in chosen:
             try:
-                folder, report = _run(card, way, question, output)
+                folder = _run(way, question, output)
             except Refused as exc:
                 if needed or first is None:
                     raise
                 reports.append({"way": way.name, "cannot_run": str(exc)})
                 continue
             first = first or folder
-            compared = import_module("worker.parity").compare(first, folder, question.threshold)
-            reports.append(report | compared)
+            report = _report(way, folder) | import_module("worker.parity").compare(
+                first, folder, question.threshold
+            )
             if question.truth:
-                lost = reports[0]["mask_ap"] - report["mask_ap"]
-                reports[-1]["ap_loss"] = round(lost, 4)
+                judged = import_module("worker.evaluate").measure(folder, question.truth)
+                report |= {f"{kind}_ap": judged[kind]["ap"] for kind in ("box", "mask")}
+                report["ap_loss"] = round(
+                    (reports or [report])[0]["mask_ap"] - report["mask_ap"], 4
+                )
+            reports.append(report)
     return reports
 
 
-def _run(card: Card, way: Way, question: Question, output: str) -> tuple[Folder, Report]:
+def _run(way: Way, question: Question, output: str) -> Folder:
     """One way over all inputs, down to half the threshold: see worker/parity.py."""
     print(f"{way.name} …", file=sys.stderr, flush=True)
     place = f"{output.rstrip('/')}/{way.name.replace(' ', '-').replace('/', '-')}"
-    wishes = Wishes(model=card.name, output=place, threshold=question.threshold / 2)
-    model = model_at(card, way.build, way.place, way.engine, way.compute)
+    threshold = question.threshold / 2
+    wishes = Wishes(model=way.model.card.name, output=place, threshold=threshold)
     given = sources(question.inputs, question.selection)
     before = dict(os.environ)
     try:
         os.environ.update(way.variables)
-        _, folder = work_off(model, given, wishes, choose_face(as_json=False))
+        return work_off(way.model, given, wishes, choose_face(as_json=False)).folder
     finally:
         os.environ.clear()
         os.environ.update(before)
+
+
+def _report(way: Way, folder: Folder) -> Report:
     record: Report = read_run(folder) or {}
     if not record["images"]:
         raise InputError(f"none of the inputs could be annotated: {record['failures_by_kind']}")
     seconds = record["seconds_by_stage"].items()
-    report = {
+    return {
         "way": way.name,
         "made_by": record["produced_by"],
         "failures": record["failures"],
         "ms_an_image": {stage: round(1000 * s / record["images"], 1) for stage, s in seconds},
     }
-    if question.truth:
-        judged = measure(folder.uri, question.truth)
-        report |= {"box_ap": judged["box"]["ap"], "mask_ap": judged["mask"]["ap"]}
-    return folder, report
 
 
 def _faults(report: Report, bounds: Mapping[str, float]) -> Iterator[str]:

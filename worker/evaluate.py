@@ -1,26 +1,59 @@
-"""COCO's AP of a job's results against a ground truth, by pycocotools."""
+"""`maskmill eval`: COCO's AP of a job's results against a ground truth, by pycocotools."""
 
 import contextlib
 import io
 from collections import Counter
+from collections.abc import Iterator
 from posixpath import basename
 from typing import Any
 
 import msgspec
-import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from storage import get
 from storage.errors import NotFound
-from tasks.folder import Folder, JobError
+from tasks.exits import OK
+from tasks.folder import Folder, JobError, find_job
 from tasks.inputs import InputError
+from tasks.progress import tell
 
 METRICS = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
 Record = dict[str, Any]
 
 
-def evaluate(folder: Folder, truth_uri: str) -> Record:
+def evaluate(output: str, truth: str, as_json: bool, more: str = "") -> int:
+    """Measure and say it, with `more` for a person below."""
+    report = measure(find_job(output)[1], truth)
+    event = {"event": "eval", "output": output, "truth": truth, **report}
+    tell(event, [*_lines(report), *more.splitlines()], as_json)
+    return OK
+
+
+def _lines(report: Record) -> Iterator[str]:
+    box, mask = report["box"], report["mask"]
+    rows = {name: (box[name], mask[name]) for name in METRICS}
+    for name, value in box["by_class"].items():
+        rows[f"  {name}"] = value, mask["by_class"].get(name)
+    width = max(map(len, rows))
+    yield f"{'':{width}}    box   mask"
+    for name, (of_boxes, of_masks) in rows.items():
+        yield f"{name:{width}}  {_figure(of_boxes)}  {_figure(of_masks)}"
+    yield (
+        f"box AP {box['ap']:.3f}, mask AP {mask['ap']:.3f},"
+        f" their mean {report['mean_ap']:.3f}, on {report['images']} images"
+    )
+    if report["truth_images_not_in_job"]:
+        yield f"{report['truth_images_not_in_job']} images of the truth are not in the job"
+    if report["results_left_out"]:
+        yield f"{report['results_left_out']} results are of images or classes not in it"
+
+
+def _figure(value: float | None) -> str:
+    return "    –" if value is None else f"{value:.3f}"
+
+
+def measure(folder: Folder, truth_uri: str) -> Record:
     """Box and mask AP (their mean is what model zoos call mAP), by size and by class."""
     dataset, results = read_dataset(folder), read_dataset(folder, "results.json")
     truth = _read_truth(truth_uri)
@@ -109,7 +142,7 @@ def _category_ids(dataset: Record, truth: Record) -> dict[int, int]:
 
 def _measure(truth: Any, results: list[Record], images: list[int], kind: str) -> Record:
     if not results:
-        return dict.fromkeys(METRICS, 0.0) | {"by_class": {}, "mean_iou": None}
+        return dict.fromkeys(METRICS, 0.0) | {"by_class": {}}
     judge = COCOeval(truth, truth.loadRes([dict(each) for each in results]), kind)
     judge.params.imgIds = images
     judge.evaluate()
@@ -121,7 +154,6 @@ def _measure(truth: Any, results: list[Record], images: list[int], kind: str) ->
         truth.cats[category]["name"]: _rounded(_mean(precision[:, :, place, 0, -1]))
         for place, category in enumerate(judge.params.catIds)
     }
-    report["mean_iou"] = _mean_iou(judge)
     return report
 
 
@@ -133,18 +165,3 @@ def _mean(values: Any) -> float:
 
 def _rounded(value: float) -> float | None:
     return None if value < 0 else round(float(value), 4)
-
-
-def _mean_iou(judge: Any) -> float | None:
-    """Over the detections that match an instance at IoU 0.5, whatever their score."""
-    overlaps: list[float] = []
-    for each in judge.evalImgs:
-        if each is None or list(each["aRng"]) != list(judge.params.areaRng[0]):
-            continue
-        place_in = each["image_id"], each["category_id"]
-        truth = {real["id"]: number for number, real in enumerate(judge._gts[place_in])}
-        ious = judge.ious[place_in]
-        for place, match in enumerate(each["dtMatches"][0]):  # best score first, as in `ious`
-            if match:
-                overlaps.append(float(ious[place, truth[int(match)]]))
-    return round(float(np.mean(overlaps)), 4) if overlaps else None

@@ -26,17 +26,14 @@ def compare(reference: Folder, other: Folder, threshold: float) -> Record:
     drifts: list[float] = []
     for image in ours.keys() & theirs.keys():
         a, b = ours[image], theirs[image]
+        counted += sum(found["score"] >= threshold for found in (*a, *b))
         overlap = _overlap(a, b)
-        pairs = list(_pairs(overlap))
-        both = {0: {i for i, _ in pairs}, 1: {j for _, j in pairs}}
-        for side, each in enumerate((a, b)):
-            counts = {n for n, found in enumerate(each) if found["score"] >= threshold}
-            counted += len(counts)
-            matched += len(counts & both[side])
-        for i, j in pairs:
-            if max(a[i]["score"], b[j]["score"]) >= threshold:
+        for i, j in _pairs(overlap):
+            scores = a[i]["score"], b[j]["score"]
+            matched += sum(score >= threshold for score in scores)
+            if max(scores) >= threshold:
                 overlaps.append(float(overlap[i, j]))
-                drifts.append(abs(a[i]["score"] - b[j]["score"]))
+                drifts.append(abs(scores[0] - scores[1]))
                 flips += a[i]["category_id"] != b[j]["category_id"]
     return {
         "images": len(ours.keys() & theirs.keys()),

@@ -12,7 +12,9 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+import typer
 
+from tasks.cli_options import end
 from tests.running import MASKMILL
 
 ROOT = Path(__file__).parents[2]
@@ -55,7 +57,7 @@ def test_imports_go_one_way(package: str, allowed: set[str]) -> None:
 NAMED = [
     pytest.param(*found, id=found[1])
     for path in (ROOT / "tasks").glob("cli*.py")
-    for found in re.findall(r'"(tasks\.\w+):(\w+)"', path.read_text())
+    for found in re.findall(r'"((?:tasks|worker)\.\w+):(\w+)"', path.read_text())
 ]
 
 
@@ -78,3 +80,14 @@ def test_help_starts_without_celery_or_boto() -> None:
     start = time.perf_counter()
     subprocess.run([MASKMILL, "--help"], capture_output=True, check=True)
     print(f"maskmill --help: {time.perf_counter() - start:.2f} s")
+
+
+def test_a_command_without_its_extra_says_which_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "pycocotools.coco", None)
+    monkeypatch.delitem(sys.modules, "worker.evaluate", raising=False)
+    with pytest.raises(typer.Exit) as ended:
+        end("worker.evaluate:evaluate", "out", "truth.json", False)
+    assert ended.value.exit_code == 2
+    assert "pip install 'maskmill[worker]'" in capsys.readouterr().err

@@ -1,11 +1,11 @@
-"""How good results are: `maskmill eval` of a job, and `maskmill models reproduce` of a model."""
+"""`maskmill models reproduce`: a model's AP as measured here, beside what its card says."""
 
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from tasks.annotate import annotate, need_worker_parts
+from tasks.annotate import annotate
 from tasks.cards import Model
 from tasks.exits import GATE_FAILED, OK
 from tasks.folder import find_job
@@ -16,44 +16,6 @@ from tasks.shelf import find_model
 from tasks.wishes import Wishes
 
 Report = dict[str, Any]
-
-
-def evaluate(output: str, truth: str, as_json: bool, more: str = "") -> int:
-    """Measure and say it, with `more` for a person below."""
-    report = measure(output, truth)
-    event = {"event": "eval", "output": output, "truth": truth, **report}
-    tell(event, [*_lines(report), *more.splitlines()], as_json)
-    return OK
-
-
-def measure(output: str, truth: str) -> Report:
-    need_worker_parts()
-    _, folder = find_job(output)
-    report: Report = import_module("worker.evaluate").evaluate(folder, truth)
-    return report
-
-
-def _lines(report: Report) -> Iterator[str]:
-    box, mask = report["box"], report["mask"]
-    rows = {name: (box[name], mask[name]) for name in box if name != "by_class"}
-    for name, value in box["by_class"].items():
-        rows[f"  {name}"] = value, mask["by_class"].get(name)
-    width = max(map(len, rows))
-    yield f"{'':{width}}    box   mask"
-    for name, (of_boxes, of_masks) in rows.items():
-        yield f"{name:{width}}  {_figure(of_boxes)}  {_figure(of_masks)}"
-    yield (
-        f"box AP {box['ap']:.3f}, mask AP {mask['ap']:.3f},"
-        f" their mean {report['mean_ap']:.3f}, on {report['images']} images"
-    )
-    if report["truth_images_not_in_job"]:
-        yield f"{report['truth_images_not_in_job']} images of the truth are not in the job"
-    if report["results_left_out"]:
-        yield f"{report['results_left_out']} results are of images or classes not in it"
-
-
-def _figure(value: float | None) -> str:
-    return "    –" if value is None else f"{value:.3f}"
 
 
 def reproduce(
@@ -82,7 +44,7 @@ def _truth(coco: Path) -> tuple[Path, Path]:
 
 
 def _judge(model: Model, output: str, truth: str, tolerance: float, as_json: bool) -> int:
-    report = measure(output, truth)
+    report = import_module("worker.evaluate").measure(find_job(output)[1], truth)
     measured = {f"{kind}_ap": report[kind]["ap"] for kind in ("box", "mask")}
     measured["mean_ap"] = report["mean_ap"]
     rows = list(_rows(model, measured))
