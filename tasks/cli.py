@@ -76,7 +76,7 @@ def doctor(
 ) -> None:
     """What this machine can run; or whether a job folder is sound."""
     if output:
-        end("tasks.doctor:check_folder", output, as_json)
+        end("worker.audit:check_folder", output, as_json)
     end("tasks.doctor:check_machine", model, as_json)
 
 

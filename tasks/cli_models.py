@@ -74,7 +74,7 @@ def add(
     """Make a card by looking at a network, and show what it finds on a picture."""
     told = {"categories": categories, "color": color, "mean": mean, "std": std, "fit": fit}
     told |= {"name": name, "family": family, "image": image}
-    end("tasks.add_model:add", file, told, replace, as_json)
+    end("worker.add_model:add", file, told, replace, as_json)
 
 
 @app.command(epilog="Exit codes: 0 all that is here fits, 2 it cannot be used.")
@@ -85,4 +85,4 @@ def check(
     as_json: JsonFlag = False,
 ) -> None:
     """Load every build with every engine that is here, run a picture and draw what is found."""
-    end("tasks.check_model:check", model, image, output, as_json)
+    end("worker.check:check", model, image, output, as_json)

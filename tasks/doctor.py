@@ -1,4 +1,4 @@
-"""`maskmill doctor`: what this machine can run, or whether a job folder is sound."""
+"""`maskmill doctor`: what this machine can run."""
 
 import os
 import platform
@@ -11,14 +11,12 @@ from pathlib import Path
 from storage import delete, get, put
 from storage.errors import StorageError
 from storage.uris import join, shown
-from tasks.annotate import ENGINE_PARTS, kinds_said
+from tasks.annotate import ENGINE_PARTS
 from tasks.board import board, targets_of
 from tasks.broker import DEFAULT_QUEUE, BrokerDown, broker_url, make_app, queues_for, waiting
 from tasks.cards import ModelError
-from tasks.check_model import try_builds
 from tasks.environment import SettingError
-from tasks.exits import OK, STOPPED
-from tasks.folder import find_job, read_run
+from tasks.exits import OK
 from tasks.progress import tell
 from tasks.provenance import installed
 from tasks.shelf import find_model, zoo_cards
@@ -68,7 +66,7 @@ def _tflite() -> Iterator[tuple[str, str]]:
 
 def _tried(model: str) -> Iterator[tuple[str, str]]:
     with tempfile.TemporaryDirectory(prefix="maskmill-doctor-") as folder:
-        for each in try_builds(model, "", Path(folder)):
+        for each in import_module("worker.check").try_builds(model, "", Path(folder)):
             stages = (f"{name} {1000 * s:.1f} ms" for name, s in each.get("seconds", {}).items())
             engine = each.get("version", each.get("engine", "no engine"))
             found = each.get("problem") or f"{each['device']}: {', '.join(stages)}"
@@ -144,15 +142,3 @@ def _settings() -> dict[str, str]:
 def _without_password(value: str) -> str:
     scheme, mark, rest = value.partition("://")
     return f"{scheme}://…@{rest.rpartition('@')[2]}" if mark and "@" in rest else value
-
-
-def check_folder(output: str, as_json: bool) -> int:
-    job, folder = find_job(output)
-    audit = import_module("worker.audit")
-    found = list(audit.problems(folder, job))
-    run = read_run(folder) or {}
-    kinds = list(kinds_said(run.get("produced_by", ())))
-    event = {"event": "doctor", "output": output, "sound": not found, "problems": found}
-    lines = found or [f"{output} is sound: {run.get('inputs')} inputs, each ended once"]
-    tell(event | {"kinds": kinds}, lines + [f"made by {kind}" for kind in kinds], as_json)
-    return STOPPED if found else OK

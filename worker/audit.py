@@ -1,4 +1,5 @@
-"""Whether a job folder is sound: sums, ids, hashes, boxes and masks of everything in it."""
+"""`maskmill doctor OUT`: whether a job folder is sound, by the sums, ids, hashes, boxes and masks
+of everything in it."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -6,11 +7,14 @@ from typing import Any
 import ijson
 
 from storage import get, open_read
+from tasks.annotate import kinds_said
+from tasks.exits import OK, STOPPED
 from tasks.folder import (
     Folder,
     JobError,
     ShardName,
     entries_of,
+    find_job,
     missing_shards,
     parts,
     read_plan,
@@ -18,10 +22,22 @@ from tasks.folder import (
     read_shard,
 )
 from tasks.merge import hash_of, is_merged
+from tasks.progress import tell
 from tasks.records import Job
 from worker.rle import Rle, is_canonical
 
 SLACK = 0.011  # boxes are rounded to a hundredth
+
+
+def check_folder(output: str, as_json: bool) -> int:
+    job, folder = find_job(output)
+    found = list(problems(folder, job))
+    run = read_run(folder) or {}
+    kinds = list(kinds_said(run.get("produced_by", ())))
+    event = {"event": "doctor", "output": output, "sound": not found, "problems": found}
+    lines = found or [f"{output} is sound: {run.get('inputs')} inputs, each ended once"]
+    tell(event | {"kinds": kinds}, lines + [f"made by {kind}" for kind in kinds], as_json)
+    return STOPPED if found else OK
 
 
 def problems(folder: Folder, job: Job) -> Iterator[str]:

@@ -1,50 +1,98 @@
-"""One build tried for real: loaded, run on a picture, and what it found drawn."""
+"""`maskmill models check`: every build that is here, with every engine that is installed.
+
+Each is tried for real: loaded, run on a picture, and what it found drawn.
+"""
 
 import io
 import time
 from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from storage import put
-from tasks.cards import Model, ModelError
-from tasks.inputs import InputError
-from tasks.records import Item, Settings
+from storage.uris import shown, storable
+from tasks.annotate import need_worker_parts
+from tasks.cards import Build, Card, Model, ModelError
+from tasks.demo import IMAGES
+from tasks.exits import OK, WRONG
+from tasks.inputs import InputError, absolute
+from tasks.progress import tell
+from tasks.records import Item
+from tasks.shelf import builds_at, model_at
+from tasks.wishes import Wishes, settings_of
+from tasks.zoo_table import Facts, record_lines
 from worker.detections import ModelMismatch
-from worker.model import LoadedModel, load_model
+from worker.model import load_model
 from worker.settings import read_settings
 from worker.shard import Stopwatch, annotate_one
 from worker.sheet import SHOWN, drawn
 
-Facts = dict[str, Any]
+PICTURE = str(IMAGES / "000001.jpg")
 
 
-def check_build(model: Model, settings: Settings, picture: str, drawing: str) -> Facts:
-    """What the build is and finds, or why it cannot be used; InputError for a bad picture."""
-    start, watch = time.perf_counter(), Stopwatch()
+def check(name: str, image: str, output: str, as_json: bool) -> int:
+    reports = list(try_builds(name, image, Path(storable(output))))
+    usable = [each["fits"] for each in reports if each["fits"] is not None]
+    code = OK if usable and all(usable) else WRONG
+    event = {"event": "check", "model": name, "builds": reports, "exit": code}
+    tell(event, (line for each in reports for line in report_lines(each)), as_json)
+    return code
+
+
+def try_builds(name: str, image: str, folder: Path) -> Iterator[Facts]:
+    """What came of each build of a model with each engine."""
+    _, card, builds = builds_at(name)
+    for build, place in builds:
+        if place is None:
+            yield {"build": build.file, "fits": None, "problem": "it is not here"}
+            continue
+        for engine in build.engines:
+            drawing = folder / f"{build.file.replace('/', '-')}-{engine}.jpg"
+            yield try_build(card, build, place, engine, image, drawing)
+
+
+def try_build(
+    card: Card, build: Build, place: Path, engine: str, image: str, drawing: Path
+) -> Facts:
+    """What came of it; `fits` is None where this machine cannot try it."""
+    picture = absolute(image) if image else PICTURE
+    about: Facts = {"build": build.file, "engine": engine, "path": str(place), "fits": None}
+    about["picture"] = shown(picture)
     try:
-        loaded = load_model(model, read_settings())
-        seconds = time.perf_counter() - start
-        outcome = annotate_one(Item(1, picture, picture), loaded, settings, watch)
+        need_worker_parts(engine)
+        about["fits"] = False
+        return about | _try(model_at(card, build, place, engine), picture, str(drawing))
     except (ModelError, ModelMismatch, ValueError) as exc:
-        return {"fits": False, "problem": str(exc), **vars(exc)}  # expected, found
+        return about | {"problem": str(exc), **vars(exc)}  # expected, found
+
+
+def _try(model: Model, picture: str, drawing: str) -> Facts:
+    """What a build is and finds; raises what says why it cannot be used, or that the picture
+    cannot."""
+    settings = settings_of(model, Wishes(model=model.card.name, output=""))
+    start, watch = time.perf_counter(), Stopwatch()
+    loaded = load_model(model, read_settings())
+    seconds = time.perf_counter() - start
+    outcome = annotate_one(Item(1, picture, picture), loaded, settings, watch)
     if outcome.failure is not None:
-        if outcome.failure.stage == "model":
-            return {"fits": False, "problem": outcome.failure.message}
-        raise InputError(f"{outcome.failure.uri}: {outcome.failure.message}")
+        failed = ModelError if outcome.failure.stage == "model" else InputError
+        raise failed(f"{outcome.failure.uri}: {outcome.failure.message}")
     file = io.BytesIO()
     pixels = drawn(picture, outcome.annotations, settings)
     Image.fromarray(pixels).save(file, "JPEG", quality=90)
     put(drawing, file.getvalue())
     taken, all_of_them = getattr(loaded.runtime, "operators", (0, 0))  # by its delegate
     names = {each.id: each.name for each in settings.categories}
+    decode: Any = loaded.decode  # it says which tensor it reads each of its parts from
     return {
         "fits": True,
         "version": loaded.engine_version,
         "inputs": [str(each) for each in loaded.runtime.inputs],
         "outputs": [str(each) for each in loaded.runtime.outputs],
-        "roles": _roles(loaded),
+        "roles": {role: str(reading.tensor) for role, reading in decode.outputs.items()},
         "device": loaded.runtime.device
         + (f", {taken} of {all_of_them} operators" if taken else ""),
         "load_seconds": round(seconds, 3),
@@ -55,7 +103,9 @@ def check_build(model: Model, settings: Settings, picture: str, drawing: str) ->
     }
 
 
-def _roles(loaded: LoadedModel) -> Facts:
-    """The tensor that the family's decoder reads each of its parts from."""
-    decode: Any = loaded.decode
-    return {role: str(reading.tensor) for role, reading in decode.outputs.items()}
+def report_lines(report: Facts) -> Iterator[str]:
+    verdict = {True: "fits", False: "does not fit", None: "not tried"}[report["fits"]]
+    engine = " ".join(filter(None, (report.get("engine"), report.get("version"))))
+    yield f"{report['build']}{f' with {engine}' if engine else ''}: {verdict}"
+    said = ("build", "engine", "version", "fits", "path", "expected", "found")
+    yield from record_lines({k: v for k, v in report.items() if k not in said}, "  ")

@@ -14,13 +14,13 @@ import pytest
 from onnx import helper
 from PIL import Image
 
-from tasks.add_model import to_toml
 from tasks.cards import Build, Card, InputSpec, read_card
 from tasks.categories import Category
 from tests import graphs_yolo_seg
 from tests.graphs import NAMES, write_model
 from tests.pictures import write_folder
 from tests.running import MASKMILL, environment, maskmill
+from worker.add_model import to_toml
 
 CLASSES = {0: "ash", 1: 'Käse "x"', 2: "a b", 3: "d", 4: "e"}
 TOLD = ("--categories", ",".join(NAMES), "--color", "rgb", "--mean", "128,128,128")

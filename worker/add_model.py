@@ -24,13 +24,13 @@ from tasks.cards import (
     parse_card,
 )
 from tasks.categories import Category, from_file
-from tasks.check_model import report_lines, try_build
 from tasks.exits import OK
 from tasks.graph_file import GraphFile, files_of, read_graph
 from tasks.progress import tell
 from tasks.recognise import ASKED, Draft, asked, recognise
 from tasks.shelf import ZOO, digest, user_folder
 from tasks.zoo_table import Facts
+from worker.check import report_lines, try_build
 
 # What was typed of the model, by option: name, family, image and the keys of ASKED. What is empty
 # the graph tells, or the person is asked for.
