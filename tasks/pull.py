@@ -127,22 +127,14 @@ def _fetch(wanted: Download, target: Path, told: Told) -> None:
             elif not os.fstat(file.fileno()).st_nlink:  # another process threw this .part away
                 _fetch(wanted, target, told)
             else:
-                _complete(file, wanted, part, version_at, told)
-                part.rename(target)
+                _fill(file, wanted, version_at, told)
+                os.fsync(file.fileno())
                 version_at.unlink(missing_ok=True)
-
-
-def _complete(file: FileIO, wanted: Download, part: Path, version_at: Path, told: Told) -> None:
-    try:
-        _fill(file, wanted, version_at, told)
-        os.fsync(file.fileno())
-        if why := _difference(part, wanted):
-            source = f"what came from {wanted.url} is not the file that was published or came first"
-            raise ModelError(f"{source}: {why}; it was not kept")
-    except ModelError:
-        version_at.unlink(missing_ok=True)
-        part.unlink()
-        raise
+                if why := _difference(part, wanted):
+                    part.unlink()
+                    source = f"what came from {wanted.url} is not the file that was published"
+                    raise ModelError(f"{source} or came first: {why}; it was not kept")
+                part.rename(target)
 
 
 def _difference(path: Path, wanted: Download) -> str:
@@ -162,8 +154,7 @@ def _fill(file: FileIO, wanted: Download, version_at: Path, told: Told) -> None:
     while done != wanted.size:
         version = version_at.read_text("utf-8") if version_at.exists() else ""
         opened = open_from(wanted.url, done, version)
-        if not opened.start:
-            file.truncate(0)
+        file.truncate(opened.start)
         with opened.stream:
             version_at.write_text(opened.version, "utf-8")
             try:
@@ -177,14 +168,12 @@ def _fill(file: FileIO, wanted: Download, version_at: Path, told: Told) -> None:
 
 
 def _copy(opened: Opened, file: FileIO, wanted: Download, told: Told) -> None:
+    """All that comes, but of a file of a known size no more than shows that it is another."""
     done = opened.start
     told(done, opened.size)
-    while chunk := opened.stream.read1(CHUNK):  # type: ignore[attr-defined]
+    while done <= (wanted.size or done) and (chunk := opened.stream.read1(CHUNK)):  # type: ignore[attr-defined]
         rest = memoryview(chunk)
         while rest:  # an unbuffered write may take less, as when the disk is nearly full
             rest = rest[file.write(rest) :]
         done += len(chunk)
-        if done > (wanted.size or done):
-            sizes = f"expected {wanted.size} bytes, and it goes on"
-            raise ModelError(f"{wanted.url} is not the file that was published: {sizes}")
         told(done, opened.size)

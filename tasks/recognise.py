@@ -6,13 +6,14 @@ guessed: the draft names the options that tell it.
 
 import ast
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from msgspec.structs import replace
 
-from tasks.cards import LARGEST_SIDE, Build, Card, Categories, Fit, InputSpec, ModelError
+from tasks.cards import LARGEST_SIDE, Build, Card, Categories, InputSpec, ModelError
 from tasks.categories import coco80
 from tasks.graph_file import GraphFile, read_graph
 
@@ -27,15 +28,7 @@ ASKED = {
     "fit": "how a picture becomes its input",
 }
 _MOST_NAMES = 1 << 20  # characters of the names in a file's metadata
-_SIDES = (800, 1333)  # short and long side, of all who resize as Detectron did
-
-_BGR = InputSpec(color="bgr")
-_UNIT = InputSpec(std=(255.0, 255.0, 255.0))
-_IMAGENET = InputSpec(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
-_CAFFE = InputSpec(color="bgr", mean=(102.9801, 115.9465, 122.7717))
-# Open Model Zoo's since 2020, by size: which of them were measured on stretched pictures.
-_OMZ_FITS: dict[tuple[Size, ...], Fit] = {(608, 608): "stretch", (480, 480): "stretch"}
-_OMZ_FITS |= {(768, 1024): "pad", (800, 1344): "pad"}
+_FORMS = Path(__file__).with_name("forms.toml")
 
 
 class Draft(msgspec.Struct, frozen=True):
@@ -45,6 +38,15 @@ class Draft(msgspec.Struct, frozen=True):
     unknown: tuple[str, ...] = ("categories",)  # keys of ASKED
     categories: Categories = ()  # where nobody has told them
     decode: dict[str, Any] = {}
+
+
+class _Form(Draft, frozen=True, forbid_unknown_fields=True):
+    """One that its outputs tell by themselves; forms.toml says what these fields mean."""
+
+    outputs: dict[str, int] = {}
+    ranks: tuple[int, ...] = ()
+    whole: bool | None = None
+    sides: tuple[tuple[Size, ...], ...] = ()
 
 
 def derived_card(path: Path) -> Card:
@@ -67,7 +69,7 @@ def asked(options: Iterable[str]) -> str:
 
 def recognise(graph: GraphFile) -> Draft:
     """Raises ModelError for a network of no family here."""
-    draft = _by_names(graph) or _by_shapes(graph)
+    draft = _listed(graph) or _by_shapes(graph)
     if graph.metadata.get("task", "segment") != "segment":
         raise ModelError(f"Ultralytics made it for the task {graph.metadata['task']}, not segment")
     if draft is None:
@@ -89,48 +91,41 @@ def sides(graph: GraphFile) -> tuple[Size, ...]:
     return shape[-3:-1] if shape[-1:] == (3,) else shape[-2:]
 
 
-def _by_names(graph: GraphFile) -> Draft | None:
-    """Forms whose authors name their outputs."""
-    shapes = {each.name: each.shape for each in graph.outputs}
-    names = shapes.keys()
-    if names >= {"boxes", "classes", "scores", "raw_masks"}:
-        spec = replace(_BGR, fit="pad", size=(480, 640))
-        return Draft("Mask R-CNN of Open Model Zoo until 2019", "mask_rcnn", spec)
-    if names >= {"labels", "boxes", "masks"} and shapes["boxes"][1:] == (5,):
-        fit = _OMZ_FITS.get(sides(graph))
-        unknown = ("categories",) if fit else ("categories", "fit")
-        spec = replace(_BGR, fit=fit or "stretch")
-        return Draft("Mask R-CNN of Open Model Zoo", "mask_rcnn", spec, unknown)
-    if names >= {"pred_boxes", "pred_classes", "pred_masks", "scores"}:
-        spec = replace(_BGR, fit="sides", size=_SIDES)
-        # As a rule it normalises by itself, but not all exports do.
-        return Draft("Mask R-CNN of Detectron2", "mask_rcnn", spec, ("categories", "mean", "std"))
-    if names >= {"dets", "labels", "masks"}:
-        return Draft("RF-DETR-Seg", "detr", _IMAGENET)
-    if "pred_masks" in names and names & {"logits", "pred_logits"}:
-        return Draft("DETR", "detr", replace(_IMAGENET, fit="sides", size=_SIDES))
-    if names >= {"class_queries_logits", "masks_queries_logits"}:
-        return Draft("Mask2Former", "detr", replace(_IMAGENET, size=(384, 384)))
+@cache
+def _forms() -> tuple[_Form, ...]:
+    table = msgspec.toml.decode(
+        _FORMS.read_bytes(), type=dict[str, tuple[_Form, ...]], strict=False
+    )
+    return table["forms"]
+
+
+def _listed(graph: GraphFile) -> Draft | None:
+    """The first form that the graph has all marks of."""
+    last = {each.name: each.shape[-1:] for each in graph.outputs}
+    shapes = sorted((each.shape for each in graph.outputs), key=len)
+    ranks = tuple(map(len, shapes))
+    for form in _forms():
+        named = form.outputs.items()
+        if (
+            all(name in last and size in (0, *last[name]) for name, size in named)
+            and form.ranks in ((), ranks)
+            and form.whole in (None, None in shapes[-1][2:])
+            and (not form.sides or sides(graph) in form.sides)
+        ):
+            return form
     return None
 
 
 def _by_shapes(graph: GraphFile) -> Draft | None:
     shapes = sorted((each.shape for each in graph.outputs), key=len)
     ranks = [len(shape) for shape in shapes]
-    if ranks == [1, 1, 2, 4]:  # labels and scores, boxes, masks: names are often numbers here
-        if None in shapes[3][2:]:  # of the whole image
-            return Draft("Mask R-CNN of torchvision", "mask_rcnn", replace(_UNIT, fit="native"))
-        spec = replace(_CAFFE, fit="sides", size=_SIDES, multiple=32)
-        return Draft("Mask R-CNN of the ONNX zoo", "mask_rcnn", spec)
     if ranks[-4:] == [3, 3, 3, 4] and len(ranks) <= 5 and any(s[-1:] == (4,) for s in shapes):
         # Exporters differ in what they put into the graph, so little is known of its input.
         raw = any(each.name == "loc" or "prior" in each.name.lower() for each in graph.outputs)
         decode = {"boxes": "loc"} if raw else {}
         told = ("categories", "color", "mean", "std")
         return Draft("YOLACT", "yolact", InputSpec((550, 550)), told, decode=decode)
-    if ranks == [3, 4]:
-        return _ultralytics(graph)
-    return None
+    return _ultralytics(graph) if ranks == [3, 4] else None
 
 
 def _ultralytics(graph: GraphFile) -> Draft:
@@ -139,7 +134,7 @@ def _ultralytics(graph: GraphFile) -> Draft:
     size = _literal(graph.metadata.get("imgsz", ""))
     both = size if isinstance(size, list) and len(size) == 2 else [size, size]
     height, width = (s if type(s) is int and 0 < s <= LARGEST_SIDE else 640 for s in both)
-    spec = replace(_UNIT, fit="letterbox", size=(height, width))
+    spec = InputSpec((height, width), "letterbox", std=(255.0, 255.0, 255.0))
     unknown = () if names else ("categories",)
     # Converters that turn it to NHWC leave its boxes as parts of the input.
     parts = any(each.shape[-1:] == (3,) for each in graph.inputs)
