@@ -5,6 +5,7 @@ that the networks were trained with. Of a file with several frames or pages the 
 """
 
 import io
+import re
 import struct
 import warnings
 from collections.abc import Iterator
@@ -25,8 +26,6 @@ from PIL import (
     features,
 )
 
-from worker.truncation import ends_early
-
 Pixels = NDArray[np.uint8]  # (height, width, 3), RGB
 Kind = Literal["empty", "not-an-image", "truncated", "corrupt", "too-many-pixels", "unsupported"]
 
@@ -35,25 +34,16 @@ MAX_PIXELS = 100_000_000
 # Pillow's remarks on odd metadata are no news to anybody: what matters ends in a BadImage.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
-_PLUGINS: dict[str, type[ImageFile.ImageFile]] = {
-    "JPEG": JpegImagePlugin.JpegImageFile,
-    "PNG": PngImagePlugin.PngImageFile,
-    "WebP": WebPImagePlugin.WebPImageFile,
-    "BMP": BmpImagePlugin.BmpImageFile,
-    "TIFF": TiffImagePlugin.TiffImageFile,
-    "AVIF": AvifImagePlugin.AvifImageFile,
+# By format what reads it, the part of Pillow that a build of it may lack, and how a file begins.
+_FORMATS: dict[str, tuple[type[ImageFile.ImageFile], str, bytes]] = {
+    "JPEG": (JpegImagePlugin.JpegImageFile, "jpg", rb"\xff\xd8\xff"),
+    "PNG": (PngImagePlugin.PngImageFile, "zlib", rb"\x89PNG\r\n\x1a\n"),
+    "WebP": (WebPImagePlugin.WebPImageFile, "webp", rb"RIFF.{4}WEBP"),
+    "BMP": (BmpImagePlugin.BmpImageFile, "pil", rb"BM.{12}[\x0c\x10(48@l|]"),  # sizes of its header
+    "TIFF": (TiffImagePlugin.TiffImageFile, "pil", rb"II[*+]\0|MM\0[*+]"),
+    "AVIF": (AvifImagePlugin.AvifImageFile, "avif", rb".{4}ftyp(.{4}){0,60}avi[fs]"),
 }
-# Parts of Pillow that a build of it may lack.
-_NEEDED = dict.fromkeys(_PLUGINS, "pil")
-_NEEDED |= {"JPEG": "jpg", "PNG": "zlib", "WebP": "webp", "AVIF": "avif"}
-_MAGIC = {
-    "JPEG": (b"\xff\xd8\xff",),
-    "PNG": (b"\x89PNG\r\n\x1a\n",),
-    "TIFF": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
-    "GIF": (b"GIF8",),
-}
-_BMP_HEADERS = {12, 16, 40, 52, 56, 64, 108, 124}
-_HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+_UNREAD = {"GIF": rb"GIF8", "HEIC": rb".{4}ftyp(.{4}){0,60}(he(i[cmsx]|v[cx])|m[is]f1)"}
 _NOT_READ = {"I", "F", "LAB", "HSV"}  # of 32-bit samples is not said what is white
 # EXIF orientations: those from 5 on have rows for columns, and apart from that these are reversed.
 _RIGHT_TO_LEFT, _BOTTOM_UP = {2, 3, 6, 7}, {3, 4, 7, 8}
@@ -108,7 +98,7 @@ def decode(data: bytes, header: Header, minimum: tuple[int, int] | None = None) 
     """
     image = _open(data, header.format)
     # Zeros in place of the end are what a broken-off download leaves; they decode to grey.
-    if header.format == "JPEG" and data.endswith(bytes(16)) and ends_early(data, "JPEG"):
+    if header.format == "JPEG" and data.endswith(bytes(16)) and _ends_early(data, "JPEG"):
         raise _broken(data, header.format)
     scale = reduction(header, minimum)
     with _broken_if_refused(data, header.format):
@@ -130,16 +120,18 @@ def reduction(header: Header, minimum: tuple[int, int] | None) -> int:
 
 def supported_formats() -> dict[str, bool]:
     """Which formats this machine's Pillow reads."""
-    return {name: bool(features.check(need)) for name, need in _NEEDED.items()} | {"HEIC": False}
+    here = {name: bool(features.check(part)) for name, (_, part, _) in _FORMATS.items()}
+    return here | {"HEIC": False}
 
 
 def _detect(data: bytes) -> str:
     if not data:
         raise BadImage("empty", "The file is empty.")
-    format = _format(data)
-    if format in _PLUGINS and features.check(_NEEDED[format]):
+    looks = {name: begins for name, (*_, begins) in _FORMATS.items()} | _UNREAD
+    format = next((name for name in looks if re.match(looks[name], data, re.DOTALL)), "")
+    if format in _FORMATS and features.check(_FORMATS[format][1]):
         return format
-    known = ", ".join(_PLUGINS)
+    known = ", ".join(_FORMATS)
     if format:
         raise BadImage("unsupported", f"{format} files are not read here, only {known}.")
     raise BadImage(
@@ -148,27 +140,10 @@ def _detect(data: bytes) -> str:
     )
 
 
-def _format(data: bytes) -> str:
-    for name, magic in _MAGIC.items():
-        if data.startswith(magic):
-            return name
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "WebP"
-    if data[:2] == b"BM" and data[14:15] and data[14] in _BMP_HEADERS:
-        return "BMP"
-    if data[4:8] == b"ftyp":
-        size = min(int.from_bytes(data[:4], "big"), 256)
-        brands = {data[at : at + 4] for at in range(8, size, 4)}
-        if brands & {b"avif", b"avis"}:
-            return "AVIF"
-        return "HEIC" if brands & _HEIF_BRANDS else ""
-    return ""
-
-
 def _open(data: bytes, format: str) -> Any:
     """The plugin itself, not Image.open: no guessing, and no size limit but ours."""
     with _broken_if_refused(data, format):
-        return _PLUGINS[format](io.BytesIO(data))
+        return _FORMATS[format][0](io.BytesIO(data))
 
 
 @contextmanager
@@ -229,6 +204,19 @@ def _upright(pixels: Pixels, orientation: int) -> Pixels:
 
 
 def _broken(data: bytes, format: str) -> BadImage:
-    if ends_early(data, format):
+    if _ends_early(data, format):
         return BadImage("truncated", f"The {format} ends before its pixels do.")
-    return BadImage("corrupt", f"The {format} is damaged, or of a variant that is not read.")
+    return BadImage(
+        "corrupt", f"The {format} is damaged or cut off, or of a variant not read here."
+    )
+
+
+def _ends_early(data: bytes, format: str) -> bool:
+    """Whether a broken file, where that is easy to tell, is shorter than it says. A whole one may
+    lack its end mark, or have more after it."""
+    if format == "JPEG":
+        return data.rfind(b"\xff\xd9") <= data.rfind(b"\xff\xda")
+    if format == "PNG":
+        return b"IEND" not in data[-64:]
+    at, extra = {"WebP": (4, 8), "BMP": (2, 0)}.get(format, (len(data), 0))
+    return int.from_bytes(data[at : at + 4], "little") + extra > len(data)

@@ -202,7 +202,10 @@ def test_a_cut_file_never_passes_for_whole(data: bytes) -> None:
             _, pixels = read(data[:offset])
         except BadImage as bad:
             refused += 1
-            assert bad.kind in ("empty", "not-an-image", "truncated")  # noqa: PT017
+            kinds = {"empty", "not-an-image", "truncated"}
+            if data.startswith(b"II*\0") or data[4:12] == b"ftypavif":
+                kinds.add("corrupt")  # a TIFF and an AVIF do not say how long they are
+            assert bad.kind in kinds  # noqa: PT017
         else:
             assert np.array_equal(pixels, whole), offset
     assert refused >= len(offsets) - 24
