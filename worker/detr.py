@@ -6,11 +6,8 @@ RF-DETR take the best of all queries and classes, as many as there are queries; 
 a class with how sure its mask is on a plane of fixed size, and gets to the image by nearest, too.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import cv2
 import msgspec
@@ -56,7 +53,7 @@ class DetrOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     outputs: dict[Head, str] = {}
 
 
-def bind(outputs: Tensors, table: Table, categories: int, intake: Intake) -> DetrDecoder:
+def bind(outputs: Tensors, table: Table, categories: int, intake: Intake) -> "DetrDecoder":
     """The decoder of a graph with these outputs; raises ModelMismatch where they do not fit."""
     options = options_of(DetrOptions, table)
     form, bound = _find_outputs(outputs, options.form, options.outputs)
@@ -110,8 +107,7 @@ def _classes_of_columns(
     return classes
 
 
-@dataclass(frozen=True, eq=False)
-class DetrDecoder:
+class DetrDecoder(NamedTuple):
     form: Form
     outputs: Outputs
     classes: Indices  # (C,) the category of each class column, or -1

@@ -5,10 +5,7 @@ number the classes and to paste the masks. How, follows from the outputs, which 
 the card's `[decode]` table is for graphs that do not.
 """
 
-from __future__ import annotations
-
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -41,7 +38,7 @@ class MaskRcnnOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     outputs: dict[Head, str] = {}
 
 
-def bind(outputs: Tensors, table: Table, categories: int, intake: Intake) -> MaskRcnnDecoder:
+def bind(outputs: Tensors, table: Table, categories: int, intake: Intake) -> "MaskRcnnDecoder":
     """The decoder of a graph with these outputs; raises ModelMismatch where they do not fit."""
     options = options_of(MaskRcnnOptions, table)
     # Only Detectron2's say how large their input was, and it calls its masks so.
@@ -96,8 +93,7 @@ def _class_of_label(labels: Labels, count: int) -> Indices:
     return table
 
 
-@dataclass(frozen=True, eq=False)
-class MaskRcnnDecoder:
+class MaskRcnnDecoder(NamedTuple):
     outputs: Outputs
     class_of_label: Indices
     paste: Paste | Literal["planes"]

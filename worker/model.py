@@ -15,20 +15,12 @@ from worker.images import decode, read_header
 from worker.intake import Intake, bind_input
 from worker.memory import flight
 from worker.preprocess import Frame
-from worker.runtimes import Runtime
+from worker.runtimes import Runtime, in_its_words
 from worker.settings import WorkerSettings
 
-FAMILIES = {
-    "yolact": "worker.yolact",
-    "mask_rcnn": "worker.mask_rcnn",
-    "detr": "worker.detr",
-    "yolo_seg": "worker.yolo_seg",
-}
-ENGINES = {
-    "onnx": "worker.onnx_runtime",
-    "openvino": "worker.openvino_runtime",
-    "tflite": "worker.tflite_runtime",
-}
+# Each has a module here that is imported on choice: worker/yolact.py, worker/onnx_runtime.py.
+FAMILIES = ("yolact", "mask_rcnn", "detr", "yolo_seg")
+ENGINES = ("onnx", "openvino", "tflite")
 _PICTURES = 3  # that show whether a runtime can be trusted
 _WARM_UP = (480, 640)  # of the picture, for graphs that leave their size open
 
@@ -52,12 +44,12 @@ def load_model(model: Model, settings: WorkerSettings) -> LoadedModel:
     if model.card.family not in FAMILIES:
         known = ", ".join(FAMILIES)
         raise ModelError(f"the card's family {model.card.family!r} is none of {known}")
-    engine = importlib.import_module(ENGINES[model.engine])
+    engine = importlib.import_module(f"worker.{model.engine}_runtime")
     runtime = engine.load(model.path, model.compute, settings)
     intake = bind_input(runtime.inputs, model.input)
     if hasattr(engine, "proven"):
         runtime = engine.proven(runtime, settings, _pictures(intake))
-    family = importlib.import_module(FAMILIES[model.card.family])
+    family = importlib.import_module(f"worker.{model.card.family}")
     categories = len(model.card.category_list())
     decode = family.bind(runtime.outputs, model.decode, categories, intake)
     loaded = LoadedModel(model, runtime, intake, decode, runtime.version)
@@ -78,11 +70,8 @@ def _pictures(intake: Intake) -> Iterator[dict[str, NDArray[np.generic]]]:
 def _warm_up(loaded: LoadedModel) -> None:
     frame = loaded.intake.frame(*_WARM_UP)
     black = np.zeros((1, 1, 3), np.uint8)
-    try:
+    with in_its_words(ModelError, "the network does not run: "):
         loaded.infer(loaded.intake.tensor(black, frame), frame)
-    except Exception as exc:
-        reason = str(exc).partition("\n")[0]
-        raise ModelError(f"the network does not run: {reason}") from exc
 
 
 def instruction_set() -> str:

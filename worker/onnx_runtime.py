@@ -1,7 +1,5 @@
 """ONNX Runtime behind the narrow runtime protocol."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -10,13 +8,13 @@ from numpy.typing import NDArray
 
 from tasks.cards import Compute, ModelError
 from tasks.graph_file import Tensor
-from worker.runtimes import RunFailed
+from worker.runtimes import RunFailed, in_its_words
 from worker.settings import WorkerSettings
 
 VERSION = str(ort.__version__)
 
 
-def load(path: str, compute: Compute, settings: WorkerSettings) -> OnnxRuntime:
+def load(path: str, compute: Compute, settings: WorkerSettings) -> "OnnxRuntime":
     if compute != "f32":
         raise ModelError(f"ONNX Runtime has no precision {compute}; openvino has")
     return OnnxRuntime(path, threads=settings.threads, providers=settings.providers)
@@ -33,20 +31,15 @@ class OnnxRuntime:
         options.inter_op_num_threads = 1
         options.log_severity_level = 3  # its warnings are about graph folding, not about the job
         chosen = _in_order(providers)
-        try:
+        with in_its_words(ModelError, f"{path} is no network for ONNX Runtime: "):
             self._session = ort.InferenceSession(path, options, providers=chosen)
-        except Exception as exc:
-            reason = str(exc).partition("\n")[0]
-            raise ModelError(f"{path} is no network for ONNX Runtime: {reason}") from exc
         self.device = self._session.get_providers()[0].removesuffix("ExecutionProvider")
         self.inputs = tuple(_tensor(each) for each in self._session.get_inputs())
         self.outputs = tuple(_tensor(each) for each in self._session.get_outputs())
 
     def run(self, feeds: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.float32]]:
-        try:
+        with in_its_words(RunFailed):
             values = self._session.run(None, dict(feeds))
-        except Exception as exc:
-            raise RunFailed(str(exc).partition("\n")[0]) from exc
         return {
             tensor.name: np.asarray(value, dtype=np.float32)
             for tensor, value in zip(self.outputs, values, strict=True)

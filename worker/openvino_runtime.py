@@ -1,7 +1,5 @@
 """OpenVINO on the CPU behind the narrow runtime protocol: its own IR (.xml with .bin) and .onnx."""
 
-from __future__ import annotations
-
 import os
 import re
 import sys
@@ -13,7 +11,7 @@ from numpy.typing import NDArray
 
 from tasks.cards import Compute, ModelError
 from tasks.graph_file import IR_TYPES, Tensor, ir_name
-from worker.runtimes import RunFailed
+from worker.runtimes import RunFailed, in_its_words
 from worker.settings import WorkerSettings
 
 # Importing openvino reports the import to Google Analytics and writes an identity into the home
@@ -23,14 +21,14 @@ sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8")
 
 import openvino as ov  # noqa: E402
-from openvino.frontend import FrontEndManager  # noqa: E402
 
 VERSION = str(ov.__version__).partition("-")[0]
 
+_LAST = -1  # line of its errors: those before it say where in OpenVINO it was noticed
 _OLDEST_IR = 10  # OpenVINO reads none before this since its release 2021.1
 
 
-def load(path: str, compute: Compute, settings: WorkerSettings) -> OpenVinoRuntime:
+def load(path: str, compute: Compute, settings: WorkerSettings) -> "OpenVinoRuntime":
     core = ov.Core()
     if compute == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         raise ModelError(f"this CPU does not compute in bf16, which {path} is to run in; use f32")
@@ -42,22 +40,21 @@ class OpenVinoRuntime:
     version = VERSION
 
     def __init__(self, core: ov.Core, path: str, compute: Compute, threads: int) -> None:
-        try:
-            network = _read(core, path)
+        with in_its_words(ModelError, f"{path} is no network for OpenVINO: ", _LAST):
+            if path.lower().endswith(".xml"):
+                _check_version(path)
+            core.set_property({"ENABLE_MMAP": False})  # a mapped file that is replaced kills us
+            network = core.read_model(path)
             # Compiling gives tensors further names, of layers that it merged: read them before.
             self.inputs = tuple(_tensor(each) for each in network.inputs)
             self.outputs = tuple(_tensor(each) for each in network.outputs)
             compiled = core.compile_model(network, "CPU", _properties(compute, threads))
             self._request = compiled.create_infer_request()
-        except Exception as exc:
-            raise ModelError(f"{path} is no network for OpenVINO: {_reason(exc)}") from exc
 
     def run(self, feeds: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.float32]]:
-        try:
+        with in_its_words(RunFailed, line=_LAST):
             # By position: OpenVINO would let an input that is not fed keep its last picture.
             values = self._request.infer([feeds[each.name] for each in self.inputs])
-        except Exception as exc:
-            raise RunFailed(_reason(exc)) from exc
         return {
             tensor.name: np.asarray(values[place], dtype=np.float32)
             for place, tensor in enumerate(self.outputs)
@@ -74,19 +71,6 @@ def _properties(compute: Compute, threads: int) -> dict[str, Any]:
         "ENABLE_CPU_PINNING": False,  # several workers of one machine would share the first cores
         "CPU_RUNTIME_CACHE_CAPACITY": 16,  # of kernels for shapes seen; the default holds 5,000
     }
-
-
-def _read(core: ov.Core, path: str) -> ov.Model:
-    """The graph, with its weights in memory: a mapped file that is replaced kills its reader."""
-    if path.lower().endswith(".xml"):
-        _check_version(path)
-        core.set_property({"ENABLE_MMAP": False})
-        return core.read_model(path)
-    onnx = FrontEndManager().load_by_framework("onnx")  # told what it is, it says what is wrong
-    network = onnx.convert(onnx.load(path, False))
-    if not network.inputs:
-        raise ValueError("it has no inputs")
-    return network
 
 
 def _check_version(path: str) -> None:
@@ -108,8 +92,3 @@ def _tensor(port: Any) -> Tensor:
     kind = port.get_element_type().get_type_name()
     name = ir_name(str(port.get_node().get_friendly_name()), port.get_names())
     return Tensor(name, shape, IR_TYPES.get(kind, kind))
-
-
-def _reason(exc: Exception) -> str:
-    """The last line: those before it say where in OpenVINO it was noticed."""
-    return ([line.strip() for line in str(exc).splitlines() if line.strip()] or ["unknown"])[-1]

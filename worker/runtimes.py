@@ -1,16 +1,30 @@
 """What every runtime is to the rest: named tensors in, named float arrays out."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.cards import ModelError
 from tasks.graph_file import Tensor
 
 
 class RunFailed(Exception):
     """The network could not be run on this input, in words of the runtime."""
+
+
+@contextmanager
+def in_its_words(kind: type[Exception], what: str = "", line: int = 0) -> Iterator[None]:
+    """Whatever a runtime raises as that kind of error: `what`, and one line of what it said."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except Exception as exc:
+        lines = [each.strip() for each in str(exc).splitlines() if each.strip()]
+        raise kind(what + (lines or ["unknown"])[line]) from exc
 
 
 class Runtime(Protocol):

@@ -1,7 +1,5 @@
 """TFLite behind the narrow runtime protocol, by LiteRT or by the tflite-runtime of a board."""
 
-from __future__ import annotations
-
 import logging
 import os
 import platform
@@ -19,7 +17,7 @@ from tasks.cards import Compute, ModelError
 from tasks.graph_file import Tensor
 from worker import delegates
 from worker.delegates import Delegate, Unfit
-from worker.runtimes import RunFailed
+from worker.runtimes import RunFailed, in_its_words
 from worker.settings import WorkerSettings
 from worker.tflite_file import check_whole
 
@@ -32,7 +30,7 @@ Feeds = Mapping[str, NDArray[np.generic]]
 Details = Mapping[str, Any]  # of a tensor, as the interpreter tells them
 
 
-def load(path: str, compute: Compute, settings: WorkerSettings) -> TfliteRuntime:
+def load(path: str, compute: Compute, settings: WorkerSettings) -> "TfliteRuntime":
     if compute != "f32":
         raise ModelError(f"TFLite has no precision {compute}; openvino has")
     delegate = delegates.find_delegate(settings)
@@ -42,7 +40,7 @@ def load(path: str, compute: Compute, settings: WorkerSettings) -> TfliteRuntime
         return on_the_cpu(path, settings, str(exc))
 
 
-def on_the_cpu(path: str, settings: WorkerSettings, reason: str) -> TfliteRuntime:
+def on_the_cpu(path: str, settings: WorkerSettings, reason: str) -> "TfliteRuntime":
     """Where a delegate is unfit, if that is wanted."""
     if settings.delegate_unfit == "refuse":
         raise ModelError(f"{reason}; --delegate none or MASKMILL_DELEGATE_UNFIT=cpu uses the CPU")
@@ -51,8 +49,8 @@ def on_the_cpu(path: str, settings: WorkerSettings, reason: str) -> TfliteRuntim
 
 
 def proven(
-    runtime: TfliteRuntime, settings: WorkerSettings, pictures: Iterable[Feeds]
-) -> TfliteRuntime:
+    runtime: "TfliteRuntime", settings: WorkerSettings, pictures: Iterable[Feeds]
+) -> "TfliteRuntime":
     """A runtime on a delegate, if that finds in a few pictures what the CPU finds in them."""
     if runtime.delegate is None:
         return runtime
@@ -96,12 +94,18 @@ class TfliteRuntime:
         package = import_module(PACKAGES[interpreter])
         self.version = f"{interpreter} {package.__version__}"
         module = import_module(f"{PACKAGES[interpreter]}.interpreter")
-        try:
+        with in_its_words(ModelError, f"{path} is no network for {self.version}: "):
             content = Path(path).read_bytes()  # a mapped file that is replaced kills its reader
             check_whole(content)
-            # Looked at without the delegate, which would be asked to prepare what it does not know.
-            plain = module.Interpreter(model_content=content)._get_ops_details()
-            names = [each["op_name"] for each in plain]
+            try:
+                # Without the delegate, which would be asked to prepare what it does not know.
+                plain = module.Interpreter(model_content=content)
+            except SystemError as exc:
+                raise ModelError(
+                    f"{self.version} cannot work with numpy {np.__version__}: install numpy < 2,"
+                    " or set MASKMILL_TFLITE=litert"
+                ) from exc
+            names = [each["op_name"] for each in plain._get_ops_details()]
             self.is_converted = delegates.check_operators(names, delegate, path)
             self._interpreter = module.Interpreter(
                 model_content=content,
@@ -111,15 +115,6 @@ class TfliteRuntime:
             # on the delegate, and in all
             self.operators = delegates.operators_taken(self._interpreter._get_ops_details())
             self._interpreter.allocate_tensors()
-        except ModelError:
-            raise
-        except SystemError as exc:
-            raise ModelError(
-                f"{self.version} cannot work with numpy {np.__version__}: install numpy < 2,"
-                " or set MASKMILL_TFLITE=litert"
-            ) from exc
-        except Exception as exc:
-            raise ModelError(f"{path} is no network for {self.version}: {_reason(exc)}") from exc
         if delegate is not None:
             log.info("the delegate %s took %d of %d operators", delegate.library, *self.operators)
             if not self.operators[0]:
@@ -131,13 +126,11 @@ class TfliteRuntime:
         self._shapes = {name: tuple(each["shape"]) for name, each in self._inputs.items()}
 
     def run(self, feeds: Feeds) -> dict[str, NDArray[np.float32]]:
-        try:
+        with in_its_words(RunFailed):
             self._resize({each.name: feeds[each.name].shape for each in self.inputs})
             for each in self.inputs:
                 self._interpreter.set_tensor(self._inputs[each.name]["index"], feeds[each.name])
             self._interpreter.invoke()
-        except Exception as exc:
-            raise RunFailed(_reason(exc)) from exc
         return {
             each.name: _floats(
                 self._interpreter.get_tensor(self._outputs[each.name]["index"]), each.quantised
@@ -175,7 +168,3 @@ def _floats(value: NDArray[Any], quantised: tuple[float, int] | None) -> NDArray
         floats -= np.float32(zero)
         floats *= np.float32(scale)
     return floats
-
-
-def _reason(exc: Exception) -> str:
-    return str(exc).strip().partition("\n")[0]

@@ -4,12 +4,9 @@ A card's `[decode]` table says what the graph leaves to us. The defaults are the
 evaluation: anchors with a class over 0.05, Fast NMS per class, the best 100.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -49,7 +46,7 @@ class YolactOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     prior_ratios: Positives = (1, 0.5, 2)
 
 
-def bind(outputs: Tensors, table: Table, categories: int, intake: Intake) -> YolactDecoder:
+def bind(outputs: Tensors, table: Table, categories: int, intake: Intake) -> "YolactDecoder":
     """The decoder of a graph with these outputs; raises ModelMismatch where they do not fit."""
     options = options_of(YolactOptions, table)
     intake.check_stretched(outputs)
@@ -93,8 +90,7 @@ def make_priors(
     return np.concatenate(levels).astype(np.float32)
 
 
-@dataclass(frozen=True, eq=False)
-class YolactDecoder:
+class YolactDecoder(NamedTuple):
     options: YolactOptions
     outputs: Outputs
     categories: int

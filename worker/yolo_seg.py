@@ -23,9 +23,6 @@ Exact means: where a logit in the input is within float32 rounding of 0 (1e-6 of
 parts' sizes), its pixel and those of the image made from it may differ, and no others do.
 """
 
-from __future__ import annotations
-
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -56,7 +53,7 @@ class YoloOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     resize: Resizing = "rounded"
 
 
-def bind(outputs: Tensors, table: Table, categories: int, intake: Intake) -> YoloDecoder:
+def bind(outputs: Tensors, table: Table, categories: int, intake: Intake) -> "YoloDecoder":
     """The decoder of a graph with these outputs; raises ModelMismatch where they do not fit."""
     options = options_of(YoloOptions, table)
     # K coefficients follow: raw cx, cy, w, h and each class's score; else x1, y1, x2, y2, score
@@ -83,13 +80,12 @@ class _Found(NamedTuple):
     classes: Indices
     rows: Indices  # of the predictions
 
-    def at(self, places: Indices) -> _Found:
+    def at(self, places: Indices) -> "_Found":
         boxes, scores, classes, rows = self
         return _Found(boxes[places], scores[places], classes[places], rows[places])
 
 
-@dataclass(frozen=True, eq=False)
-class YoloDecoder:
+class YoloDecoder(NamedTuple):
     options: YoloOptions
     outputs: Outputs
     form: Form
