@@ -3,9 +3,8 @@
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,8 +37,7 @@ class Unfit(ModelError):
     """The delegate is not to be used; the CPU may do."""
 
 
-@dataclass(frozen=True)
-class Delegate:
+class Delegate(NamedTuple):
     name: str
     library: str
     options: Mapping[str, str]

@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 
 from worker.nms import total_order
 from worker.preprocess import Frame
-from worker.rle import Bools, Float32s, Float64s, Rle
+from worker.rle import Bools, Float32s, Float64s, Indices, Rle
 
-Indices = NDArray[np.intp]
 Raw = Mapping[str, NDArray[np.floating]]  # what a graph put out, by name
 
 
@@ -68,19 +67,28 @@ class Detections:
     scores:  (N,) float64
     classes: (N,) int64, indices into the card's categories
     masks:   N masks of the whole image, none empty
-    dropped: how many more there were whose mask came out empty
+    dropped: how many more there were whose mask came out empty, or too small
     """
 
     boxes: Float64s
     scores: Float64s
     classes: NDArray[np.int64]
     masks: tuple[Rle, ...]
-    height: int
-    width: int
     dropped: int = 0
 
     def __len__(self) -> int:
         return len(self.scores)
+
+    def masked(self, masks: Sequence[Rle], least: int = 1) -> "Detections":
+        """With these masks, one for each; of those with fewer pixels than `least` none is left."""
+        kept = [place for place, mask in enumerate(masks) if mask.area >= least]
+        return Detections(
+            self.boxes[kept],
+            self.scores[kept],
+            self.classes[kept],
+            tuple(masks[place] for place in kept),
+            self.dropped + len(masks) - len(kept),
+        )
 
 
 def finished(
@@ -99,15 +107,5 @@ def finished(
     boxes = np.clip(boxes, 0, [width, height, width, height])
     solid = np.flatnonzero((boxes[:, 2:] > boxes[:, :2]).all(axis=1))
     order = solid[total_order(boxes[solid], scores[solid], classes[solid])][:limit]
-    masks = masks_of(order)
-    seen = [place for place, mask in enumerate(masks) if mask.area]
-    kept = order[seen]
-    return Detections(
-        boxes=boxes[kept],
-        scores=scores[kept].astype(np.float64),
-        classes=classes[kept].astype(np.int64),
-        masks=tuple(masks[place] for place in seen),
-        height=height,
-        width=width,
-        dropped=len(order) - len(kept),
-    )
+    best = scores[order].astype(np.float64), classes[order].astype(np.int64)
+    return Detections(boxes[order], *best, ()).masked(masks_of(order))

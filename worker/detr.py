@@ -15,11 +15,11 @@ import numpy as np
 
 from tasks.categories import coco80
 from worker.binding import Named, Outputs, Part, Role, Table, Tensors, find_roles, options_of, read
-from worker.detections import ALL, Detections, Indices, ModelMismatch, Raw, Wanted, finished
+from worker.detections import ALL, Detections, ModelMismatch, Raw, Wanted, finished
 from worker.intake import Intake
 from worker.nms import total_order
 from worker.preprocess import Frame
-from worker.rle import Bools, Float32s, Float64s, Ints, Rle
+from worker.rle import Bools, Float32s, Float64s, Indices, Ints, Rle
 from worker.surfaces import Grid, half_pixel, surface_masks
 
 Form = Literal["detr", "mask2former", "rf_detr"]

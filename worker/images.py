@@ -10,8 +10,7 @@ import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,8 +57,7 @@ class BadImage(Exception):
         self.kind = kind
 
 
-@dataclass(frozen=True)
-class Header:
+class Header(NamedTuple):
     """What the file says before any pixel is decoded. Width and height are those when upright."""
 
     format: str

@@ -1,7 +1,7 @@
 """How a graph takes its picture: which of its inputs, in which layout, size and type."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +28,7 @@ _DTYPES_BESIDE: dict[str, dict[str, type[np.generic]]] = {
 _EXPECTED = ["one picture (1, 3, H, W), (1, H, W, 3) or (3, H, W)"]
 
 
-@dataclass(frozen=True)
-class Intake:
+class Intake(NamedTuple):
     spec: InputSpec
     name: str
     layout: Layout

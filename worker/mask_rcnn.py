@@ -12,11 +12,11 @@ import numpy as np
 
 from tasks.categories import coco80
 from worker.binding import Outputs, Role, Table, Tensors, find_roles, is_whole, options_of, read
-from worker.detections import ALL, Detections, Indices, ModelMismatch, Raw, Wanted, finished
+from worker.detections import ALL, Detections, ModelMismatch, Raw, Wanted, finished
 from worker.intake import Intake
 from worker.pasting import plane_masks, rounded_masks, sampled_masks
 from worker.preprocess import Frame
-from worker.rle import Float32s, Float64s, Rle
+from worker.rle import Float32s, Float64s, Indices, Rle
 
 Labels = Literal["zero_based", "one_based", "coco91"]
 Paste = Literal["rounded", "sampled"]

@@ -3,8 +3,8 @@
 import importlib
 import platform
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +25,7 @@ _PICTURES = 3  # that show whether a runtime can be trusted
 _WARM_UP = (480, 640)  # of the picture, for graphs that leave their size open
 
 
-@dataclass(frozen=True)
-class LoadedModel:
+class LoadedModel(NamedTuple):
     model: Model
     runtime: Runtime
     intake: Intake

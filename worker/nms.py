@@ -12,8 +12,9 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from worker.rle import Indices
+
 Floats = NDArray[np.floating]
-Indices = NDArray[np.intp]
 
 # Four times the limit is mostly enough at once; each further look is four times as long.
 _GROWTH = 4

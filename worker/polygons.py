@@ -13,10 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco
 
-from worker.rle import Rle, cropped
+from worker.rle import Bools, Rle, cropped
 
 Ring = NDArray[np.int32]  # (N, 2) corners x, y, not closed
-Bools = NDArray[np.bool_]
 
 TOLERANCE = 1.0  # pixels that a simplified outline may stray from the exact one
 LEAST_IOU = 0.95  # below this the exact outline is kept, as for masks of a few pixels

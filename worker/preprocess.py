@@ -1,7 +1,6 @@
 """Pixels to the network's input, and the value that undoes it."""
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -15,8 +14,7 @@ Layout = Literal["nchw", "nhwc", "chw"]
 _GREY = 114  # what a letterbox leaves around the picture, in levels
 
 
-@dataclass(frozen=True)
-class Frame:
+class Frame(NamedTuple):
     """Where the network's input came from: the upright image, at the size that its file says.
 
     The picture, resized to content_height × content_width, has its corner at (left, top) of the

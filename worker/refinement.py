@@ -1,16 +1,11 @@
 """Masks tidied up after the model: holes filled, specks and small instances dropped, as asked."""
 
-from dataclasses import replace
-
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from tasks.records import Settings
 from worker.detections import Detections
-from worker.rle import Rle, cropped, encode
-
-Bools = NDArray[np.bool_]
+from worker.rle import Bools, Rle, cropped, encode
 
 
 def refine(found: Detections, settings: Settings) -> Detections:
@@ -18,16 +13,7 @@ def refine(found: Detections, settings: Settings) -> Detections:
     masks = found.masks
     if settings.fill_holes or settings.drop_specks:
         masks = tuple(_tidied(mask, settings.fill_holes, settings.drop_specks) for mask in masks)
-    least = max(settings.min_area, 1)
-    kept = [number for number, mask in enumerate(masks) if mask.area >= least]
-    return replace(
-        found,
-        boxes=found.boxes[kept],
-        scores=found.scores[kept],
-        classes=found.classes[kept],
-        masks=tuple(masks[number] for number in kept),
-        dropped=found.dropped + len(found) - len(kept),
-    )
+    return found.masked(masks, max(settings.min_area, 1))
 
 
 def _tidied(mask: Rle, holes_below: int, specks_below: int) -> Rle:

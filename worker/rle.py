@@ -5,20 +5,20 @@ is known from its flips: the positions at which it turns on or off. Two flips at
 cancel, so flips may come in any order and from any cutting-up of the mask.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco
 
 Ints = NDArray[np.int64]
+Indices = NDArray[np.intp]
 Bools = NDArray[np.bool_]
 Float32s = NDArray[np.float32]
 Float64s = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Rle:
+class Rle(NamedTuple):
     """One mask of a whole image; `counts` is COCO's compressed string, `area` its pixel count."""
 
     height: int

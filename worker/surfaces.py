@@ -6,7 +6,7 @@ four corners disagree can hold a crossing.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,8 +22,7 @@ _LARGE, _SMALL = np.float32(1e30), np.float32(1e-30)
 _BELOW_ONE: np.float32 = np.nextafter(np.float32(1), np.float32(0))
 
 
-@dataclass(frozen=True, eq=False)
-class Grid:
+class Grid(NamedTuple):
     """Where pixels fall on a plane of P × Q cells; 0 is the centre of the first cell.
 
     rows: (H,) within 0 … P - 1, ascending; columns: (W,) within 0 … Q - 1, ascending.

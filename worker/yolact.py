@@ -13,12 +13,12 @@ import numpy as np
 
 from tasks.graph_file import Tensor
 from worker.binding import Count, Outputs, Part, Role, Table, Tensors, find_roles, options_of, read
-from worker.detections import ALL, Detections, Indices, Raw, Wanted, finished
+from worker.detections import ALL, Detections, Raw, Wanted, finished
 from worker.intake import Intake
 from worker.masks import prototype_masks
 from worker.nms import fast_nms, greedy_nms
 from worker.preprocess import Frame
-from worker.rle import Float32s, Rle
+from worker.rle import Float32s, Indices, Rle
 
 Head = Literal["boxes", "scores", "coefficients", "prototypes", "priors"]
 Positives = Annotated[tuple[Annotated[float, msgspec.Meta(gt=0)], ...], msgspec.Meta(min_length=1)]

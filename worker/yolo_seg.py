@@ -29,12 +29,12 @@ import msgspec
 import numpy as np
 
 from worker.binding import Count, Outputs, Part, Role, Table, Tensors, find_roles, options_of, read
-from worker.detections import ALL, Detections, Indices, Raw, Wanted, finished
+from worker.detections import ALL, Detections, Raw, Wanted, finished
 from worker.intake import Intake
 from worker.masks import Making, Resizing, prototype_steps, resized_masks
 from worker.nms import greedy_nms, total_order
 from worker.preprocess import Frame
-from worker.rle import Float32s, Rle
+from worker.rle import Float32s, Indices, Rle
 
 Form = Literal["raw", "end_to_end"]
 

@@ -33,8 +33,6 @@ def detections(*masks: np.ndarray) -> Detections:
         scores=np.linspace(0.9, 0.5, len(masks)),
         classes=np.zeros(len(masks), np.int64),
         masks=tuple(encode_whole(np.ascontiguousarray(mask)) for mask in masks),
-        height=height,
-        width=width,
         dropped=2,
     )
 
