@@ -31,29 +31,24 @@ class KeepingConsumer(Consumer):  # type: ignore[misc]
             jobs.station.consumer = self
 
     def on_unknown_message(self, body: Any, message: Any) -> None:
-        if _keep("it is not in Celery's form", "", body, message):
-            super().on_unknown_message(body, message)
+        _keep("it is not in Celery's form", "", body, message)
 
     def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
         name = str((message.headers or {}).get("task", ""))
-        if _keep(f"there is no task {name!r}", name, body, message):
-            super().on_unknown_task(body, message, exc)
+        _keep(f"there is no task {name!r}", name, body, message)
 
     def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:
-        if _keep(f"its body cannot be read: {exc}", "", body, message):
-            super().on_invalid_task(body, message, exc)
+        _keep(f"its body cannot be read: {exc}", "", body, message)
 
     def on_decode_error(self, message: Any, exc: Exception) -> None:
-        if _keep(f"its body cannot be decoded: {exc}", "", message.body, message):
-            super().on_decode_error(message, exc)
+        _keep(f"its body cannot be decoded: {exc}", "", message.body, message)
 
 
-def _keep(reason: str, task: str, body: Any, message: Any) -> bool:
-    """False where the state folder could not take it: then the queue has it again."""
+def _keep(reason: str, task: str, body: Any, message: Any) -> None:
+    """Where the state folder could not take it, the queue has it again."""
     said = {"body": repr(body)[:MOST], "headers": repr(message.headers)[:MOST]}
     try:
         jobs.station.bury(reason, task, said)
+        message.ack()
     except Reject:
         message.requeue()
-        return False
-    return True

@@ -1,11 +1,9 @@
 """A fleet worker's station: it follows up on each shard itself, for nobody watches it."""
 
 import logging
-import os
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 from celery import Celery, current_task
@@ -14,27 +12,25 @@ from celery.exceptions import Reject
 from storage import list_entries, put
 from storage.errors import StorageError
 from storage.uris import basename, join
-from tasks.annotate import engines_here
 from tasks.broker import BrokerDown, queue_of, send_merge, send_shards
-from tasks.cards import Model, ModelError
+from tasks.cards import ModelError
 from tasks.environment import SettingError
-from tasks.folder import Folder, JobError, ShardName, exists, missing_shards
+from tasks.folder import Folder, JobError, exists, missing_shards
 from tasks.markers import Halted, stop
 from tasks.merge import Outdated, is_merged
 from tasks.messages import ShardMessage
 from tasks.open_jobs import Remembered
-from tasks.opening import models_of
-from tasks.records import Item, Job
-from tasks.shelf import cached_build
+from tasks.records import Job
 from tasks.state import State
 from worker.detections import ModelMismatch
-from worker.limits import Limits, NotAllowed
-from worker.station import Station
+from worker.limits import NotAllowed
+from worker.station import FORESEEN, Station
 
 log = logging.getLogger("maskmill.worker")
 
 # Wrong with the store in a way that no waiting mends: the job stops. The rest may pass.
 LASTING = frozenset(("no-bucket", "no-credentials", "denied", "bad-uri", "bad-setting"))
+PASSING = frozenset(("unavailable", "full"))  # a store that mends
 WAIT_S = 5.0  # before a shard is handed back that a store kept from being done
 UNFIT = 2  # different workers that cannot load a model stop its job
 
@@ -43,40 +39,10 @@ UNFIT = 2  # different workers that cannot load a model stop its job
 class FleetStation(Station):
     app: Celery
     state: State
-    limits: Limits
-    engines: Sequence[str] = field(default_factory=engines_here)
     consumer: Any = None  # Celery's, where the tasks run in its process
     # How far each job is known to be done, by folder and run: every shard below is written.
     done_below: dict[Folder, int] = field(default_factory=dict)
     open_jobs: Remembered = field(default_factory=dict)
-
-    def fetched(self, model: Model) -> Model:
-        if os.path.isfile(model.path):
-            return model
-        return msgspec.structs.replace(model, path=str(cached_build(model.path, model.sha256)))
-
-    def servable(self, job: Job) -> list[Model]:
-        models = models_of(job)
-        if not job.asked.alternates:
-            return models
-        mine = (each for each in models if each.engine in self.engines)
-        return [each for each in mine if self.limits.allow_model(each.card.name, each.sha256)]
-
-    def admit(self, job: Job, folder: Folder) -> None:
-        self.limits.check_output(folder.uri)
-        name, sha256 = job.asked.model.card.name, job.asked.model.sha256
-        if not (job.asked.alternates or self.limits.allow_model(name, sha256)):
-            raise NotAllowed(f"the model {name} is not among this worker's MASKMILL_ALLOWED_MODELS")
-
-    def in_hand(self, job: Job, folder: Folder, shard: ShardName, attempts: str) -> None:
-        what = {"job": folder.uri, "shard": shard, "attempts": attempts, "worker": self.worker}
-        self.tell({"event": "taken", **what})
-
-    def let_go(self) -> None:
-        self.tell({"event": "let-go"})
-
-    def refused(self, item: Item) -> str:
-        return self.limits.refused_input(item.uri)
 
     def announce(self, event: str, each: list[dict[str, str]]) -> None:
         try:
@@ -86,28 +52,38 @@ class FleetStation(Station):
         except Exception as exc:  # noqa: BLE001  a hint, whatever the broker's library raises
             log.warning("the results are written, but no event could be sent: %s", exc)
 
-    def broke_off(self, message: ShardMessage, job: Job | None, reason: Exception) -> None:
-        log.warning("shard %s of %s: %s", message.shard, message.job, reason)
+    def broke_off(self, message: ShardMessage, job: Job, reason: Exception) -> None:
+        unforeseen = None if isinstance(reason, FORESEEN) else reason
+        log.warning("shard %s of %s: %s", message.shard, message.job, reason, exc_info=unforeseen)
         if isinstance(reason, Halted):
             return
-        if job is None or isinstance(reason, JobError):
-            self.bury(str(reason), message.task, msgspec.to_builtins(message))
-        elif isinstance(reason, NotAllowed) or getattr(reason, "kind", "") in LASTING:
+        if isinstance(reason, JobError):
+            raise reason  # the message is kept
+        if isinstance(reason, NotAllowed) or getattr(reason, "kind", "") in LASTING:
             stop(Folder(message.job, job.run), str(reason))
         elif isinstance(reason, ModelError | ModelMismatch | SettingError):
             self._leave(message, job, str(reason))
         else:
-            self.pause()
-            self.handed_back(message, job)
+            self._pause()
+            self._hand_back(message, job)
 
-    def bury(self, reason: str, task: str, body: object) -> None:
-        """Keep a message that cannot be acted on; until it is kept, the queue has it."""
+    def bury(self, reason: Exception | str, task: str, body: object) -> None:
+        """Keep a message that cannot be acted on; until it is kept, the queue has it.
+
+        So it has one that only a store keeps from being acted on.
+        """
+        if isinstance(reason, StorageError) and reason.kind in PASSING:
+            self._requeue(reason)
         log.error("%s is not acted on: %s", task, reason)
+        letter = {"task": task, "body": body, "worker": self.worker}
         try:
-            self.state.bury_message(reason, {"task": task, "body": body, "worker": self.worker})
+            self.state.bury_message(str(reason), letter)
         except StorageError as exc:
-            self.pause()
-            raise Reject(str(exc), requeue=True) from exc
+            self._requeue(exc)
+
+    def _requeue(self, reason: StorageError) -> NoReturn:
+        self._pause()
+        raise Reject(str(reason), requeue=True) from reason
 
     def ended(self, folder: Folder, job: Job) -> None:
         """Whoever finds no shard missing sends the merge; a second one makes the same bytes."""
@@ -127,8 +103,8 @@ class FleetStation(Station):
     def unmerged(self, folder: Folder, reason: Exception) -> None:
         """What the next try would not mend either stops the job, so that who follows it knows."""
         super().unmerged(folder, reason)
-        passing = isinstance(reason, StorageError) and reason.kind not in LASTING
-        if not passing and not isinstance(reason, Outdated):
+        passing = isinstance(reason, StorageError | OSError | Outdated)
+        if not passing or getattr(reason, "kind", "") in LASTING:
             stop(folder, str(reason))
 
     def _leave(self, message: ShardMessage, job: Job, reason: str) -> None:
@@ -146,15 +122,15 @@ class FleetStation(Station):
         else:  # in a pool's child the consumer is another process's
             here = current_task.request.hostname
             self.app.control.cancel_consumer(queue_of(job), destination=[here])
-        self.handed_back(message, job)
+        self._hand_back(message, job)
 
-    def handed_back(self, message: ShardMessage, job: Job) -> None:
+    def _hand_back(self, message: ShardMessage, job: Job) -> None:
         try:
             send_shards(self.app, message.job, job, [message.shard])
         except BrokerDown as exc:
             log.warning("%s; the reconciler will send shard %s again", exc, message.shard)
 
-    def pause(self) -> None:
+    def _pause(self) -> None:
         """While a store may come back."""
         end = time.monotonic() + WAIT_S
         while time.monotonic() < end and not self.stopping():

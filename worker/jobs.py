@@ -13,7 +13,6 @@ from storage import put
 from storage.errors import Exists, StorageError
 from tasks.broker import BrokerDown
 from tasks.cards import ModelError
-from tasks.environment import SettingError
 from tasks.folder import (
     Due,
     Folder,
@@ -43,133 +42,97 @@ from tasks.submit import submit_message
 from worker import spool
 from worker.attempts import Trying, read_history
 from worker.detections import ModelMismatch
-from worker.fleet import FleetStation
+from worker.fleet import PASSING, FleetStation
 from worker.model import LoadedModel, instruction_set
 from worker.per_image import EVENT, write_per_image
 from worker.shard import Outcome, annotate, annotate_one, failure_of
 from worker.sheet import write_sheet
-from worker.station import Event, Station
+from worker.station import Event, Released, Station
 
 log = logging.getLogger("maskmill.worker")
 
-PASSING = ("unavailable", "full")  # a store that mends
 LOOK_S = 2.0  # how often a shard looks for a marker that ends its job
 
 station = Station()
-
-
-class Released(Exception):
-    """The shard in hand is handed back: the worker was asked to stop."""
 
 
 class Overtaken(Exception):
     """Another worker was faster with the shard in hand."""
 
 
-def read(kind: type[M], args: tuple[Any, ...], body: dict[str, Any]) -> M | None:
-    """A message's body as its type. One that does not fit is kept, and blocks nothing."""
+def task(kind: type[M]) -> Callable[[Callable[[M], None]], Any]:
+    """A Celery task that acts on messages of a kind. One that cannot be acted on is kept."""
+
+    def made(act: Callable[[M], None]) -> Any:
+        def run(*args: Any, **body: Any) -> None:
+            try:
+                act(_read(kind, args, body))
+            except Reject:
+                raise
+            except BrokerDown as exc:
+                log.warning("%s, or the reconciler does", exc)
+            except Exception as exc:  # noqa: BLE001 - whatever it is, the message is not lost
+                station.bury(exc, kind.task, {"args": args, **body} if args else body)
+
+        return shared_task(name=kind.task)(run)
+
+    return made
+
+
+def _read(kind: type[M], args: tuple[Any, ...], body: dict[str, Any]) -> M:
+    """A message's body as its type."""
+    if args:
+        raise msgspec.ValidationError("it has positional arguments; all go by name")
     try:
-        if args:
-            raise msgspec.ValidationError("it has positional arguments; all go by name")
-        message = parse(kind, body)
         encode(body)
-        return message
-    except UnicodeEncodeError:
-        station.bury("it holds text that is not UTF-8", kind.task, body)
-    except msgspec.ValidationError as exc:
-        station.bury(str(exc), kind.task, {"args": args, **body})
-    return None
+    except UnicodeEncodeError as exc:
+        raise msgspec.ValidationError("it holds text that is not UTF-8") from exc
+    return parse(kind, body)
 
 
-def back_to_the_queue(exc: Exception, station: Station) -> None:
-    """A message that only a store kept from being acted on, if that is what `exc` says."""
-    passing = isinstance(exc, StorageError) and exc.kind in PASSING
-    if passing and isinstance(station, FleetStation):
-        station.pause()
-        raise Reject(str(exc), requeue=True) from exc
-
-
-@shared_task(name=ShardMessage.task)  # type: ignore[untyped-decorator]
-def shard(*args: Any, **body: Any) -> None:
-    message = read(ShardMessage, args, body)
-    if message is None:
+@task(ShardMessage)
+def shard(message: ShardMessage) -> None:
+    job = read_job(message.job)
+    if job is None or job.run != message.run:
         return
-    job = None
     try:
-        job = read_job(message.job)
-        if job is not None and job.run == message.run:
-            run_shard(message, job, station)
-    except Released:
-        log.info("shard %s of %s is handed back", message.shard, message.job)
-        if job is not None:
-            station.handed_back(message, job)
-    except (Halted, JobError, ModelError, ModelMismatch, SettingError, StorageError) as exc:
-        if job is None:
-            back_to_the_queue(exc, station)
-        station.broke_off(message, job, exc)
-    except Exception as exc:
-        if not isinstance(station, FleetStation):
-            raise
-        log.exception("shard %s of %s ended in an error", message.shard, message.job)
+        run_shard(message, job, station)
+    except Exception as exc:  # noqa: BLE001 - whatever it is, another worker may be luckier
         station.broke_off(message, job, exc)
 
 
-@shared_task(name=MergeMessage.task)  # type: ignore[untyped-decorator]
-def merge_job(*args: Any, **body: Any) -> None:
-    message = read(MergeMessage, args, body)
-    try:
-        if message is not None:
-            if isinstance(station, FleetStation):
-                station.limits.check_output(message.job)
-            run_merge(message.job, station)
-    except (JobError, StorageError) as exc:
-        back_to_the_queue(exc, station)
-        station.bury(str(exc), MergeMessage.task, body)
-    except OSError as exc:  # of the spool file in the scratch folder
-        station.failed(f"the dataset could not be merged: {exc.strerror or exc}")
+@task(MergeMessage)
+def merge_job(message: MergeMessage) -> None:
+    station.limits.check_output(message.job)
+    run_merge(message.job, station)
 
 
-@shared_task(name=SubmitMessage.task)  # type: ignore[untyped-decorator]
-def submit_job(*args: Any, **body: Any) -> None:
+@task(SubmitMessage)
+def submit_job(message: SubmitMessage) -> None:
     """Plan on this worker what a bare client asks for, and send its shards."""
-    take(SubmitMessage, args, body, lambda it, f: submit_message(it, f.app, f.state))
+    fleet = _for_client(message)
+    submit_message(message, fleet.app, fleet.state)
 
 
-@shared_task(name=AnnotateMessage.task)  # type: ignore[untyped-decorator]
-def annotate_items(*args: Any, **body: Any) -> None:
+@task(AnnotateMessage)
+def annotate_items(message: AnnotateMessage) -> None:
     """Store what is to be added to an open job, then send its shard."""
-
-    def add(message: AnnotateMessage, fleet: FleetStation) -> None:
-        append_message(message, fleet.app, fleet.state, fleet.admit, fleet.open_jobs)
-
-    take(AnnotateMessage, args, body, add)
+    fleet = _for_client(message)
+    append_message(message, fleet.app, fleet.state, fleet.admit, fleet.open_jobs)
 
 
-def take(
-    kind: type[Any],
-    args: tuple[Any, ...],
-    body: dict[str, Any],
-    act: Callable[[Any, FleetStation], object],
-) -> None:
-    """Act on a client's message within this worker's limits; one that cannot be is kept."""
-    message, fleet = read(kind, args, body), station
-    if message is None or not isinstance(fleet, FleetStation):
-        return
-    try:
-        fleet.limits.check_output(message.output)
-        fleet.limits.check_files(message)
-        act(message, fleet)
-    except BrokerDown as exc:
-        log.warning("%s, or the reconciler does", exc)
-    except Exception as exc:  # noqa: BLE001 - whatever it is, the message is not lost
-        back_to_the_queue(exc, fleet)
-        fleet.bury(str(exc), kind.task, body)
+def _for_client(message: SubmitMessage | AnnotateMessage) -> FleetStation:
+    """This worker's station, if its limits let it do what a client asks for."""
+    assert isinstance(station, FleetStation)  # one machine's own broker has no such message
+    station.limits.check_output(message.output)
+    station.limits.check_files(message)
+    return station
 
 
-@shared_task(name=ReconcileMessage.task)  # type: ignore[untyped-decorator]
-def reconcile_jobs(*args: Any, **body: Any) -> None:
+@task(ReconcileMessage)
+def reconcile_jobs(message: ReconcileMessage) -> None:
     fleet = station
-    if isinstance(fleet, FleetStation) and read(ReconcileMessage, args, body):
+    if isinstance(fleet, FleetStation):
         for done in reconcile(fleet.app, fleet.state):
             log.info(done)
 
@@ -185,7 +148,7 @@ def run_shard(message: ShardMessage, job: Job, station: Station) -> None:
         try:
             _try(Due(folder, message.shard, generation), job, model, station)
         finally:
-            station.let_go()
+            station.tell({"event": "let-go"})
     station.ended(folder, job)
 
 
@@ -213,7 +176,8 @@ def _try(due: Due, job: Job, model: LoadedModel, station: Station) -> None:
     ended: list[Outcome] = []
     away: list[StorageError] = []
     attempts = folder.attempts(*due[1:])
-    station.in_hand(job, folder, shard, attempts)
+    said = {"job": folder.uri, "shard": shard, "attempts": attempts, "worker": station.worker}
+    station.tell({"event": "taken", **said})
     with Trying(attempts, station.worker, read_history(attempts)) as attempt:
         try:
             outcomes = _outcomes(left, model, job, attempt, station, away)
@@ -269,7 +233,7 @@ def _watched(
     looked = time.monotonic()
     for outcome in outcomes:
         if station.stopping():
-            raise Released
+            raise Released("the worker is told to stop")
         if not away and time.monotonic() - looked > LOOK_S:
             try:
                 look_for_halt(due.folder)
@@ -361,7 +325,7 @@ def run_merge(uri: str, station: Station) -> None:
     try:
         merge_all(folder, job, write_sheet, replace_edited=station.replace_edited)
         station.tell({"event": "merged"})
-    except (JobError, StorageError) as exc:
+    except (JobError, OSError, StorageError) as exc:  # OSError: of the scratch folder
         station.unmerged(folder, exc)
     finally:
-        station.let_go()
+        station.tell({"event": "let-go"})

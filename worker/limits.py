@@ -18,20 +18,24 @@ class NotAllowed(ModelError):
 
 @dataclass(frozen=True)
 class Limits:
-    """Roots are folders or prefixes, and with some only these. With none, all but local files."""
+    """Roots are folders or prefixes, and with some only these.
+
+    With none, all but local files, and these too where a person works on one machine.
+    """
 
     input_roots: tuple[str, ...] = ()
     output_roots: tuple[str, ...] = ()
     models: tuple[str, ...] = ()  # names or SHA-256 sums; none means all
+    own_files: bool = False  # with no roots, local files as well
 
     def refused_input(self, uri: str) -> str:
         """Why an input may not be read; empty if it may."""
-        if _below_any(uri, self.input_roots):
+        if self._below_any(uri, self.input_roots):
             return ""
         return "the input is not below any of this worker's MASKMILL_INPUT_ROOTS"
 
     def check_output(self, uri: str) -> None:
-        if not _below_any(uri, self.output_roots):
+        if not self._below_any(uri, self.output_roots):
             raise JobError(f"{shown(uri)} is not below any of this worker's MASKMILL_OUTPUT_ROOTS")
 
     def check_files(self, message: SubmitMessage | AnnotateMessage) -> None:
@@ -49,24 +53,26 @@ class Limits:
     def allow_model(self, name: str, sha256: str) -> bool:
         return not self.models or bool({name, sha256} & set(self.models))
 
+    def _below_any(self, uri: str, roots: tuple[str, ...]) -> bool:
+        place = parse(uri)
+        if not roots and (self.own_files or place.scheme != "file"):
+            return True
+        if place.scheme in ("http", "https") and _UP.search(place.path):
+            return False
+        folder = f"{_real(uri)}/"
+        return any(folder.startswith(_real(root).rstrip("/") + "/") for root in roots)
+
 
 def read_limits() -> Limits:
-    names = ("MASKMILL_INPUT_ROOTS", "MASKMILL_OUTPUT_ROOTS", "MASKMILL_ALLOWED_MODELS")
-    return Limits(*map(_words, names))
+    return Limits(
+        input_roots=_words("MASKMILL_INPUT_ROOTS"),
+        output_roots=_words("MASKMILL_OUTPUT_ROOTS"),
+        models=_words("MASKMILL_ALLOWED_MODELS"),
+    )
 
 
 def _words(name: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in os.environ.get(name, "").split(",") if word.strip())
-
-
-def _below_any(uri: str, roots: tuple[str, ...]) -> bool:
-    place = parse(uri)
-    if place.scheme != "file" and not roots:
-        return True
-    if place.scheme in ("http", "https") and _UP.search(place.path):
-        return False
-    folder = f"{_real(uri)}/"
-    return any(folder.startswith(_real(root).rstrip("/") + "/") for root in roots)
 
 
 def _real(uri: str) -> str:

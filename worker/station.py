@@ -1,17 +1,26 @@
 """What one worker process holds between tasks, and what it does when a shard ends."""
 
 import logging
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from tasks.cards import Model
-from tasks.folder import Folder, ShardName
+import msgspec
+
+from storage.errors import StorageError
+from tasks.annotate import engines_here
+from tasks.cards import Model, ModelError
+from tasks.environment import SettingError
+from tasks.folder import Folder, JobError
 from tasks.messages import ShardMessage
 from tasks.opening import models_of
 from tasks.records import Item, Job, encode
+from tasks.shelf import cached_build
 from worker.attempts import worker_name
+from worker.detections import ModelMismatch
+from worker.limits import Limits, NotAllowed
 from worker.model import LoadedModel, load_model
 from worker.settings import WorkerSettings, read_settings
 
@@ -20,7 +29,18 @@ log = logging.getLogger("maskmill.worker")
 Event = dict[str, Any]
 
 
-@dataclass
+class Released(Exception):
+    """The shard in hand is handed back: the worker was asked to stop."""
+
+
+FORESEEN = (JobError, ModelError, ModelMismatch, Released, SettingError, StorageError)
+
+
+def said_of(reason: Exception) -> str:
+    return str(reason) if isinstance(reason, FORESEEN) else f"the worker failed: {reason!r}"
+
+
+@dataclass(kw_only=True)
 class Station:
     """On one machine the parent process follows up. A fleet's station does so itself."""
 
@@ -28,6 +48,8 @@ class Station:
     tell: Callable[[Event], None] = lambda event: None
     stopping: Callable[[], bool] = lambda: False
     failed: Callable[[str], None] = log.error  # a cause that no other shard escapes
+    limits: Limits = field(default_factory=lambda: Limits(own_files=True))
+    engines: Sequence[str] = field(default_factory=engines_here)
     replace_edited: bool = False  # a merge may replace a dataset that somebody worked on
     models: dict[str, LoadedModel] = field(default_factory=dict)
     unfit: list[Model] = field(default_factory=list)  # of mixed jobs: they do not load here
@@ -39,47 +61,45 @@ class Station:
     def model(self, model: Model) -> LoadedModel:
         key = f"{model.sha256} {model.engine} {model.compute} {encode(model.card)!r}"
         if key not in self.models:
-            self.models[key] = load_model(self.fetched(model), self.settings)
+            if not os.path.isfile(model.path):
+                path = cached_build(model.path, model.sha256)
+                model = msgspec.structs.replace(model, path=str(path))
+            self.models[key] = load_model(model, self.settings)
         return self.models[key]
 
     def servable(self, job: Job) -> list[Model]:
         """Which of a job's models this worker may run, the preferred first."""
-        return models_of(job)
-
-    def fetched(self, model: Model) -> Model:
-        """The model with a path that this process can open."""
-        return model
-
-    def in_hand(self, job: Job, folder: Folder, shard: ShardName, attempts: str) -> None:
-        """A shard is taken up; `let_go` follows, unless it kills this process."""
-
-    def let_go(self) -> None:
-        """Nothing is in hand any more."""
-
-    def bury(self, reason: str, task: str, body: object) -> None:
-        """A message cannot be acted on."""
-        self.failed(f"{task} is not acted on: {reason}")
+        models = models_of(job)
+        if not job.asked.alternates:
+            return models
+        mine = (each for each in models if each.engine in self.engines)
+        return [each for each in mine if self.limits.allow_model(each.card.name, each.sha256)]
 
     def admit(self, job: Job, folder: Folder) -> None:
-        """Raise JobError for a job that this worker may not touch."""
+        """Raise JobError or NotAllowed for a job that this worker may not touch."""
+        self.limits.check_output(folder.uri)
+        name, sha256 = job.asked.model.card.name, job.asked.model.sha256
+        if not (job.asked.alternates or self.limits.allow_model(name, sha256)):
+            raise NotAllowed(f"the model {name} is not among this worker's MASKMILL_ALLOWED_MODELS")
 
     def refused(self, item: Item) -> str:
         """Why this worker may not read an input; empty if it may."""
-        return ""
+        return self.limits.refused_input(item.uri)
 
     def announce(self, event: str, each: list[dict[str, str]]) -> None:
         """Tell whoever listens on the broker that objects are there."""
 
-    def handed_back(self, message: ShardMessage, job: Job) -> None:
-        """The shard was not finished, through no fault of its own."""
+    def bury(self, reason: Exception | str, task: str, body: object) -> None:
+        """A message cannot be acted on."""
+        self.failed(f"{task} is not acted on: {reason}")
 
-    def broke_off(self, message: ShardMessage, job: Job | None, reason: Exception) -> None:
+    def broke_off(self, message: ShardMessage, job: Job, reason: Exception) -> None:
         """A cause outside the shard's inputs ended it."""
-        self.failed(str(reason))
+        self.failed(said_of(reason))
 
     def unmerged(self, folder: Folder, reason: Exception) -> None:
-        """The merge of a job was refused."""
-        self.failed(str(reason))
+        """The merge of a job was refused, or there was no room for it."""
+        self.failed(f"the dataset could not be merged: {getattr(reason, 'strerror', '') or reason}")
 
     def ended(self, folder: Folder, job: Job) -> None:
         """A shard's object is there."""
