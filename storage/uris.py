@@ -127,6 +127,16 @@ def basename(uri: str) -> str:
     return parse(uri).path.rstrip("/").rpartition("/")[2]
 
 
+def of_frame(uri: str, index: int) -> str:
+    """The URI of a video's frame, counted from 0 in presentation order."""
+    return f"{uri}#frame={index}"
+
+
+def without_frame(uri: str) -> str:
+    """The video of a frame that `of_frame` named. An image's URI is not to be given here."""
+    return uri.rpartition("#frame=")[0]
+
+
 def storable(uri: str) -> str:
     """`uri` itself, or for a local name that is not UTF-8 its `file://` form, which is ASCII."""
     if not _NOT_UTF8.search(uri):

@@ -244,8 +244,13 @@ def test_a_repeat_under_another_name_does_not_take_that_name(folder: Folder, job
         ("https://h/snap?id=1", "https://h/snap?id=2", False),
         ("https://h/snap?design=1", "https://h/snap?design=2", False),
         ("s3://b/x?sig=1", "s3://b/x?sig=2", False),
+        ("https://h/v.mp4?sig=1#frame=7", "https://h/v.mp4?sig=2#frame=7", True),
+        ("https://h/v.mp4?sig=1#frame=7", "https://h/v.mp4?sig=1#frame=8", False),
     ],
-    ids=["AWS", "Azure", "a query that chooses", "a name that ends in sig…", "a key"],
+    ids=[
+        *("AWS", "Azure", "a query that chooses", "a name that ends in sig…", "a key"),
+        *("a frame", "another frame"),
+    ],
 )
 def test_a_url_that_is_signed_anew_is_the_same_input(one: str, other: str, same: bool) -> None:
     assert (identity(one) == identity(other)) == same

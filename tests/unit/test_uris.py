@@ -122,6 +122,7 @@ def test_parent(uri: str, folder: str) -> None:
     [
         ("https://me:pw@h/a.jpg?X-Amz-Signature=s", "https://h/a.jpg"),
         ("HTTPS://h/clip.mp4?sig=s#t=12.5", "HTTPS://h/clip.mp4#t=12.5"),
+        ("https://h/clip.mp4?sig=s#frame=374", "https://h/clip.mp4#frame=374"),
         ("http://h?sig=s", "http://h"),
         ("s3://b/what?.jpg", "s3://b/what?.jpg"),
         ("odd?name.jpg", "odd?name.jpg"),
@@ -130,6 +131,12 @@ def test_parent(uri: str, folder: str) -> None:
 def test_queries_and_passwords_are_not_shown(uri: str, safe: str) -> None:
     assert uris.without_query(uri) == safe
     assert uris.shown(uri) == safe
+
+
+@pytest.mark.parametrize("root", ["s3://b/a#frame=2", "/x#t=3/", "https://h/x?sig=1"])
+def test_without_frame_undoes_of_frame(root: str) -> None:
+    assert uris.without_frame(uris.of_frame(root, 374)) == root
+    assert uris.of_frame(root, 374).endswith("#frame=374")
 
 
 def test_shown_is_one_printable_line() -> None:
