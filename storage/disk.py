@@ -21,7 +21,9 @@ logger = logging.getLogger(__name__)
 _TEMPORARY = ".maskmill-tmp-"
 
 
-def open_versioned(location: Location, *_: object) -> Opened:
+def open_versioned(
+    location: Location, start: int = 0, version: str = "", _: int | None = None
+) -> Opened:
     with translating(location.uri):
         # Without O_NONBLOCK the open of a FIFO would wait for a writer for ever.
         descriptor = os.open(location.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -32,7 +34,8 @@ def open_versioned(location: Location, *_: object) -> Opened:
         os.close(descriptor)
         raise
     stream = io.BufferedReader(MappedFile(location.uri, descriptor, "rb"))
-    return Opened(stream, facts.st_size, _version_of(facts))
+    found = _version_of(facts)
+    return Opened(stream, facts.st_size, found, stream.seek(start if found == version else 0))
 
 
 def get_versioned(location: Location, max_bytes: int | None) -> tuple[bytes, str]:

@@ -1,11 +1,10 @@
 """`http(s)://` inputs, read only."""
 
 import io
-import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from typing import Any, NoReturn, TypeVar
+from typing import Any, BinaryIO, NoReturn, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 from urllib3 import BaseHTTPResponse
@@ -14,22 +13,23 @@ from urllib3.exceptions import HTTPError
 from storage.errors import BadUri, Denied, Expired, NotFound, NotWritable, Unreachable
 from storage.http_requests import Interrupted, follow, hang_up_after
 from storage.settings import http_settings
-from storage.streams import CHUNK, Entry, Opened, backoff, read_all
+from storage.streams import CHUNK, Entry, Opened, backoff, range_asked, range_given, read_all
 from storage.uris import Location
 
 Result = TypeVar("Result")
 
 _ATTEMPTS = 4
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
 _ERROR_BYTES = 4096
 _EXPIRED = (b"expired", b"not valid in the specified time frame", b"signed expiry time")
 _TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
-def open_versioned(location: Location, start: int = 0, version: str = "") -> Opened:
-    """The rest of an object that is still of `version`, from `start`; else all of it, from 0."""
+def open_versioned(
+    location: Location, start: int = 0, version: str = "", end: int | None = None
+) -> Opened:
+    """What is asked for of an object that is still of `version`; else all of it, from 0."""
     deadline = time.monotonic() + http_settings().deadline
-    return _insist(lambda: _open(location, deadline, start, version))
+    return _insist(lambda: _open(location, deadline, start, version, end))
 
 
 def get_versioned(location: Location, max_bytes: int | None) -> tuple[bytes, str]:
@@ -63,26 +63,34 @@ def _insist(action: Callable[[], Result]) -> Result:
     return action()
 
 
-def _open(location: Location, deadline: float, start: int = 0, version: str = "") -> Opened:
-    unless = {}
-    if start and version and not version.startswith("W/"):  # a weak ETag does not mean equal bytes
-        is_date = version.endswith(" GMT")
-        unless = {"Range": f"bytes={start}-", "If-Range": version if is_date else f'"{version}"'}
-    answer = follow(location, unless)
-    part = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
+def _open(
+    location: Location, deadline: float, start: int = 0, version: str = "", end: int | None = None
+) -> Opened:
+    asked = _part(start, version, end)
+    answer = follow(location, asked)
+    body: BinaryIO = io.BufferedReader(_Body(location.uri, answer, deadline), CHUNK)
+    found = answer.headers.get("ETag", "").strip('"') or answer.headers.get("Last-Modified", "")
     if answer.status == 200:
-        start, size = 0, answer.headers.get("Content-Length", "")
-        etag = answer.headers.get("ETag", "").strip('"')
-        version = etag or answer.headers.get("Last-Modified", "")
-    elif unless and answer.status == 206 and part is not None and int(part[1]) == start:
-        size = part[2]
-    else:
-        with closing(answer):
-            if not unless:
-                raise _refusal(location, answer)
-        return _open(location, deadline)
-    body = io.BufferedReader(_Body(location.uri, answer, deadline), CHUNK)
-    return Opened(body, int(size) if size.isdigit() else None, version, start)
+        size = answer.headers.get("Content-Length", "")
+        return Opened(body, int(size) if size.isdigit() else None, found)
+    given = range_given(answer.headers.get("Content-Range", ""))
+    if asked and answer.status == 206 and given and given[0] == start:
+        if end is not None:  # in memory, so that one that breaks off is asked for once more
+            with body:
+                body = io.BytesIO(body.read(min(given[1], end) - start))
+        return Opened(body, given[2], version or found, start, given[1])
+    with closing(body):
+        if not asked:
+            raise _refusal(location, answer)
+    return _open(location, deadline)
+
+
+def _part(start: int, version: str, end: int | None) -> dict[str, str]:
+    """The headers that ask for a part, where those of two versions cannot be mixed up."""
+    if version.startswith("W/") or not (start or end):  # a weak ETag does not mean equal bytes
+        return {}
+    unless = version if version.endswith(" GMT") else f'"{version}"'
+    return {"Range": range_asked(start, end)} | ({"If-Range": unless} if version else {})
 
 
 def _refusal(location: Location, answer: BaseHTTPResponse) -> Exception:

@@ -10,15 +10,25 @@ from botocore.exceptions import BotoCoreError
 from storage.errors import StorageError, Unavailable
 from storage.s3_clients import client_for, max_attempts
 from storage.s3_errors import status_of, translating
-from storage.streams import CHUNK, Entry, Opened, backoff, read_all
+from storage.streams import CHUNK, Entry, Opened, backoff, range_asked, range_given, read_all
 from storage.uris import Location, as_folder, join
 
 
-def open_versioned(location: Location, *_: object) -> Opened:
-    with translating(location):
-        answer = _get(location)
+def open_versioned(
+    location: Location, start: int = 0, version: str = "", end: int | None = None
+) -> Opened:
+    part = {"Range": range_asked(start, end)} if start or end else {}
+    part |= {"IfMatch": f'"{version}"'} if version else {}
+    try:
+        with translating(location):
+            answer = _get(location, **part)
+    except StorageError as error:
+        if part and status_of(error.__cause__) in (412, 416):  # it changed, or is empty
+            return open_versioned(location)
+        raise
     reader = _Reader(location, answer)
-    return Opened(io.BufferedReader(reader, CHUNK), reader.size, version_of(answer))
+    stream = io.BufferedReader(reader, CHUNK)
+    return Opened(stream, reader.size, version_of(answer), reader.start, reader.end)
 
 
 def get_versioned(location: Location, max_bytes: int | None) -> tuple[bytes, str]:
@@ -67,8 +77,10 @@ class _Reader(io.RawIOBase):
         self._location = location
         self._body = answer["Body"]
         self._same = {"IfMatch": answer["ETag"]} if "ETag" in answer else {}
-        self.size = int(answer["ContentLength"]) if "ContentLength" in answer else None
-        self._position = 0
+        length = int(answer["ContentLength"]) if "ContentLength" in answer else None
+        part = range_given(answer.get("ContentRange", ""))
+        self.start, self.end, self.size = part or (0, length, length)
+        self._position = self.start
         self._breaks = 0
 
     def readable(self) -> bool:
@@ -79,7 +91,7 @@ class _Reader(io.RawIOBase):
             cause: Exception | None = None
             try:
                 chunk = self._body.read(len(buffer))
-                if chunk or not buffer or self._position == (self.size or self._position):
+                if chunk or not buffer or self._position == (self.end or self._position):
                     buffer[: len(chunk)] = chunk
                     self._position += len(chunk)
                     return len(chunk)
@@ -96,7 +108,7 @@ class _Reader(io.RawIOBase):
             ) from cause
         time.sleep(backoff(self._breaks))
         with translating(self._location):
-            rest = _get(self._location, Range=f"bytes={self._position}-", **self._same)
+            rest = _get(self._location, Range=range_asked(self._position, self.end), **self._same)
         self._body = rest["Body"]
 
     def close(self) -> None:

@@ -1,6 +1,7 @@
 """What the stores share: what they say of an object, and reading it whole."""
 
 import random
+import re
 import sys
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -8,6 +9,8 @@ from typing import BinaryIO
 from storage.errors import TooLarge, Unavailable
 
 CHUNK = 1 << 20
+
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class Opened:
     size: int | None
     version: str
     start: int = 0  # the first byte that `stream` gives
+    end: int | None = None  # the byte before which it ends; None: with the object
 
 
 def read_all(opened: Opened, uri: str, max_bytes: int | None) -> tuple[bytes, str]:
@@ -43,6 +47,17 @@ def read_all(opened: Opened, uri: str, max_bytes: int | None) -> tuple[bytes, st
     if count < size:
         raise Unavailable(uri, "became shorter while it was read")
     return b"".join(chunks), opened.version
+
+
+def range_asked(start: int, end: int | None) -> str:
+    """The value of a Range header for the bytes from `start` to before `end`."""
+    return f"bytes={start}-{'' if end is None else end - 1}"
+
+
+def range_given(header: str) -> tuple[int, int, int] | None:
+    """Of a Content-Range header the first byte, the one behind the last, and the whole size."""
+    found = _CONTENT_RANGE.fullmatch(header)
+    return (int(found[1]), int(found[2]) + 1, int(found[3])) if found else None
 
 
 def holds(opened: Opened, data: bytes) -> bool:

@@ -7,7 +7,7 @@ this package stays cheap.
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from importlib import import_module
-from typing import BinaryIO, Protocol, cast
+from typing import Any, BinaryIO, Protocol, cast
 
 from storage.errors import Exists, NotFound
 from storage.streams import Entry, Opened, holds
@@ -17,11 +17,11 @@ from storage.uris import Location, parse
 class Store(Protocol):
     """What a store module offers; a read-only one raises `NotWritable` in the verbs that write.
 
-    `since`, a start and a version, is a wish: HTTP grants it, the others give the whole object.
+    What `open_versioned` is asked for beside the place is that of `open_from`, or nothing.
     """
 
     def get_versioned(self, location: Location, max_bytes: int | None) -> tuple[bytes, str]: ...
-    def open_versioned(self, location: Location, *since: int | str) -> Opened: ...
+    def open_versioned(self, location: Location, *part: Any) -> Opened: ...
     def require(self, location: Location) -> None: ...
     def list_entries(self, location: Location, starting: str) -> Iterator[Entry]: ...
     def put(self, location: Location, data: bytes, create_only: bool) -> None: ...
@@ -102,11 +102,12 @@ def open_write(uri: str) -> AbstractContextManager[BinaryIO]:
     return store.open_write(location)
 
 
-def open_from(uri: str, start: int, version: str) -> Opened:
-    """An object from byte `start` on if it is still of `version`; all of it where it has changed,
-    or its store cannot start in the middle."""
+def open_from(uri: str, start: int, version: str, end: int | None = None) -> Opened:
+    """An object from byte `start` to before `end` if it is still of `version`; all of it where it
+    has changed, or its store gives no part. An unknown version, "", is any to which a part from
+    byte 0 belongs; local files are open to their end."""
     store, location = _resolve(uri)
-    return store.open_versioned(location, start, version)
+    return store.open_versioned(location, start if version else 0, version, end)
 
 
 @contextmanager
