@@ -3,6 +3,7 @@
 import hashlib
 import heapq
 import shutil
+import sqlite3
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -27,14 +28,16 @@ from tasks.folder import (
     shard_objects,
     whole_shards,
 )
+from tasks.plan import scratch
 from tasks.provenance import producer_versions
-from tasks.records import Annotation, Job, Shard, encode
+from tasks.records import Annotation, Image, Job, Shard, encode
 from tasks.segments import segments
 
 FILES = ("instances.json", "results.json", "failures.jsonl")
 RESULT = ("image_id", "category_id", "bbox", "segmentation", "score")
 PARTIAL = "partial/"
 PICKS = 12  # images on the contact sheet
+_TABLES = "CREATE TABLE video (id INTEGER PRIMARY KEY, body BLOB UNIQUE)"
 
 
 class Edited(JobError):
@@ -192,10 +195,11 @@ def _write_all(
     counts = merged.counts
     counts.update(images=0, annotations=0, failures=0, empty_masks_dropped=0)
     draws: list[tuple[bool, bytes, Picked]] = []
-    with tempfile.TemporaryFile(prefix="maskmill-merge-") as spool:
+    with tempfile.TemporaryFile(prefix="maskmill-merge-") as spool, scratch(_TABLES) as videos:
         for shard in shards:
             for image in shard.images:
-                instances.write((b",\n" if counts["images"] else b"\n") + encode(image))
+                comma = b",\n" if counts["images"] else b"\n"
+                instances.write(comma + encode(_in_dataset(image, videos)))
                 counts["images"] += 1
             for each in shard.annotations:
                 comma = b",\n" if counts["annotations"] else b"\n"
@@ -210,6 +214,10 @@ def _write_all(
             counts["empty_masks_dropped"] += shard.empty_masks
             merged.kinds[encode(shard.produced_by)] = shard.produced_by
             _draw(draws, shard)
+        for number, video in videos.execute("SELECT id, body FROM video ORDER BY id"):
+            instances.write(b'\n],"videos":[\n' if number == 1 else b",\n")
+            instances.write(b'{"id":%d,' % number + video[1:])
+            counts["videos"] = number
         instances.write(b'\n],"annotations":[')
         spool.seek(0)
         shutil.copyfileobj(spool, instances, 1 << 20)
@@ -218,6 +226,16 @@ def _write_all(
     results.write(b"\n]\n")
     merged.sha256 = instances.digest.hexdigest()
     merged.picks = [pick for _, _, pick in sorted(draws, key=lambda draw: draw[2].image)]
+
+
+def _in_dataset(image: Image, videos: sqlite3.Connection) -> Image:
+    """With the id that its video has in the dataset: the next, for a new one."""
+    if image.video is None:
+        return image
+    body = (encode(image.video),)
+    videos.execute("INSERT OR IGNORE INTO video (body) VALUES (?)", body)
+    (number,) = videos.execute("SELECT id FROM video WHERE body = ?", body).fetchone()
+    return msgspec.structs.replace(image, video=None, video_id=number)
 
 
 def dataset_record(each: Annotation, number: int, polygons: bool) -> dict[str, Any]:

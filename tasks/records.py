@@ -132,17 +132,6 @@ class Failure(msgspec.Struct, frozen=True):
     message: str
 
 
-class Image(msgspec.Struct, frozen=True, omit_defaults=True):
-    id: int
-    file_name: str
-    width: int  # after EXIF orientation
-    height: int
-    exif_orientation: int = 1  # 1…8 as the file had it; applied to the pixels before anything else
-    video_id: int = 0  # in a shard the place, from 1, in its `videos`; else in the dataset's
-    frame_index: int | None = None
-    timestamp: float | None = None
-
-
 class Video(msgspec.Struct, frozen=True):
     """What a video says of itself; width and height are those after its rotation."""
 
@@ -152,6 +141,18 @@ class Video(msgspec.Struct, frozen=True):
     fps: float  # the average
     duration: float  # seconds
     codec: str
+
+
+class Image(msgspec.Struct, frozen=True, omit_defaults=True):
+    id: int
+    file_name: str
+    width: int  # after EXIF orientation
+    height: int
+    exif_orientation: int = 1  # 1…8 as the file had it; applied to the pixels before anything else
+    video: Video | None = None  # in the dataset its id
+    video_id: int | None = None
+    frame_index: int | None = None
+    timestamp: float | None = None
 
 
 class RleMask(msgspec.Struct, frozen=True):
@@ -191,7 +192,6 @@ class Shard(msgspec.Struct, frozen=True):
     failures: tuple[Failure, ...]
     empty_masks: int = 0  # detections dropped because no pixel of their mask was left
     schema: int = SCHEMA
-    videos: tuple[Video, ...] = ()  # of which `images` has frames
 
 
 class Retry(msgspec.Struct, frozen=True):

@@ -18,7 +18,7 @@ import msgspec
 
 from storage import open_read, put
 from storage.errors import Exists, NotFound
-from storage.uris import shown, without_query
+from storage.uris import shown, without_frame, without_query
 from tasks.folder import Folder, JobError, ShardName, decoded, read_plan, read_shard, shard_objects
 from tasks.ordered import side_by_side
 from tasks.plan import scratch
@@ -256,6 +256,8 @@ def _outcomes(
         if item.id not in images and item.id not in failures:
             continue  # a later generation has only what it tried
         same = identity(item.uri)
+        if item.frame is not None:  # those of a video are in the dataset in their order
+            same = f"{without_frame(same)}#frame={item.frame.index:09}"
         each = Ended(
             hashlib.sha256(same.encode()).hexdigest()[:32],
             part,

@@ -1,7 +1,8 @@
 """`maskmill doctor OUT`: whether a job folder is sound, by the sums, ids, hashes, boxes and masks
 of everything in it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from typing import Any
 
 import ijson
@@ -101,10 +102,17 @@ def _dataset_problems(folder: Folder, job: Job) -> Iterator[str]:
 
 def _annotation_problems(folder: Folder, job: Job, run: dict[str, Any]) -> Iterator[str]:
     sizes: dict[int, tuple[int, int]] = {}
+    frames: dict[int, dict[int, float]] = {}
     for image in _items(folder, "instances.json", "images.item"):
         if image["id"] in sizes:
             yield f"the image id {image['id']} occurs twice"
         sizes[image["id"]] = image["height"], image["width"]
+        if "video_id" in image:
+            times, index = frames.setdefault(image["video_id"], {}), image["frame_index"]
+            if index in times:
+                yield f"the video {image['video_id']} has the frame {index} twice"
+            times[index] = image["timestamp"]
+    yield from _video_problems(folder, frames)
     known = {each.id for each in job.asked.settings.categories}
     count = 0
     pairs = zip(
@@ -124,6 +132,20 @@ def _annotation_problems(folder: Folder, job: Job, run: dict[str, Any]) -> Itera
             yield from _shape_problems(where, each, result, sizes[each["image_id"]])
     if (len(sizes), count) != (run["images"], run["annotations"]):
         yield f"{len(sizes)} images and {count} annotations are not what run.json says"
+
+
+def _video_problems(folder: Folder, frames: Mapping[int, Mapping[int, float]]) -> Iterator[str]:
+    """`frames`: of each video the time of each frame by its index."""
+    known = [video["id"] for video in _items(folder, "instances.json", "videos.item")]
+    if known != list(range(1, len(known) + 1)):
+        yield "the ids of the videos are not 1, 2 and so on"
+    for video in sorted(frames.keys() ^ known):
+        lacks = "no frame" if video in known else "frames, but is not in the table of videos"
+        yield f"the video {video} has {lacks}"
+    for video, times in frames.items():
+        for (_, before), (index, time) in pairwise(sorted(times.items())):
+            if time <= before:
+                yield f"the frame {index} of the video {video} is no later than the one before"
 
 
 def _shape_problems(
