@@ -10,21 +10,12 @@ from tasks.categories import UnknownClass
 from tasks.environment import SettingError
 from tasks.folder import JobDiffers, JobError
 from tasks.inputs import InputError
-from tasks.local import Refused, Stopped
+from tasks.local import Stopped
 from tasks.progress import say_json
 
 OK, WRONG, OVER_BUDGET, STOPPED, GATE_FAILED = 0, 2, 3, 4, 5
 
-_WRONG = (
-    BadSetting,
-    BadUri,
-    InputError,
-    JobDiffers,
-    ModelError,
-    Refused,
-    SettingError,
-    UnknownClass,
-)
+_WRONG = (BadSetting, BadUri, InputError, JobDiffers, ModelError, SettingError, UnknownClass)
 _STOPPED = (BrokerDown, JobError, StorageError, Stopped)
 
 

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import msgspec
 
 from storage import put
-from tasks.cards import Model
+from tasks.cards import Model, ModelError
 from tasks.folder import Folder, every_attempt
 from tasks.records import Attempt, encode
 
@@ -30,10 +30,6 @@ _ROOT = str(Path(__file__).resolve().parent.parent)
 _BESIDE = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
 STOP_S = 60.0
 IDLE_DEATHS = 3  # in a row, with no shard in hand: what kills the process is not an input
-
-
-class Refused(Exception):
-    """The model cannot be used; nothing was run."""
 
 
 class Stopped(Exception):
@@ -103,10 +99,12 @@ def await_ready(child: Child) -> None:
         if event["event"] == "warning":
             print(f"maskmill: {event['message']}", file=sys.stderr)
         if event["event"] == "refused":
-            raise Refused(event["message"])
+            raise ModelError(event["message"])
         if event["event"] == "exit":
             how = death(event["code"])
-            raise Refused(f"the worker process {how} while loading the model: {child.last_words()}")
+            raise ModelError(
+                f"the worker process {how} while loading the model: {child.last_words()}"
+            )
 
 
 def run(

@@ -20,7 +20,6 @@ from tasks.environment import SettingError
 from tasks.exits import GATE_FAILED, OK
 from tasks.folder import Folder, read_run
 from tasks.inputs import InputError
-from tasks.local import Refused
 from tasks.opening import sources
 from tasks.progress import choose_face, tell
 from tasks.records import Selection
@@ -172,7 +171,7 @@ def _measure(chosen: Sequence[Way], question: Question, *, needed: bool) -> list
         for way in chosen:
             try:
                 folder = _run(way, question, output)
-            except Refused as exc:
+            except ModelError as exc:
                 if needed or first is None:
                     raise
                 reports.append({"way": way.name, "cannot_run": str(exc)})
