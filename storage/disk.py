@@ -25,26 +25,22 @@ def open_versioned(
     location: Location, start: int = 0, version: str = "", _: int | None = None
 ) -> Opened:
     with translating(location.uri):
-        # Without O_NONBLOCK the open of a FIFO would wait for a writer for ever.
-        descriptor = os.open(location.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    facts = os.fstat(descriptor)
-    try:
-        _require_file(location.uri, facts)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    stream = io.BufferedReader(MappedFile(location.uri, descriptor, "rb"))
-    found = _version_of(facts)
+        file = MappedFile(location.uri, location.path, "rb", opener=_at_once)
+    facts = os.fstat(file.fileno())
+    if not stat.S_ISREG(facts.st_mode):
+        file.close()
+        raise Refused(location.uri, NO_FILE)
+    stream, found = io.BufferedReader(file), _version_of(facts)
     return Opened(stream, facts.st_size, found, stream.seek(start if found == version else 0))
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Without O_NONBLOCK the open of a FIFO would wait for a writer for ever."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def get_versioned(location: Location, max_bytes: int | None) -> tuple[bytes, str]:
     return read_all(open_versioned(location), location.uri, max_bytes)
-
-
-def require(location: Location) -> None:
-    with translating(location.uri):
-        _require_file(location.uri, os.stat(location.path))
 
 
 def put(location: Location, data: bytes, create_only: bool) -> None:
@@ -83,13 +79,6 @@ def open_write(location: Location, only_new: bool = False) -> Iterator[BinaryIO]
 
 def _version_of(facts: os.stat_result) -> str:
     return f"{facts.st_size}-{facts.st_mtime_ns}"
-
-
-def _require_file(uri: str, facts: os.stat_result) -> None:
-    if stat.S_ISDIR(facts.st_mode):
-        raise NotFound(uri, "is a folder, not a file")
-    if not stat.S_ISREG(facts.st_mode):
-        raise Refused(uri, NO_FILE)
 
 
 def _link(temporary: str, location: Location) -> None:

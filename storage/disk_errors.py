@@ -36,6 +36,8 @@ def translated(uri: str, error: OSError, writing: bool) -> errors.StorageError:
         return errors.BadUri(uri, "is not a usable path: too long, or links in a circle")
     if writing and code in (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY):
         return errors.NotWritable(uri, "may not be written: a folder or a file is in the way")
+    if code == errno.EISDIR:
+        return errors.NotFound(uri, "is a folder, not a file")
     if code in _DENIED:
         return errors.NotWritable(uri) if writing else errors.Denied(uri)
     if code in _ABSENT:
@@ -49,8 +51,8 @@ def translated(uri: str, error: OSError, writing: bool) -> errors.StorageError:
 class MappedFile(io.FileIO):
     """A raw file whose errors are ours, since they come up in code that only knows a stream."""
 
-    def __init__(self, uri: str, descriptor: int, mode: str) -> None:
-        super().__init__(descriptor, mode)
+    def __init__(self, uri: str, *file: Any, **options: Any) -> None:
+        super().__init__(*file, **options)
         self._uri = uri
 
     def write(self, data: Any) -> int:

@@ -37,11 +37,6 @@ def get_versioned(location: Location, max_bytes: int | None) -> tuple[bytes, str
     return _insist(lambda: read_all(_open(location, deadline), location.uri, max_bytes))
 
 
-def require(location: Location) -> None:
-    """By a GET whose body is not read, for a presigned URL is good for one method only."""
-    open_versioned(location).stream.close()
-
-
 def list_entries(location: Location, starting: str) -> Iterator[Entry]:
     raise BadUri(location.uri, "cannot be listed: HTTP knows no folders")
 

@@ -13,7 +13,6 @@ from storage.s3_errors import code_of, status_of
 from storage.s3_reads import get_versioned as get_versioned
 from storage.s3_reads import list_entries as list_entries
 from storage.s3_reads import open_versioned as open_versioned
-from storage.s3_reads import require as require
 from storage.uris import Location
 
 logger = logging.getLogger(__name__)
@@ -64,7 +63,7 @@ def _create(location: Location, data: bytes) -> None:
         return
     # Without the right to list, AWS answers 403 for what does not exist.
     with suppress(NotFound, *([] if target in _conditional else [Denied])):
-        open_versioned(location).stream.close()
+        open_versioned(location, end=1).stream.close()
         raise Exists(location.uri)
     if target in _conditional:
         _write(location, data)

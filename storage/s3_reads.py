@@ -8,7 +8,7 @@ from typing import Any
 from botocore.exceptions import BotoCoreError
 
 from storage.errors import StorageError, Unavailable
-from storage.s3_clients import client_for, max_attempts
+from storage.s3_clients import ask, client_for, max_attempts
 from storage.s3_errors import status_of, translating
 from storage.streams import CHUNK, Entry, Opened, backoff, range_asked, range_given, read_all
 from storage.uris import Location, as_folder, join
@@ -17,11 +17,10 @@ from storage.uris import Location, as_folder, join
 def open_versioned(
     location: Location, start: int = 0, version: str = "", end: int | None = None
 ) -> Opened:
-    part = {"Range": range_asked(start, end)} if start or end else {}
+    part: dict[str, Any] = {"Range": range_asked(start, end)} if start or end else {}
     part |= {"IfMatch": f'"{version}"'} if version else {}
     try:
-        with translating(location):
-            answer = _get(location, **part)
+        answer = ask(location, "get_object", **part)
     except StorageError as error:
         if part and status_of(error.__cause__) in (412, 416):  # it changed, or is empty
             return open_versioned(location)
@@ -33,16 +32,6 @@ def open_versioned(
 
 def get_versioned(location: Location, max_bytes: int | None) -> tuple[bytes, str]:
     return read_all(open_versioned(location), location.uri, max_bytes)
-
-
-def require(location: Location) -> None:
-    """By its first byte: an answer to HEAD could not tell a missing bucket from a missing key."""
-    try:
-        with translating(location):
-            _get(location, Range="bytes=0-0")["Body"].read()
-    except StorageError as error:
-        if status_of(error.__cause__) != 416:  # an empty object has no first byte
-            raise
 
 
 def list_entries(location: Location, starting: str) -> Iterator[Entry]:
@@ -60,11 +49,6 @@ def list_entries(location: Location, starting: str) -> Iterator[Entry]:
 def version_of(answer: dict[str, Any]) -> str:
     """An ETag without its quotes, as listings and answers may differ in them."""
     return str(answer.get("ETag", "")).strip('"')
-
-
-def _get(location: Location, **conditions: str) -> Any:
-    names = {"Bucket": location.host, "Key": location.path}
-    return client_for(location).get_object(**names, **conditions)
 
 
 class _Reader(io.RawIOBase):
@@ -107,9 +91,8 @@ class _Reader(io.RawIOBase):
                 self._location.uri, "could not be read: the connection breaks off again and again"
             ) from cause
         time.sleep(backoff(self._breaks))
-        with translating(self._location):
-            rest = _get(self._location, Range=range_asked(self._position, self.end), **self._same)
-        self._body = rest["Body"]
+        rest = range_asked(self._position, self.end)
+        self._body = ask(self._location, "get_object", Range=rest, **self._same)["Body"]
 
     def close(self) -> None:
         self._body.close()

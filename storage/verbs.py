@@ -22,7 +22,6 @@ class Store(Protocol):
 
     def get_versioned(self, location: Location, max_bytes: int | None) -> tuple[bytes, str]: ...
     def open_versioned(self, location: Location, *part: Any) -> Opened: ...
-    def require(self, location: Location) -> None: ...
     def list_entries(self, location: Location, starting: str) -> Iterator[Entry]: ...
     def put(self, location: Location, data: bytes, create_only: bool) -> None: ...
     def delete(self, location: Location) -> None: ...
@@ -78,10 +77,10 @@ def list_entries(uri_prefix: str, *, starting: str = "") -> Iterator[Entry]:
 
 
 def exists(uri: str) -> bool:
-    """Whether there is an object of this name."""
-    store, location = _resolve(uri)
+    """Whether there is an object of this name, by its first byte."""
     try:
-        store.require(location)
+        with open_from(uri, 0, "", 1).stream as stream:
+            stream.read(1)
     except NotFound:
         return False
     return True
