@@ -61,19 +61,17 @@ def reproduce(
 def add(
     file: Annotated[str, typer.Argument(metavar="FILE", help="An .onnx, or an OpenVINO .xml.")],
     name: Annotated[str, typer.Option(help="What it is called (default: as the file).")] = "",
-    family: Annotated[str, typer.Option(help="yolact, mask_rcnn, detr or yolo_seg.")] = "",
     categories: Annotated[str, typer.Option(help="coco80, a,b,c or a JSON file of them.")] = "",
     color: Annotated[str, typer.Option(help="rgb or bgr.")] = "",
     mean: Annotated[str, typer.Option(help="Of levels 0…255, in that order: a,b,c.")] = "",
     std: Annotated[str, typer.Option(help="As --mean.")] = "",
     fit: Annotated[str, typer.Option(help="stretch, pad, letterbox, sides or native.")] = "",
-    image: Annotated[str, typer.Option(help="A picture to try it on.")] = "",
     replace: Annotated[bool, typer.Option("--replace", help="The model of that name.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Make a card by looking at a network, and show what it finds on a picture."""
     told = {"categories": categories, "color": color, "mean": mean, "std": std, "fit": fit}
-    told |= {"name": name, "family": family, "image": image}
+    told["name"] = name
     end("worker.add_model:add", file, told, replace, as_json)
 
 

@@ -110,16 +110,14 @@ def _read_ir(path: Path) -> GraphFile:
         raise ValueError("its root is no <net>")
     layers = {layer.get("id"): layer for layer in net.iterfind("layers/layer")}
     edges = {e.get("to-layer"): e for e in net.iterfind("edges/edge")}
-    found: dict[str, list[Tensor]] = {"Parameter": [], "Result": []}
-    for number, layer in layers.items():
-        kind = layer.get("type", "")
-        if kind in found:
-            edge = edges.get(number, layer) if kind == "Result" else layer
-            source = layers.get(edge.get("from-layer"), layer)
-            found[kind].append(_ir_tensor(layer, source, edge.get("from-port")))
+    results = []
+    for layer in net.iterfind("layers/layer[@type='Result']"):
+        edge = edges.get(layer.get("id"), layer)
+        source = layers.get(edge.get("from-layer"), layer)
+        results.append(_ir_tensor(layer, source, edge.get("from-port")))
     return GraphFile(
-        inputs=tuple(found["Parameter"]),
-        outputs=tuple(found["Result"]),
+        inputs=tuple(_ir_tensor(e, e, None) for e in net.iterfind("layers/*[@type='Parameter']")),
+        outputs=tuple(results),
         metadata={e.tag: e.get("value", "") for e in net.iterfind("rt_info/model_info/*")},
     )
 

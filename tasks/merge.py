@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 import msgspec
 
-from storage import open_read, open_write, put
+from storage import open_write, put
 from storage.errors import NotFound
 from tasks.folder import (
     SHEET,
@@ -32,6 +32,7 @@ from tasks.plan import scratch
 from tasks.provenance import producer_versions
 from tasks.records import Annotation, Image, Job, Shard, encode
 from tasks.segments import segments
+from tasks.shelf import checksum
 
 FILES = ("instances.json", "results.json", "failures.jsonl")
 RESULT = ("image_id", "category_id", "bbox", "segmentation", "score")
@@ -295,11 +296,7 @@ def refuse_replaced(folder: Folder) -> None:
 
 
 def hash_of(uri: str) -> str | None:
-    digest = hashlib.sha256()
     try:
-        with open_read(uri) as file:
-            while chunk := file.read(1 << 20):
-                digest.update(chunk)
+        return checksum("sha256", uri)
     except NotFound:
         return None
-    return digest.hexdigest()

@@ -79,7 +79,7 @@ def _bring(card: Card, build: Build, wanted: Download, bar: Progress) -> Facts:
         _download(card, wanted, target, bar)
     elif why := _difference(target, wanted):
         raise ModelError(f"{target} is another file: {why}; remove it and run this again")
-    found = checksum("sha256", target)
+    found = checksum("sha256", str(target))
     checked = "its published checksum is right"
     if not published:
         if not pin.is_file():
@@ -143,7 +143,7 @@ def _difference(path: Path, wanted: Download) -> str:
     if wanted.size not in (None, size):
         return f"expected {wanted.size} bytes, found {size}"
     for kind, expected in (("sha384", wanted.sha384), ("sha256", wanted.sha256)):
-        if expected and (found := checksum(kind, path)) != expected.lower():
+        if expected and (found := checksum(kind, str(path))) != expected.lower():
             return f"expected {kind.upper()} {expected}, found {found}"
     return ""
 

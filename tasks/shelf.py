@@ -7,7 +7,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from storage import get, list_entries, open_read, open_write, put
-from storage.errors import NotFound
+from storage.errors import NotFound, StorageError
 from storage.streams import CHUNK
 from storage.uris import basename, below, relative, shown, storable
 from tasks.cards import ENGINES_BY_SUFFIX, Build, Card, Compute, Model, ModelError, read_card
@@ -237,16 +237,16 @@ def _require_same(expected: str, found: str, said: str) -> None:
 def digest(path: Path) -> str:
     """SHA-256 of all bytes of a build."""
     try:
-        return checksum("sha256", *files_of(path))
-    except OSError as exc:
-        raise ModelError(f"the model file {exc.filename} cannot be read: {exc.strerror}") from exc
+        return checksum("sha256", *map(str, files_of(path)))
+    except StorageError as exc:
+        raise ModelError(f"the model file {exc}") from exc
 
 
-def checksum(kind: str, *paths: Path) -> str:
-    """Of the bytes of these files, one after the other."""
+def checksum(kind: str, *uris: str) -> str:
+    """Of the bytes of these objects, one after the other."""
     found = hashlib.new(kind)
-    for path in paths:
-        with path.open("rb") as file:
+    for uri in uris:
+        with open_read(uri) as file:
             while chunk := file.read(CHUNK):
                 found.update(chunk)
     return found.hexdigest()

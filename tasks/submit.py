@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import msgspec
@@ -187,7 +186,7 @@ def _uploaded(each: Found, output: str) -> str:
     with open_read(each.uri) as source, tempfile.NamedTemporaryFile(prefix="maskmill-") as copy:
         shutil.copyfileobj(source, copy, CHUNK)
         copy.flush()
-        there = join(output, f"inputs/{checksum('sha256', Path(copy.name))}/{each.file_name}")
+        there = join(output, f"inputs/{checksum('sha256', copy.name)}/{each.file_name}")
         if not exists(there):
             copy.seek(0)
             with open_write(there) as target:

@@ -25,15 +25,15 @@ from tasks.cards import (
 )
 from tasks.categories import Category, from_file
 from tasks.exits import OK
-from tasks.graph_file import GraphFile, files_of, read_graph
+from tasks.graph_file import files_of, read_graph
 from tasks.progress import tell
 from tasks.recognise import ASKED, Draft, asked, recognise
 from tasks.shelf import ZOO, digest, user_folder
 from tasks.zoo_table import Facts
 from worker.check import report_lines, try_build
 
-# What was typed of the model, by option: name, family, image and the keys of ASKED. What is empty
-# the graph tells, or the person is asked for.
+# What was typed of the model, by option: its name and the keys of ASKED. What is empty the graph
+# tells, or the person is asked for.
 Told = dict[str, str]
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
@@ -49,7 +49,7 @@ def add(typed: str, told: Told, replace: bool, as_json: bool) -> int:
     folder = user_folder() / name
     _refuse_taken(name, folder, replace)
     graph = read_graph(file)
-    draft = _draft(graph, told["family"])
+    draft = recognise(graph)
     known = _answers(draft, told, not as_json and sys.stdin.isatty())
     build = Build(file.name, sha256=digest(file))
     card_path = folder.with_name(f"{name}.toml")
@@ -58,9 +58,7 @@ def add(typed: str, told: Told, replace: bool, as_json: bool) -> int:
     (build,) = card.builds
     fresh = not folder.exists()
     try:
-        report = try_build(
-            card, build, file, build.engines[0], told["image"], folder / "sample.jpg"
-        )
+        report = try_build(card, build, file, build.engines[0], "", folder / "sample.jpg")
         if report["fits"] is False:
             raise ModelError(f"{file} was not added: {report['problem']}")
         _keep(file, folder, text, card_path)
@@ -87,18 +85,6 @@ def _refuse_taken(name: str, folder: Path, replace: bool) -> None:
     taken = next((each for each in cards if each.exists()), None)
     if taken is not None and not replace:
         raise ModelError(f"there is a model {name} ({taken}): give another --name, or --replace")
-
-
-def _draft(graph: GraphFile, family: str) -> Draft:
-    """A family that the person tells stands against the graph's; of it nothing is known then."""
-    try:
-        found = recognise(graph)
-        if family in ("", found.family):
-            return found
-    except ModelError as exc:
-        if not family:
-            raise ModelError(f"{exc}; tell it with --family") from exc
-    return Draft(f"{family} network", family, unknown=tuple(ASKED))
 
 
 def _answers(draft: Draft, told: Told, terminal: bool) -> Told:

@@ -32,13 +32,12 @@ def evaluate(output: str, truth: str, as_json: bool, more: str = "") -> int:
 
 def _lines(report: Record) -> Iterator[str]:
     box, mask = report["box"], report["mask"]
-    rows = {name: (box[name], mask[name]) for name in METRICS}
-    for name, value in box["by_class"].items():
-        rows[f"  {name}"] = value, mask["by_class"].get(name)
-    width = max(map(len, rows))
-    yield f"{'':{width}}    box   mask"
-    for name, (of_boxes, of_masks) in rows.items():
-        yield f"{name:{width}}  {_figure(of_boxes)}  {_figure(of_masks)}"
+    rows = [(name, box[name], mask[name]) for name in METRICS]
+    classes = box["by_class"].items()
+    rows += [(f"  {name}", value, mask["by_class"].get(name)) for name, value in classes]
+    yield f"{'':24}    box   mask"
+    for name, *values in rows:
+        yield f"{name:24}  {'  '.join(map(_figure, values))}"
     yield (
         f"box AP {box['ap']:.3f}, mask AP {mask['ap']:.3f},"
         f" their mean {report['mean_ap']:.3f}, on {report['images']} images"

@@ -160,8 +160,6 @@ def test_on_a_terminal_it_asks(tmp_path: Path, models: Path) -> None:
         (["{net}", *TOLD, "--std", "0,0,0"], "> 0", 2),
         (["{net}", *TOLD, "--name", "../x"], "no name for a model", 2),
         (["{net}", *TOLD, "--name", "shapes"], "there is a model shapes", 2),
-        (["{net}", *TOLD, "--image", "{tmp}/nowhere.jpg"], "nowhere.jpg", 2),
-        (["{net}", *TOLD, "--family", "yolo_seg", "--fit", "stretch"], "was not added", 2),
         (["{tmp}/nowhere.onnx"], "there is no model file", 2),
         (["{tmp}/pipe.onnx"], "there is no model file", 2),
         (["{tmp}/text.onnx"], "no network", 2),
