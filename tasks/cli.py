@@ -116,11 +116,8 @@ def parity(
     as_json: JsonFlag = False,
 ) -> None:
     """Compare one model's builds, runtimes and precisions on the same inputs."""
-    from tasks.parity import Question
-    from tasks.records import Selection
-
-    question = Question(inputs, Selection(limit=limit), threshold, truth, output)
-    end("tasks.parity:parity", model, question, only, require, as_json)
+    asked = {"inputs": inputs, "threshold": threshold, "truth": truth, "output": output}
+    end("worker.parity:parity", model, limit, only, require, asked, as_json)
 
 
 @app.command()

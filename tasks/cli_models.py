@@ -51,7 +51,7 @@ def reproduce(
     as_json: JsonFlag = False,
 ) -> None:
     """Run a model over COCO's val2017 and print measured beside published AP."""
-    end("tasks.reproduce:reproduce", name, coco, output, limit, tolerance, as_json)
+    end("worker.reproduce:reproduce", name, coco, output, limit, tolerance, as_json)
 
 
 @app.command(

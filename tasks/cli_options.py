@@ -110,7 +110,7 @@ def asking(command: Callable[..., None], *more: inspect.Parameter) -> Callable[.
         gated = typed.pop("gate_parity")
         selection, wishes = _asked(typed)
         about = (values["model"], values["inputs"], selection, wishes, values["as_json"])
-        if gated and (code := _code("tasks.parity:gate", *about)):
+        if gated and (code := _code("worker.parity:gate", *about)):
             raise typer.Exit(code)
         command(selection=selection, wishes=wishes, **values)
 

@@ -55,17 +55,14 @@ def add(typed: str, told: Told, replace: bool, as_json: bool) -> int:
     card_path = folder.with_name(f"{name}.toml")
     text = to_toml(_card(name, draft, known, build, graph.metadata.get("license", "")), draft.form)
     card = parse_card(text, card_path)
-    (build,) = card.builds
-    fresh = not folder.exists()
-    try:
+    with ExitStack() as failed:
+        if not folder.exists():
+            failed.callback(shutil.rmtree, folder, ignore_errors=True)
         report = try_build(card, build, file, build.engines[0], "", folder / "sample.jpg")
         if report["fits"] is False:
             raise ModelError(f"{file} was not added: {report['problem']}")
         _keep(file, folder, text, card_path)
-    except BaseException:
-        if fresh:
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
+        failed.pop_all()
     report["path"] = str(folder / file.name)
     event = {"event": "added", "model": name, "card": str(card_path), "build": report}
     lines = [

@@ -1,75 +1,248 @@
-"""How far two datasets of the same images are apart, instance by instance."""
+"""`maskmill parity`: one model's builds, runtimes and precisions against each other."""
 
-from collections import defaultdict
-from collections.abc import Iterator
-from typing import Any
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from importlib.util import find_spec
+from itertools import product
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
+import msgspec
 
-from tasks.folder import Folder
-from worker.evaluate import Record, read_dataset
+from tasks.annotate import is_here, work_off
+from tasks.board import board
+from tasks.cards import Model, ModelError
+from tasks.environment import SettingError
+from tasks.exits import GATE_FAILED, OK
+from tasks.folder import Folder, read_run
+from tasks.inputs import InputError
+from tasks.opening import sources
+from tasks.progress import choose_face, tell
+from tasks.records import Selection
+from tasks.shelf import builds_at, find_model, model_at
+from tasks.wishes import Wishes
+from worker.evaluate import measure
+from worker.likeness import compare
+from worker.tflite_runtime import PACKAGES
 
-MATCH_IOU = 0.5
+BOUNDS = "matched=0.98,mask_iou=0.95"
+THRESHOLD = 0.3
+GATE_IMAGES = 16
+_AT_LEAST = ("matched", "mask_iou")
+_BOUNDED = (*_AT_LEAST, "score_drift", "class_flips", "ap_loss")
+_COLUMNS = {"matched": ".2%", "mask_iou": ".4f", "score_drift": ".4f", "score_drift_max": ".3f"}
+_COLUMNS |= {"class_flips": "d", "box_ap": ".3f", "mask_ap": ".3f", "ap_loss": ".4f"}
+
+Report = dict[str, Any]
 
 
-def compare(reference: Folder, other: Folder, threshold: float) -> Record:
-    """What of one dataset the other has too, and how alike the pairs are.
+class Way(NamedTuple):
+    """One way to run a model here."""
 
-    Instances that score at least `threshold` in either are counted; the partner of one may score
-    less, so that what lies on the threshold is no difference.
-    """
-    ours, theirs = _by_image(reference), _by_image(other)
-    counted = matched = flips = 0
-    overlaps: list[float] = []
-    drifts: list[float] = []
-    for image in ours.keys() & theirs.keys():
-        a, b = ours[image], theirs[image]
-        counted += sum(found["score"] >= threshold for found in (*a, *b))
-        overlap = _overlap(a, b)
-        for i, j in _pairs(overlap):
-            scores = a[i]["score"], b[j]["score"]
-            matched += sum(score >= threshold for score in scores)
-            if max(scores) >= threshold:
-                overlaps.append(float(overlap[i, j]))
-                drifts.append(abs(scores[0] - scores[1]))
-                flips += a[i]["category_id"] != b[j]["category_id"]
+    name: str
+    model: Model
+    variables: Mapping[str, str] = {}  # of the environment, for what no option names
+
+
+def ways(name: str) -> dict[str, Way]:
+    """Every way in which this machine can run a model; the card's first build leads."""
+    path, card, builds = builds_at(name)
+    found: dict[str, Way] = {}
+    for build, place in builds:
+        if place is None:
+            continue
+        for engine in filter(is_here, build.engines):
+            for way in _ways_of(model_at(card, build, place, engine)):
+                own = way.name if way.name not in found else f"{build.file}:{way.name}"
+                found[own] = way._replace(name=own)
+    if not found:
+        raise ModelError(f"no build of {card.name} ({path}) is here and can be run")
+    return found
+
+
+def _ways_of(model: Model) -> Iterator[Way]:
+    precision, engine = model.build.precision, model.engine
+    if engine == "tflite":
+        yield from _tflite_ways(model)
+        return
+    yield Way(f"{precision} {engine}", model)
+    if engine == "openvino" and precision == "fp32":
+        yield Way(f"bf16 {engine}", msgspec.structs.replace(model, compute="bf16"))
+
+
+def _tflite_ways(model: Model) -> Iterator[Way]:
+    """By each interpreter, without and with the board's delegate or the one that is asked for."""
+    asked = os.environ.get("MASKMILL_DELEGATE") or "auto"
+    has_npu = board() if asked == "auto" else asked != "none"
+    here = [which for which, package in PACKAGES.items() if find_spec(package)]
+    for which, delegate in product(here, ("none", asked) if has_npu else ("none",)):
+        name = f"{model.build.precision} {which}{'' if delegate == 'none' else ' delegate'}"
+        variables = {"MASKMILL_TFLITE": which, "MASKMILL_DELEGATE": delegate}
+        variables["MASKMILL_DELEGATE_UNFIT"] = "refuse"  # or the CPU is compared with itself
+        yield Way(name, model, variables)
+
+
+class Question(NamedTuple):
+    """What the ways of a model are run over, and what counts."""
+
+    inputs: Sequence[str]
+    selection: Selection
+    threshold: float  # instances that score at least this are counted
+    truth: str = ""  # a COCO dataset
+    output: str = ""  # where the job folders stay
+
+
+def parity(
+    model: str, limit: int | None, only: str, require: str, asked: dict[str, Any], as_json: bool
+) -> int:
+    """Run all ways over the inputs, compare each with the first, and judge them by `require`."""
+    here, question = ways(model), Question(selection=Selection(limit=limit), **asked)
+    names = [word.strip() for word in only.split(",") if word.strip()]
+    return _judge(_chosen(here, names or [*here]), question, require, bool(names), as_json)
+
+
+def _judge(
+    chosen: Sequence[Way], question: Question, require: str, needed: bool, as_json: bool
+) -> int:
+    bounds = _bounds(require, question.truth)
+    reports = _measure(chosen, question, needed=needed)
+    faults = [f"{r['way']}: {fault}" for r in reports for fault in _faults(r, bounds)]
+    code = GATE_FAILED if faults else OK
+    event = {"event": "parity", "model": chosen[0].model.card.name, "ways": reports}
+    tell(event | {"faults": faults, "exit": code}, [*_table(reports), *faults], as_json)
+    return code
+
+
+def gate(
+    model: str, inputs: Sequence[str], selection: Selection, wishes: dict[str, Any], as_json: bool
+) -> int:
+    """Compare what a job is to run with the card's first build, on the first of its inputs: with
+    the interpreter and the delegate that it would have."""
+    if "-" in inputs:
+        raise InputError("--gate-parity reads the inputs twice, and standard input is read once")
+    wanted = find_model(model, wishes["runtime"], wishes["precision"])
+    first = next(iter(ways(model).values()))
+    if (wanted, {}) == first[1:]:
+        return OK
+    its = Way(f"{wanted.build.precision} {wanted.engine} as asked", wanted)
+    most = min(GATE_IMAGES, selection.limit or GATE_IMAGES)
+    limited = msgspec.structs.replace(selection, limit=most)
+    question = Question(inputs, limited, wishes["threshold"] or THRESHOLD)
+    return _judge([first, its], question, BOUNDS, True, as_json)
+
+
+def _chosen(here: dict[str, Way], names: Sequence[str]) -> list[Way]:
+    card = next(iter(here.values())).model.card
+    unknown = [name for name in names if name not in here]
+    if unknown:
+        raise ModelError(f"{card.name} runs here as {', '.join(here)}, not as {unknown[0]!r}")
+    if len(names) < 2:
+        raise ModelError(
+            f"there is nothing to compare {card.name} as {names[0]} with; it runs here as"
+            f" {', '.join(here)}, and as more with another build or another runtime installed"
+        )
+    return [here[name] for name in names]
+
+
+def _bounds(require: str, truth: str) -> dict[str, float]:
+    """`matched=0.98,mask_iou=0.95` or `none`."""
+    if require == "none":
+        return {}
+    bounds = {}
+    for word in require.split(","):
+        key, _, value = word.strip().partition("=")
+        if not re.fullmatch(r"\d*\.?\d+", value):
+            raise SettingError(f"--require {word!r} is no NAME=NUMBER, as in {BOUNDS}")
+        if key not in _BOUNDED:
+            raise SettingError(f"--require knows no {key!r}, only {', '.join(_BOUNDED)}")
+        bounds[key] = float(value)
+    if "ap_loss" in bounds and not truth:
+        raise SettingError("--require ap_loss wants a ground truth: --gt FILE")
+    return bounds
+
+
+def _measure(chosen: Sequence[Way], question: Question, *, needed: bool) -> list[Report]:
+    """A report on each way; on one that cannot run here, unless it is needed, why."""
+    reports: list[Report] = []
+    first: Folder | None = None
+    kept = nullcontext(question.output) if question.output else TemporaryDirectory()
+    with kept as output:
+        for way in chosen:
+            try:
+                folder = _run(way, question, output)
+            except ModelError as exc:
+                if needed or first is None:
+                    raise
+                reports.append({"way": way.name, "cannot_run": str(exc)})
+                continue
+            first = first or folder
+            report = _report(way, folder) | compare(first, folder, question.threshold)
+            if question.truth:
+                judged = measure(folder, question.truth)
+                report |= {f"{kind}_ap": judged[kind]["ap"] for kind in ("box", "mask")}
+                report["ap_loss"] = round(
+                    (reports or [report])[0]["mask_ap"] - report["mask_ap"], 4
+                )
+            reports.append(report)
+    return reports
+
+
+def _run(way: Way, question: Question, output: str) -> Folder:
+    """One way over all inputs, down to half the threshold: see worker/likeness.py."""
+    print(f"{way.name} …", file=sys.stderr, flush=True)
+    place = f"{output.rstrip('/')}/{way.name.replace(' ', '-').replace('/', '-')}"
+    threshold = question.threshold / 2
+    wishes = Wishes(model=way.model.card.name, output=place, threshold=threshold)
+    given = sources(question.inputs, question.selection)
+    before = dict(os.environ)
+    try:
+        os.environ.update(way.variables)
+        return work_off(way.model, given, wishes, choose_face(as_json=False)).folder
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _report(way: Way, folder: Folder) -> Report:
+    record: Report = read_run(folder) or {}
+    if not record["images"]:
+        raise InputError(f"none of the inputs could be annotated: {record['failures_by_kind']}")
+    seconds = record["seconds_by_stage"].items()
     return {
-        "images": len(ours.keys() & theirs.keys()),
-        "images_in_one_only": len(ours.keys() ^ theirs.keys()),
-        "instances": counted,
-        "matched": round(matched / counted, 4) if counted else 1.0,
-        "mask_iou": round(float(np.mean(overlaps)), 4) if overlaps else 1.0,
-        "score_drift": round(float(np.mean(drifts)), 5) if drifts else 0.0,
-        "score_drift_max": round(max(drifts, default=0.0), 5),
-        "class_flips": flips,
+        "way": way.name,
+        "made_by": record["produced_by"],
+        "failures": record["failures"],
+        "ms_an_image": {stage: round(1000 * s / record["images"], 1) for stage, s in seconds},
     }
 
 
-def _by_image(folder: Folder) -> dict[int, list[Record]]:
-    dataset = read_dataset(folder)
-    found: dict[int, list[Record]] = defaultdict(list)
-    for each in dataset["annotations"]:
-        found[each["image_id"]].append(each)
-    return {each["id"]: found[each["id"]] for each in dataset["images"]}
+def _faults(report: Report, bounds: Mapping[str, float]) -> Iterator[str]:
+    if "cannot_run" in report or not bounds:
+        return
+    for key, bound in bounds.items():
+        value = report[key]
+        if value < bound if key in _AT_LEAST else value > bound:
+            how = "under" if key in _AT_LEAST else "over"
+            yield f"{key} is {value:g}, {how} the bound of {bound:g}"
+    if not report["instances"]:
+        yield "nothing was found that scores enough to count: there was nothing to compare"
+    if report["images_in_one_only"]:
+        yield f"{report['images_in_one_only']} images failed in one of the two"
 
 
-def _overlap(a: list[Record], b: list[Record]) -> NDArray[np.float64]:
-    """Mask IoU of each with each: (len(a), len(b))."""
-    if not (a and b):
-        return np.zeros((len(a), len(b)))
-    rles: Any = [[each["segmentation"] for each in side] for side in (a, b)]
-    return np.asarray(coco_mask.iou(*rles, [0] * len(b)))
-
-
-def _pairs(overlap: NDArray[np.float64]) -> Iterator[tuple[int, int]]:
-    """The best match first, each instance once, whatever its class."""
-    free = np.ones(overlap.shape, bool)
-    for place in np.argsort(-overlap, axis=None, kind="stable"):
-        i, j = (int(n) for n in np.unravel_index(place, overlap.shape))
-        if overlap[i, j] < MATCH_IOU:
-            return
-        if free[i, j]:
-            free[i, :] = free[:, j] = False
-            yield i, j
+def _table(reports: Sequence[Report]) -> Iterator[str]:
+    lead = reports[0]
+    width = max(len(each["way"]) for each in reports)
+    columns = {name: form for name, form in _COLUMNS.items() if name in lead}
+    yield "  ".join([" " * width, *columns, "ms an image"])
+    for each in reports:
+        cells = [f"{each[key]:{len(key)}{form}}" for key, form in columns.items() if key in each]
+        if "cannot_run" in each:
+            cells = [f"cannot run here: {each['cannot_run']}"]
+        stages = ", ".join(f"{stage} {ms:g}" for stage, ms in each.get("ms_an_image", {}).items())
+        yield "  ".join([f"{each['way']:{width}}", *cells, stages])
+    counted = lead["instances"] // 2
+    yield f"each against {lead['way']}, on {lead['images']} images with {counted} instances"

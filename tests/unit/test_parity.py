@@ -14,8 +14,8 @@ from pycocotools import mask as coco_mask
 
 from tasks.environment import SettingError
 from tasks.folder import Folder
-from tasks.parity import _bounds, _faults
-from worker.parity import compare
+from worker.likeness import compare
+from worker.parity import _bounds, _faults
 
 SIDE = 40
 Found = tuple[int, int, float, int]  # left, width, score, category

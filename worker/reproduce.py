@@ -1,7 +1,6 @@
 """`maskmill models reproduce`: a model's AP as measured here, beside what its card says."""
 
 from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from tasks.progress import tell
 from tasks.records import Selection
 from tasks.shelf import find_model
 from tasks.wishes import Wishes
+from worker.evaluate import measure
 
 Report = dict[str, Any]
 
@@ -44,7 +44,7 @@ def _truth(coco: Path) -> tuple[Path, Path]:
 
 
 def _judge(model: Model, output: str, truth: str, tolerance: float, as_json: bool) -> int:
-    report = import_module("worker.evaluate").measure(find_job(output)[1], truth)
+    report = measure(find_job(output)[1], truth)
     measured = {f"{kind}_ap": report[kind]["ap"] for kind in ("box", "mask")}
     measured["mean_ap"] = report["mean_ap"]
     rows = list(_rows(model, measured))
