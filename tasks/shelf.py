@@ -199,16 +199,21 @@ def cached_build(uri: str, sha256: str) -> Path:
     place = cache_folder() / sha256 / basename(uri)
     if _is_whole(place):
         return place
-    found = hashlib.sha256()
     with ExitStack() as written:
-        for part in files_of(place):
-            copy = written.enter_context(open_write(str(part)))
-            with open_read(uri.removesuffix(place.suffix) + part.suffix) as stream:
-                while chunk := stream.read(CHUNK):
-                    found.update(chunk)
-                    copy.write(chunk)
-        _require_same(sha256, found.hexdigest(), shown(uri))
+        _require_same(sha256, copy_build(uri, place, written), shown(uri))
     return place
+
+
+def copy_build(uri: str, place: Path, written: ExitStack) -> str:
+    """The network at `uri` to a place that has it once `written` ends well; gives its SHA-256."""
+    found = hashlib.sha256()
+    for part in files_of(place):
+        copy = written.enter_context(open_write(str(part)))
+        with open_read(uri.removesuffix(place.suffix) + part.suffix) as stream:
+            while chunk := stream.read(CHUNK):
+                found.update(chunk)
+                copy.write(chunk)
+    return found.hexdigest()
 
 
 def _card_named(name: str) -> Path:

@@ -11,8 +11,7 @@ from typing import Any
 
 import msgspec
 
-from storage import open_read, open_write
-from storage.streams import CHUNK
+from storage import open_write
 from storage.uris import storable
 from tasks.cards import (
     ENGINES_BY_SUFFIX,
@@ -28,7 +27,7 @@ from tasks.exits import OK
 from tasks.graph_file import files_of, read_graph
 from tasks.progress import tell
 from tasks.recognise import ASKED, Draft, asked, recognise
-from tasks.shelf import ZOO, digest, user_folder
+from tasks.shelf import ZOO, copy_build, digest, user_folder
 from tasks.zoo_table import Facts
 from worker.check import report_lines, try_build
 
@@ -121,15 +120,11 @@ def _categories(word: str) -> Categories:
 
 def _keep(file: Path, folder: Path, card: str, card_path: Path) -> None:
     """The files, then their card, and none where one cannot be written; older ones go at last."""
-    parts = files_of(file)
     with ExitStack() as written:
         written.enter_context(open_write(str(card_path))).write(card.encode())
-        for part in parts:
-            copy = written.enter_context(open_write(str(folder / part.name)))
-            with open_read(str(part)) as stream:
-                shutil.copyfileobj(stream, copy, CHUNK)
+        copy_build(str(file), folder / file.name, written)
     for old in folder.iterdir():
-        if old.name not in ("sample.jpg", *(part.name for part in parts)):
+        if old.name not in ("sample.jpg", *(part.name for part in files_of(file))):
             old.unlink()
 
 

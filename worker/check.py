@@ -3,14 +3,11 @@
 Each is tried for real: loaded, run on a picture, and what it found drawn.
 """
 
-import io
 import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-from PIL import Image
 
 from storage import put
 from storage.uris import shown, storable
@@ -25,6 +22,7 @@ from tasks.shelf import builds_at, model_at
 from tasks.wishes import Wishes, settings_of
 from tasks.zoo_table import Facts, record_lines
 from worker.detections import ModelMismatch
+from worker.drawing import contact_sheet
 from worker.model import load_model
 from worker.settings import read_settings
 from worker.shard import Stopwatch, annotate_one
@@ -80,10 +78,8 @@ def _try(model: Model, picture: str, drawing: str) -> Facts:
     if outcome.failure is not None:
         failed = ModelError if outcome.failure.stage == "model" else InputError
         raise failed(f"{outcome.failure.uri}: {outcome.failure.message}")
-    file = io.BytesIO()
-    pixels = drawn(picture, outcome.annotations, settings)
-    Image.fromarray(pixels).save(file, "JPEG", quality=90)
-    put(drawing, file.getvalue())
+    caption = f"{model.build.file} with {loaded.engine_version}"
+    put(drawing, contact_sheet([(caption, drawn(picture, outcome.annotations, settings))]))
     taken, all_of_them = getattr(loaded.runtime, "operators", (0, 0))  # by its delegate
     names = {each.id: each.name for each in settings.categories}
     decode: Any = loaded.decode  # it says which tensor it reads each of its parts from
