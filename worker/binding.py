@@ -94,13 +94,12 @@ def read(raw: Raw, outputs: Outputs) -> dict[str, Float32s]:
     """
     arrays = {role: np.asarray(raw[one.tensor.name], np.float32) for role, one in outputs.items()}
     axes = [axis for one in outputs.values() for axis in one.axes if axis[0][0] in _GIVEN]
-    fits = True
     for role, one in outputs.items():
-        shape = arrays[role].shape
-        here = [(axis, size) for (axis, _), size in zip(one.axes, shape, strict=False)]
-        fits &= len(shape) == len(one.axes) and all(_fits(*each) for each in here)
-        axes += here
-    if not fits or not _agree(axes):
+        axes += (
+            (axis, size) for (axis, _), size in zip(one.axes, arrays[role].shape, strict=False)
+        )
+    ranks = all(arrays[role].ndim == len(one.axes) for role, one in outputs.items())
+    if not (ranks and all(_fits(*each) for each in axes) and _agree(axes)):
         expected = [
             f"{role} ({', '.join(a for a, _ in one.axes)})" for role, one in outputs.items()
         ]

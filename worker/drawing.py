@@ -1,6 +1,5 @@
 """Pictures for people: masks, boxes and labels on an image, and many of them on one sheet."""
 
-import colorsys
 import io
 import math
 import unicodedata
@@ -10,7 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 from pycocotools import mask as coco
 
 from worker.images import Pixels
@@ -50,10 +49,9 @@ def draw(
 def color_of(record: Record) -> Color:
     """The colour of a record's category: the same in every picture, far from its neighbours'."""
     number = int(record["category_id"])
-    hue = number * 0.618034 % 1  # the golden section spreads any run of numbers evenly
-    saturation, value = ((0.85, 1.0), (0.6, 1.0), (0.9, 0.8))[number % 3]
-    red, green, blue = colorsys.hsv_to_rgb(hue, saturation, value)
-    return round(red * 255), round(green * 255), round(blue * 255)
+    hue = number * 0.618034 % 1 * 360  # the golden section spreads any run of numbers evenly
+    saturation, value = ((85, 100), (60, 100), (90, 80))[number % 3]
+    return ImageColor.getrgb(f"hsv({hue:.6f},{saturation}%,{value}%)")[:3]
 
 
 def contact_sheet(tiles: Sequence[tuple[str, Pixels | None]]) -> bytes:

@@ -1,6 +1,5 @@
 """How a graph takes its picture: which of its inputs, in which layout, size and type."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -8,6 +7,7 @@ from numpy.typing import NDArray
 
 from tasks.cards import InputSpec
 from tasks.graph_file import Tensor
+from worker.binding import Tensors
 from worker.detections import ModelMismatch
 from worker.images import Pixels
 from worker.preprocess import Frame, Layout, preprocess, to_frame
@@ -47,7 +47,7 @@ class Intake(NamedTuple):
         """The graph's inputs by name."""
         return {self.name: tensor} | {each.name: _beside(each, frame) for each in self.beside}
 
-    def check_stretched(self, outputs: Sequence[Tensor]) -> None:
+    def check_stretched(self, outputs: Tensors) -> None:
         if self.spec.fit != "stretch":
             reason = "its boxes are parts of a stretched picture"
             raise ModelMismatch(reason, ['input.fit = "stretch"'], outputs)
@@ -63,22 +63,21 @@ def _beside(tensor: Tensor, frame: Frame) -> NDArray[np.generic]:
     return mask
 
 
-def bind_input(inputs: Sequence[Tensor], spec: InputSpec) -> Intake:
+def bind_input(inputs: Tensors, spec: InputSpec) -> Intake:
     """The graph's picture input as its card says; raises ModelMismatch where the two differ."""
-    found = [str(each) for each in inputs]
     beside = tuple(each for each in inputs if each.name in _DTYPES_BESIDE)
     pictures = [each for each in inputs if each not in beside]
     if len(pictures) != 1 or pictures[0].dtype not in _DTYPES:
-        raise ModelMismatch("it does not take one picture", _EXPECTED, found)
-    (picture,) = pictures
-    layout, sides = _layout(picture, found)
-    size = _size(sides, spec, found)
-    _check_beside(beside, size, found)
+        raise ModelMismatch("it does not take one picture", _EXPECTED, inputs)
+    picture = pictures[0]
+    layout, sides = _layout(picture, inputs)
+    size = _size(sides, spec, inputs)
+    _check_beside(beside, size, inputs)
     dtype = _DTYPES[picture.dtype]
     return Intake(spec, picture.name, layout, size, dtype, picture.quantised, beside)
 
 
-def _check_beside(beside: Sequence[Tensor], size: tuple[int, int] | None, found: list[str]) -> None:
+def _check_beside(beside: Tensors, size: tuple[int, int] | None, found: Tensors) -> None:
     shapes = {_IM_INFO: (1, 3), _PIXEL_MASK: (1, *(size or (None, None)))}
     for each in beside:
         shape, dtypes = shapes[each.name], _DTYPES_BESIDE[each.name]
@@ -90,7 +89,7 @@ def _check_beside(beside: Sequence[Tensor], size: tuple[int, int] | None, found:
             raise ModelMismatch(f"its {each.name} is not that of its picture", expected, found)
 
 
-def _layout(picture: Tensor, found: list[str]) -> tuple[Layout, tuple[int | None, int | None]]:
+def _layout(picture: Tensor, found: Tensors) -> tuple[Layout, tuple[int | None, int | None]]:
     shape = picture.shape
     if len(shape) == 3 and shape[0] in (3, None):
         return "chw", (shape[1], shape[2])
@@ -103,7 +102,7 @@ def _layout(picture: Tensor, found: list[str]) -> tuple[Layout, tuple[int | None
 
 
 def _size(
-    sides: tuple[int | None, int | None], spec: InputSpec, found: list[str]
+    sides: tuple[int | None, int | None], spec: InputSpec, found: Tensors
 ) -> tuple[int, int] | None:
     height, width = sides
     if spec.fit in ("sides", "native"):

@@ -161,8 +161,6 @@ def _onto_image(
     """A mask in the content, with its top and left there, as one of the image."""
     top, left = corner
     height, width = frame.image_height, frame.image_width
-    if not mask.any():
-        return encode(mask[:0, :0], 0, 0, height, width)
     if (height, width) == (frame.content_height, frame.content_width):
         return encode(mask, left, top, height, width)
     # Of the content's whole width, for far columns clamped to the edge would crowd in one cell.

@@ -57,10 +57,9 @@ def to_frame(height: int, width: int, spec: InputSpec, size: tuple[int, int] | N
 
 
 def _open_frame(height: int, width: int, spec: InputSpec) -> Frame:
-    scale = 1.0
-    if spec.fit == "sides":
-        short, long = spec.size or (1, 1)
-        scale = min(short / min(height, width), long / max(height, width))
+    # Only "sides" has a size here; as the picture is, it has its own.
+    short, long = spec.size or sorted((height, width))
+    scale = min(short / min(height, width), long / max(height, width))
     inside = max(int(height * scale + 0.5), 1), max(int(width * scale + 0.5), 1)
     step = spec.multiple
     padded = -(-inside[0] // step) * step, -(-inside[1] // step) * step

@@ -27,7 +27,6 @@ _DTYPES = {"float32": "float", "float64": "double"}
 log = logging.getLogger("maskmill.worker")
 
 Feeds = Mapping[str, NDArray[np.generic]]
-Details = Mapping[str, Any]  # of a tensor, as the interpreter tells them
 
 
 def load(path: str, compute: Compute, settings: WorkerSettings) -> "TfliteRuntime":
@@ -151,7 +150,7 @@ class TfliteRuntime:
         self._shapes = shapes
 
 
-def _tensor(details: Details) -> Tensor:
+def _tensor(details: Mapping[str, Any]) -> Tensor:
     sizes = details["shape_signature"] if len(details["shape_signature"]) else details["shape"]
     shape = tuple(int(size) if size >= 0 else None for size in sizes)
     kind = np.dtype(details["dtype"]).name

@@ -81,8 +81,7 @@ class _Found(NamedTuple):
     rows: Indices  # of the predictions
 
     def at(self, places: Indices) -> "_Found":
-        boxes, scores, classes, rows = self
-        return _Found(boxes[places], scores[places], classes[places], rows[places])
+        return _Found._make(each[places] for each in self)
 
 
 class YoloDecoder(NamedTuple):
