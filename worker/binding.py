@@ -93,17 +93,15 @@ def read(raw: Raw, outputs: Outputs) -> dict[str, Float32s]:
     Raises ModelMismatch where the sizes are not those of their roles.
     """
     arrays = {role: np.asarray(raw[one.tensor.name], np.float32) for role, one in outputs.items()}
+    letters = {role: [axis for axis, _ in one.axes] for role, one in outputs.items()}
+    shapes = {role: array.shape for role, array in arrays.items()}
     axes = [axis for one in outputs.values() for axis in one.axes if axis[0][0] in _GIVEN]
-    for role, one in outputs.items():
-        axes += (
-            (axis, size) for (axis, _), size in zip(one.axes, arrays[role].shape, strict=False)
-        )
-    ranks = all(arrays[role].ndim == len(one.axes) for role, one in outputs.items())
+    for role in outputs:
+        axes += zip(letters[role], shapes[role], strict=False)
+    ranks = all(len(letters[role]) == len(shapes[role]) for role in outputs)
     if not (ranks and all(_fits(*each) for each in axes) and _agree(axes)):
-        expected = [
-            f"{role} ({', '.join(a for a, _ in one.axes)})" for role, one in outputs.items()
-        ]
-        found = [f"{role} {array.shape}" for role, array in arrays.items()]
+        expected = [f"{role} ({', '.join(some)})" for role, some in letters.items()]
+        found = [f"{role} {shape}" for role, shape in shapes.items()]
         raise ModelMismatch("its outputs do not belong together", expected, found)
     return {role: _ordered(arrays[role], one.order) for role, one in outputs.items()}
 

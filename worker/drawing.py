@@ -14,7 +14,7 @@ from pycocotools import mask as coco
 
 from worker.images import Pixels
 
-Record = Mapping[str, Any]  # a COCO annotation: bbox, segmentation, category_id, score
+Record = Mapping[str, Any]  # a COCO annotation: bbox, segmentation as RLE, category_id, score
 Color = tuple[int, int, int]
 Box = tuple[int, int, int, int]  # x1, y1, x2, y2, the last two outside
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -92,10 +92,7 @@ def _fitted(pixels: Pixels) -> Pixels:
 
 def _mask(record: Record, image_size: tuple[int, int], size: tuple[int, int]) -> NDArray[np.uint8]:
     """The record's mask at (height, width) `size`: 1 where at least half of a pixel is in it."""
-    made = record["segmentation"]
-    if not isinstance(made, Mapping):
-        made = coco.merge(coco.frPyObjects([list(path) for path in made], *image_size))
-    mask = coco.decode(dict(made)) * np.uint8(255)
+    mask = coco.decode(dict(record["segmentation"])) * np.uint8(255)
     way = cv2.INTER_AREA if size[0] < image_size[0] else cv2.INTER_LINEAR
     scaled = cv2.resize(np.ascontiguousarray(mask), size[::-1], interpolation=way)
     return (scaled >= 128).astype(np.uint8)
@@ -125,9 +122,9 @@ def _labelled(
     pen = ImageDraw.Draw(image)
     font = ImageFont.load_default(14)
     taken = np.zeros(picture.shape[:2], dtype=np.bool_)  # by labels
-    for record, box in sorted(boxed, key=lambda pair: -float(pair[0].get("score", 1.0))):
+    for record, box in sorted(boxed, key=lambda pair: -float(pair[0]["score"])):
         name = names.get(record["category_id"], str(record["category_id"]))
-        score = f" {record['score']:.2f}" if "score" in record else ""
+        score = f" {record['score']:.2f}"
         room = image.width * _LONGEST_NAME - pen.textlength(score, font)
         text = _shortened(pen, _printable(name), font, room) + score
         size = (math.ceil(pen.textlength(text, font)) + 6, 18)
