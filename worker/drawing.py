@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageColor, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont, ImageOps
 from pycocotools import mask as coco
 
 from worker.images import Pixels
@@ -74,11 +74,9 @@ def contact_sheet(tiles: Sequence[tuple[str, Pixels | None]]) -> bytes:
 
 def _tile(pixels: Pixels | None) -> Image.Image:
     """A picture in the middle of its room, which is grey where there is none."""
-    tile = Image.new("RGB", TILE, _GREY if pixels is None else _PAPER)
-    if pixels is not None:
-        picture = Image.fromarray(_fitted(pixels))
-        tile.paste(picture, ((TILE[0] - picture.width) // 2, (TILE[1] - picture.height) // 2))
-    return tile
+    if pixels is None:
+        return Image.new("RGB", TILE, _GREY)
+    return ImageOps.pad(Image.fromarray(pixels), TILE, color=_PAPER)
 
 
 def _fitted(pixels: Pixels) -> Pixels:

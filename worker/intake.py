@@ -12,19 +12,12 @@ from worker.detections import ModelMismatch
 from worker.images import Pixels
 from worker.preprocess import Frame, Layout, preprocess, to_frame
 
-_DTYPES: dict[str, type[np.generic]] = {
-    "float": np.float32,
-    "float16": np.float16,
-    "uint8": np.uint8,
-    "int8": np.int8,
-}
+# In the graph's words, which are numpy's but for "float".
+_DTYPES = ("float", "float16", "uint8", "int8")
 # Besides the picture, graphs ask for no more than these, which follow from its frame.
 _IM_INFO = "im_info"  # (1, 3): height and width of the picture in the input, and its scale
 _PIXEL_MASK = "pixel_mask"  # (1, H, W): one where the picture is
-_DTYPES_BESIDE: dict[str, dict[str, type[np.generic]]] = {
-    _IM_INFO: {"float": np.float32},
-    _PIXEL_MASK: {"bool": np.bool_, "float": np.float32, "int32": np.int32, "int64": np.int64},
-}
+_DTYPES_BESIDE = {_IM_INFO: ("float",), _PIXEL_MASK: ("bool", "float", "int32", "int64")}
 _EXPECTED = ["one picture (1, 3, H, W), (1, H, W, 3) or (3, H, W)"]
 
 
@@ -54,7 +47,7 @@ class Intake(NamedTuple):
 
 
 def _beside(tensor: Tensor, frame: Frame) -> NDArray[np.generic]:
-    dtype = _DTYPES_BESIDE[tensor.name][tensor.dtype]
+    dtype = _numpy(tensor)
     if tensor.name == _IM_INFO:
         return np.array([(frame.content_height, frame.content_width, frame.scale_y)], dtype)
     mask = np.zeros((1, frame.input_height, frame.input_width), dtype)
@@ -73,8 +66,12 @@ def bind_input(inputs: Tensors, spec: InputSpec) -> Intake:
     layout, sides = _layout(picture, inputs)
     size = _size(sides, spec, inputs)
     _check_beside(beside, size, inputs)
-    dtype = _DTYPES[picture.dtype]
+    dtype = _numpy(picture)
     return Intake(spec, picture.name, layout, size, dtype, picture.quantised, beside)
+
+
+def _numpy(tensor: Tensor) -> type[np.generic]:
+    return np.dtype("float32" if tensor.dtype == "float" else tensor.dtype).type
 
 
 def _check_beside(beside: Tensors, size: tuple[int, int] | None, found: Tensors) -> None:

@@ -75,10 +75,7 @@ def _warm_up(loaded: LoadedModel) -> None:
 
 def instruction_set() -> str:
     """The widest vector instructions of this CPU: kernels, and so the last bits, differ by them."""
-    try:
-        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
-            words = set(file.read().split())
-    except OSError:
-        words = set()
+    facts = Path("/proc/cpuinfo")
+    words = facts.read_text("ascii", "replace").split() if facts.is_file() else []
     known = ("amx_tile", "avx512_bf16", "avx512f", "avx2", "avx", "sve", "asimddp", "asimd")
     return next((each for each in known if each in words), platform.machine())
