@@ -19,7 +19,7 @@ from kombu.exceptions import BatchPublishError, OperationalError
 from storage.uris import shown
 from tasks.environment import SettingError, whole_number
 from tasks.folder import ShardName
-from tasks.messages import MergeMessage, ShardMessage
+from tasks.messages import MergeMessage, Message, ShardMessage
 from tasks.records import Job, Priority
 
 DEFAULT_QUEUE = "celery"  # Celery's own default, so that a bare client needs to know nothing
@@ -58,46 +58,67 @@ def broker_url() -> str:
 
 def make_app(url: str) -> Celery:
     app = Celery("maskmill", broker=url)
-    scheme = urlsplit(url).scheme
     app.conf.update(
         imports=("worker.jobs",),
         accept_content=["json"],
-        task_serializer="json",
-        task_default_queue=DEFAULT_QUEUE,
         task_ignore_result=True,
         task_acks_late=True,
         # A child that dies gives its message back. That cannot go on for ever: the attempts are
         # counted in the job folder, and careful mode ends it.
         task_reject_on_worker_lost=True,
         worker_prefetch_multiplier=1,
-        worker_disable_prefetch=scheme.startswith("redis"),
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
-        worker_send_task_events=False,
         worker_proc_alive_timeout=600.0,  # a child loads its model before it says that it is up
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_use_ssl=_tls(url),
         task_publish_retry_policy={"max_retries": 2, "interval_start": 0.2, "interval_max": 1.0},
-        broker_transport_options=_transport_options(url),
+        **_of_its_kind(url),
     )
-    if scheme.startswith("amqp"):
-        app.conf.update(
+    return app
+
+
+def _of_its_kind(url: str) -> dict[str, Any]:
+    """What one kind of broker needs and others do not know."""
+    parts = urlsplit(url)
+    visibility = {"visibility_timeout": whole_number("MASKMILL_VISIBILITY_TIMEOUT", 3600, 1)}
+    if parts.scheme in ("redis", "rediss"):
+        transport = {
+            **visibility,
+            "queue_order_strategy": "priority",  # the queues in the order in which they are named
+            "socket_keepalive": True,
+            "socket_connect_timeout": 5,
+            "socket_timeout": 30,
+            "health_check_interval": 25,
+        }
+        return {"worker_disable_prefetch": True, "broker_transport_options": transport}
+    if parts.scheme in ("amqp", "amqps"):
+        return {
+            "broker_transport_options": {"confirm_publish": True},
             # A worker that computes reads no socket, so it would miss heartbeats and be cut off.
             # TCP's keepalive, which py-amqp sets, finds a peer that is gone within 150 s; RabbitMQ
             # does so with tcp_listen_options.keepalive. A message that is not acknowledged after
             # RabbitMQ's consumer_timeout, 30 min, goes to another: shards have to be shorter.
-            broker_heartbeat=0,
-            task_default_queue_type="quorum",
-            task_create_missing_queue_type="quorum",
+            "broker_heartbeat": 0,
+            "task_default_queue_type": "quorum",
+            "task_create_missing_queue_type": "quorum",
             # An exclusive queue stays locked while RabbitMQ believes in a connection that is gone.
-            control_queue_exclusive=False,
-            control_queue_durable=True,
-        )
-    if scheme == "sqs":
+            "control_queue_exclusive": False,
+            "control_queue_durable": True,
+        }
+    if parts.scheme == "sqs":
+        transport = {
+            **visibility,
+            "region": os.environ.get("AWS_REGION"),  # boto3 reads AWS_DEFAULT_REGION
+            # sqs:// is AWS, or AWS_ENDPOINT_URL_SQS; sqs://host:port is a server without TLS
+            "is_secure": parts.hostname is None,
+            # Celery asks ten queues at a time; a worker of every engine has 37.
+            "wait_time_seconds": 2,
+        }
         # Revoking, pinging and events would take SNS topics; markers in storage cancel jobs.
-        app.conf.update(worker_enable_remote_control=False)
-    return app
+        return {"worker_enable_remote_control": False, "broker_transport_options": transport}
+    return {"broker_transport_options": {"polling_interval": 0.02}}  # in this process's memory
 
 
 def _tls(url: str) -> dict[str, Any] | None:
@@ -112,31 +133,6 @@ def _tls(url: str) -> dict[str, Any] | None:
         checked = {"cert_reqs": ssl.CERT_REQUIRED, "ca_certs": authorities}
         return {**checked, "server_hostname": parts.hostname}
     return None
-
-
-def _transport_options(url: str) -> dict[str, Any]:
-    scheme = urlsplit(url).scheme
-    if scheme.startswith("redis"):
-        return {
-            "visibility_timeout": whole_number("MASKMILL_VISIBILITY_TIMEOUT", 3600, 1),
-            "queue_order_strategy": "priority",  # the queues in the order in which they are named
-            "socket_keepalive": True,
-            "socket_connect_timeout": 5,
-            "socket_timeout": 30,
-            "health_check_interval": 25,
-        }
-    if scheme.startswith("amqp"):
-        return {"confirm_publish": True}
-    if scheme == "sqs":
-        return {
-            "region": os.environ.get("AWS_REGION"),  # boto3 reads AWS_DEFAULT_REGION
-            # sqs:// is AWS, or AWS_ENDPOINT_URL_SQS; sqs://host:port is a server without TLS
-            "is_secure": urlsplit(url).hostname is None,
-            "visibility_timeout": whole_number("MASKMILL_VISIBILITY_TIMEOUT", 3600, 1),
-            # Celery asks ten queues at a time; a worker of every engine has 37.
-            "wait_time_seconds": 2,
-        }
-    return {}
 
 
 def queue_name(engine: str, target: str, priority: str) -> str:
@@ -189,7 +185,7 @@ def send_shards(app: Celery, uri: str, job: Job, shards: Iterable[ShardName]) ->
     return sent
 
 
-def _publish(app: Celery, producer: Any, queue: str, messages: Iterable[ShardMessage]) -> None:
+def _publish(app: Celery, producer: Any, queue: str, messages: Iterable[Message]) -> None:
     """In a producer's batch Redis gets them in one go, untried again; else each by itself."""
     for each in messages:
         app.send_task(each.task, kwargs=msgspec.to_builtins(each), queue=queue, producer=producer)
@@ -197,8 +193,7 @@ def _publish(app: Celery, producer: Any, queue: str, messages: Iterable[ShardMes
 
 def send_merge(app: Celery, uri: str) -> None:
     with answering(app):
-        body = msgspec.to_builtins(MergeMessage(uri))
-        app.send_task(MergeMessage.task, kwargs=body, queue=DEFAULT_QUEUE)
+        _publish(app, None, DEFAULT_QUEUE, [MergeMessage(uri)])
 
 
 def waiting(app: Celery, queue: str) -> int:
