@@ -16,17 +16,13 @@ from tasks.exits import OK, OVER_BUDGET
 from tasks.folder import Folder, missing_shards, read_run
 from tasks.local import Interrupted, Stopped, await_ready, run, start
 from tasks.merge import is_merged
-from tasks.opening import Opened, Sources, ask, continue_job, open_job, sources, usual_shard_size
+from tasks.opening import Opened, Sources, continue_job, open_job, sources
 from tasks.progress import Face, Watcher, choose_face, say_json, tell
 from tasks.records import Job, Selection
 from tasks.shelf import find_model
-from tasks.wishes import Wishes, settings_of
+from tasks.wishes import Wishes, asked_for
 
 WORKER_PARTS = ("numpy", "cv2", "PIL", "pycocotools")
-_OF_RUN = (
-    *("inputs", "images", "annotations", "annotations_by_class", "failures", "failures_by_kind"),
-    *("empty_masks_dropped", "seconds_by_stage", "produced_by", "peak_memory_bytes"),
-)
 # What each engine needs, any one of them, and the extra that brings the last.
 ENGINE_PARTS = {
     "onnx": (("onnxruntime",), "worker"),
@@ -36,8 +32,11 @@ ENGINE_PARTS = {
 
 
 def annotate(inputs: Sequence[str], selection: Selection, wishes: Wishes, as_json: bool) -> int:
+    model = find_model(wishes.model, wishes.runtime, wishes.precision)
     with standard_input(inputs) as stdin:
-        return _annotate(sources(inputs, selection, stdin), wishes, as_json)
+        given = sources(inputs, selection, stdin)
+        done = work_off(model, given, wishes, choose_face(as_json))
+    return finish(*done, wishes.max_failures, as_json)
 
 
 @contextmanager
@@ -52,17 +51,10 @@ def standard_input(inputs: Sequence[str]) -> Iterator[BinaryIO | None]:
         yield file
 
 
-def _annotate(given: Sources, wishes: Wishes, as_json: bool) -> int:
-    model = find_model(wishes.model, wishes.runtime, wishes.precision)
-    done = work_off(model, given, wishes, choose_face(as_json))
-    return finish(*done, wishes.max_failures, as_json)
-
-
 def work_off(model: Model, given: Sources, wishes: Wishes, face: Face) -> Opened:
     """Plan what is asked for, or go on with it, and run it to its merged dataset."""
     output = storable(wishes.output)
-    size = wishes.shard_size or usual_shard_size([model])
-    asked = ask(given, [model], settings_of(model, wishes), size)
+    asked = asked_for(given, [model], wishes)
     there = None if wishes.overwrite else continue_job(output, asked)
     if there is not None and is_merged(there.folder, there.job):
         return there
@@ -117,8 +109,8 @@ def _done(job: Job, folder: Folder) -> int:
 
 
 def finish(job: Job, folder: Folder, max_failures: int, as_json: bool) -> int:
-    record: dict[str, Any] = read_run(folder) or {}
-    summary = _summarise(folder, job, record)
+    summary = {"output": folder.uri, **msgspec.to_builtins(job.counts), **(read_run(folder) or {})}
+    summary["files"] = {each: folder.file(each) for each in [*summary["files"], "run.json"]}
     over = summary["failures"] > max_failures
     code = OVER_BUDGET if over else OK
     # Two columns, never cut: what a path says at its end matters.
@@ -131,15 +123,6 @@ def finish(job: Job, folder: Folder, max_failures: int, as_json: bool) -> int:
             file=sys.stderr,
         )
     return code
-
-
-def _summarise(folder: Folder, job: Job, run: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "output": folder.uri,
-        **msgspec.to_builtins(job.counts),
-        **{key: run[key] for key in _OF_RUN},
-        "files": {name: folder.file(name) for name in [*run["files"], "run.json"]},
-    }
 
 
 def _rows(summary: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -17,7 +17,6 @@ from storage import open_read, put
 from storage.errors import Exists, StorageError
 from storage.uris import shown
 from tasks.annotate import finish, need_worker_parts, standard_input
-from tasks.board import check_target
 from tasks.broker import BrokerDown, broker_url, make_app
 from tasks.exits import OK, STOPPED
 from tasks.folder import (
@@ -35,17 +34,16 @@ from tasks.markers import STOPPED as STOPPED_MARK
 from tasks.markers import cancel, lift, look_for_halt
 from tasks.merge import merge_all, merge_part
 from tasks.open_jobs import append_inputs, require_same
-from tasks.opening import ask, continue_job, refuse_foreign, sources, usual_shard_size
+from tasks.opening import continue_job, refuse_foreign, sources
 from tasks.ordered import side_by_side
 from tasks.plan import survey
 from tasks.progress import tell
 from tasks.reconcile import look_after
 from tasks.records import Job, Retry, Selection, encode
-from tasks.shelf import find_models
 from tasks.state import State, fleet_state
 from tasks.status import Follower, followers, said
-from tasks.submit import check_output, send_missing, submit, visible
-from tasks.wishes import Wishes, settings_of
+from tasks.submit import send_missing, submit, visible, what_is_asked
+from tasks.wishes import Wishes
 
 WATCH_S = 2.0
 TRIED = 32  # inputs of a dry run
@@ -94,14 +92,9 @@ def dry(
     """What a submit would do, and what would keep it from it; nothing is written or sent."""
     sharing, routing = wishes.pop("sharing"), wishes.pop("routing")
     wished = Wishes(**{**wishes, "output": absolute(wishes["output"])})
-    check_output(wished.output, sharing)
-    check_target(routing.target)
-    models = find_models(wished.model, wished.runtime, wished.precision, wished.mixed)
-    model = models[0]
-    size = wished.shard_size or usual_shard_size(models, routing.target)
     with standard_input(inputs) as stdin:
         given = sources(inputs, selection, stdin)
-        asked = ask(given, models, settings_of(model, wished), size)
+        _, asked = what_is_asked(given, wished, routing, sharing)
         if (there := read_job(wished.output)) is None:
             refuse_foreign(wished.output)
         elif append:
@@ -113,8 +106,11 @@ def dry(
         some = list(itertools.islice(seen, TRIED))
         tally = survey(itertools.chain(some, seen), given.selection)
     report = {name: value for name, value in vars(tally).items() if name != "named"}
-    report |= {"shards": -(-tally.items // size), **_expected(tally.items)}
-    report |= {"model": model.card.name, **_tried({each.uri for each in some if each.is_image})}
+    report |= {"shards": -(-tally.items // asked.shard_size), **_expected(tally.items)}
+    report |= {
+        "model": asked.model.card.name,
+        **_tried({each.uri for each in some if each.is_image}),
+    }
     lines = (f"{name.replace('_', ' '):<20}{value}" for name, value in report.items())
     tell({"event": "dry-run", **report}, lines, as_json)
     return OK

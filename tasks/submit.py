@@ -20,17 +20,18 @@ from storage import open_read, open_write
 from storage.uris import join, parse, shown
 from tasks.board import check_target
 from tasks.broker import BrokerDown, broker_url, make_app, send_merge, send_shards
+from tasks.cards import Model
 from tasks.folder import Folder, exists, missing_shards
 from tasks.inputs import LIST_SUFFIXES, Found, InputError, absolute
 from tasks.markers import look_for_halt
 from tasks.merge import is_merged
 from tasks.messages import AnnotateMessage, SubmitMessage
-from tasks.opening import ask, open_job, sources, usual_shard_size
+from tasks.opening import Sources, open_job, sources
 from tasks.ordered import ordered_map
-from tasks.records import Job, Routing, Selection
+from tasks.records import Asked, Job, Routing, Selection
 from tasks.shelf import checksum, find_models
 from tasks.state import KnownJob, State, fleet_state
-from tasks.wishes import Wishes, settings_of
+from tasks.wishes import Wishes, asked_for
 
 UPLOADS = 8
 NO_OPTIONS = {"model", "output", "max_failures", "replace_edited"}  # of a message: nobody waits
@@ -73,16 +74,9 @@ def submit(
     wished = Wishes(model=model, output=absolute(output), **wishes)
     state = state or fleet_state()
     sharing = sharing or Sharing()
-    check_output(wished.output, sharing)
     routing = routing or Routing()
-    check_target(routing.target)
-    models = find_models(model, wished.runtime, wished.precision, wished.mixed)
     given = sources(inputs, selection or Selection(), stdin)
-    for word in given.inputs:
-        if word != "-" and not word.endswith(LIST_SUFFIXES):  # a list may name what lies elsewhere
-            check_input(word, sharing)
-    size = wished.shard_size or usual_shard_size(models, routing.target)
-    asked = ask(given, models, settings_of(models[0], wished), size)
+    models, asked = what_is_asked(given, wished, routing, sharing)
     job, folder = open_job(
         wished.output,
         given,
@@ -96,6 +90,19 @@ def submit(
     look_for_halt(folder)
     sent = send_missing(app or make_app(broker_url()), state, job, folder)
     return Submitted(job, folder, job.counts.items, job.counts.shards, sent)
+
+
+def what_is_asked(
+    given: Sources, wished: Wishes, routing: Routing, sharing: Sharing
+) -> tuple[list[Model], Asked]:
+    """The models and the job that this comes to; what workers could not do is refused."""
+    check_output(wished.output, sharing)
+    check_target(routing.target)
+    models = find_models(wished.model, wished.runtime, wished.precision, wished.mixed)
+    for word in given.inputs:
+        if word != "-" and not word.endswith(LIST_SUFFIXES):  # a list may name what lies elsewhere
+            check_input(word, sharing)
+    return models, asked_for(given, models, wished, routing.target)
 
 
 def submit_message(message: SubmitMessage, app: Celery, state: State) -> Submitted:

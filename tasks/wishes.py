@@ -7,7 +7,8 @@ from typing import Literal
 from tasks.cards import Compute, Model, Positive
 from tasks.categories import Category, CategoryId, UnknownClass, from_file, ids_of, mapped, renumber
 from tasks.environment import whole_number
-from tasks.records import Settings
+from tasks.opening import Sources, ask, usual_shard_size
+from tasks.records import Asked, Settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,14 @@ class Wishes:
     max_failures: int = 0
     overwrite: bool = False
     replace_edited: bool = False
+
+
+def asked_for(
+    given: Sources, models: Sequence[Model], wishes: Wishes, target: str = "any"
+) -> Asked:
+    """All of it, as a job has it."""
+    size = wishes.shard_size or usual_shard_size(models, target)
+    return ask(given, models, settings_of(models[0], wishes), size)
 
 
 def settings_of(model: Model, wishes: Wishes) -> Settings:
