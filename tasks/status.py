@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from storage.uris import as_folder
-from tasks.folder import Folder, ShardName, entries_of, parts, read_job, read_shard, written
+from tasks.folder import Folder, ShardName, entries_of, parts, read_job, whole_shard, written
 from tasks.markers import halt_of
 from tasks.merge import is_merged, refuse_replaced
 from tasks.ordered import side_by_side
@@ -22,17 +22,16 @@ class Follower:
     def __init__(self, folder: Folder, job: Job, state: State | None) -> None:
         self.folder, self.job, self._state = folder, job, state
         self._seen: dict[ShardName, set[int]] = {}
-        self._failures: dict[ShardName, dict[int, str]] = {}
-        self._images = 0
+        self._ended: dict[ShardName, tuple[int, Counter[str]]] = {}  # images, and failures by kind
 
     def look(self) -> dict[str, Any]:
         """What there is to say of the job, as JSON has it."""
         refuse_replaced(self.folder)
         self._read_new()
         shards, items = len(parts(self.folder, self.job)), self.job.counts.items
-        kinds = Counter(kind for each in self._failures.values() for kind in each.values())
-        failed = sum(kinds.values())
-        done = self._images + failed
+        kinds = sum((kinds for _, kinds in self._ended.values()), Counter[str]())
+        failed = kinds.total()
+        done = sum(images for images, _ in self._ended.values()) + failed
         present = self._state.present() if self._state else []
         mine = (each for each in present if each.job == self.folder.uri)
         workers = sorted(mine, key=lambda each: each.id)
@@ -66,15 +65,12 @@ class Follower:
 
     def _read_new(self) -> None:
         done = written(self.folder)
-        new = [(s, g) for s, gs in done.items() for g in sorted(gs - self._seen.get(s, set()))]
-        read = side_by_side(lambda which: read_shard(self.folder, *which), new, threads=16)
-        for (shard, generation), found in zip(new, read, strict=True):
-            kinds = self._failures.setdefault(shard, {})
-            for image in found.images:  # a later generation may have mended it
-                kinds.pop(image.id, None)
-            self._images += len(found.images)
-            kinds.update({each.image_id: f"{each.stage}/{each.kind}" for each in found.failures})
-            self._seen.setdefault(shard, set()).add(generation)
+        new = [shard for shard, generations in done.items() if generations != self._seen.get(shard)]
+        read = side_by_side(lambda n: whole_shard(self.folder, n, done[n]), new, threads=16)
+        for shard, whole in zip(new, read, strict=True):
+            kinds = Counter(f"{each.stage}/{each.kind}" for each in whole.failures)
+            self._ended[shard] = len(whole.images), kinds
+        self._seen = done
 
 
 def followers(uri: str, state: State | None) -> Sequence[Follower]:
