@@ -42,21 +42,19 @@ class Tally:
     def __init__(self, total: int, done: int) -> None:
         self.total, self.resumed = total, done
         self.started = time.monotonic()
-        self._committed = Counter(done=done)
-        self._live: dict[int, Counter[str]] = {}
+        self._committed, self._in_hand = Counter(done=done), Counter[str]()
 
     def hear(self, event: Event) -> None:
         if event["event"] == "image":
-            live = self._live.setdefault(event["shard"], Counter())
             failed = int("failed" in event)
-            live.update(done=1, failures=failed, detections=event["detections"])
+            self._in_hand.update(done=1, failures=failed, detections=event["detections"])
         elif event["event"] == "committed":
-            self._committed.update(self._live.pop(event["shard"], Counter()))
-        elif event["event"] == "restart":
-            self._live.clear()
+            self._committed.update(self._in_hand)
+        if event["event"] in ("committed", "restart"):
+            self._in_hand.clear()
 
     def numbers(self) -> Event:
-        now = sum(self._live.values(), self._committed)
+        now = self._committed + self._in_hand
         rate = (now["done"] - self.resumed) / max(time.monotonic() - self.started, 1e-6)
         return {
             "done": now["done"],
