@@ -277,17 +277,17 @@ def _write(due: Due, job: Job, record: Shard, items: Sequence[Item], station: St
 def deliver(station: Station) -> None:
     """Write what is kept of shards that were finished; forget what nobody waits for any more."""
     for kept in spool.all_kept():
-        due = Due(Folder(kept.job, kept.run), kept.record.shard, kept.generation)
+        due, folder = kept.due, kept.due.folder
         try:
-            job = read_job(kept.job)
-            if job is None or job.run != kept.run or halt_of(due.folder) or exists(due.uri):
+            job = read_job(folder.uri)
+            if job is None or job.run != folder.run or halt_of(folder) or exists(due.uri):
                 spool.forget(due)
             elif kept.whole:
                 _write(due, job, kept.record, items_due(*due), station)
-                log.info("shard %s of %s is delivered from the spool", due.shard, kept.job)
-                station.ended(due.folder, job)
+                log.info("shard %s of %s is delivered from the spool", due.shard, folder.uri)
+                station.ended(folder, job)
         except (JobError, StorageError) as exc:  # another's store may be there
-            log.warning("shard %s of %s stays in the spool: %s", due.shard, kept.job, exc)
+            log.warning("shard %s of %s stays in the spool: %s", due.shard, folder.uri, exc)
 
 
 def _commit(due: Due, record: Shard) -> None:

@@ -25,9 +25,7 @@ log = logging.getLogger("maskmill.worker")
 
 
 class Kept(msgspec.Struct, frozen=True):
-    job: str
-    run: str
-    generation: int
+    due: Due
     whole: bool  # every input of the shard has ended
     record: Shard
 
@@ -41,8 +39,7 @@ def keep(due: Due, record: Shard, items: int, most: int) -> None:
     failures = tuple(each for each in record.failures if each.kind != "unreachable")
     record = msgspec.structs.replace(record, failures=failures)
     done = len(record.images) + len(failures)
-    folder = due.folder
-    data = encode(Kept(folder.uri, folder.run, due.generation, done == items, record))
+    data = encode(Kept(due, done == items, record))
     used = sum(each.stat().st_size for each in place.parent.glob("*.json") if each != place)
     if used + len(data) > most:
         log.warning("the spool %s is full: shard %s is not kept", place.parent, record.shard)

@@ -66,7 +66,7 @@ def test_a_full_spool_keeps_nothing(spool: Path, caplog: pytest.LogCaptureFixtur
     keep(FIRST, record(), 2, most)  # the same shard again takes the place of the first
     with caplog.at_level(logging.WARNING):
         keep(SECOND, record(), 2, most)
-    assert [each.generation for each in all_kept()] == [0]
+    assert [each.due for each in all_kept()] == [FIRST]
     assert "is full" in caplog.text
 
 
@@ -108,8 +108,8 @@ def test_one_job_out_of_reach_holds_up_no_other(
     (tmp_path / "damaged" / "job.json").write_bytes(b"{")
     for name in ("damaged", "gone"):
         keep(Due(Folder(str(tmp_path / name), "0a"), 7, 0), record(), 2, MOST)
-    kept = sorted(all_kept(), key=lambda each: each.job)
+    kept = sorted(all_kept(), key=lambda each: each.due.uri)
     monkeypatch.setattr(its, "all_kept", lambda: iter(kept))
     jobs.deliver(Station())
     assert "damaged stays in the spool" in caplog.text
-    assert [each.job for each in all_kept()] == [str(tmp_path / "damaged")]
+    assert [each.due.folder.uri for each in all_kept()] == [str(tmp_path / "damaged")]
