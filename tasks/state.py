@@ -7,6 +7,7 @@ workers/<id>.json: a worker's hardware, speed and shard in hand, every few secon
 """
 
 import hashlib
+import json
 import os
 import shutil
 import time
@@ -93,12 +94,9 @@ class State:
     def bury_message(self, reason: str, letter: dict[str, Any]) -> str:
         """Keep a message that nobody can read; the URI of what is kept."""
         uri = join(self.uri, f"dead/{time.time():.3f}-{token_hex(8)}.json")
-        try:
-            data = encode({"reason": reason, "at": time.time(), **letter})
-        except UnicodeEncodeError:  # JSON can escape what no UTF-8 can hold
-            data = encode({"reason": reason, "at": time.time(), "letter": ascii(letter)})
-        data = without_queries(data.decode()).encode()
-        put(uri, data)
+        text = json.dumps({"reason": reason, "at": time.time(), **letter}, ensure_ascii=False)
+        # JSON can escape what no UTF-8 can hold.
+        put(uri, without_queries(text).encode(errors="backslashreplace"))
         return uri
 
     def say_worker(self, worker: WorkerNow) -> None:

@@ -80,3 +80,9 @@ def test_an_option_that_would_be_ignored_is_refused(options: dict[str, Any], wor
         if kinds or "limit" not in options:
             with pytest.raises(msgspec.ValidationError, match=words):
                 options_as(message, *kinds, Routing, Wishes)
+
+
+def test_a_dead_letter_holds_what_utf_8_cannot(tmp_path: Path) -> None:
+    body = {"items": ["s3://b/\ud800 é.jpg", "http://us\ud800r:SECRET@h.example/a"]}
+    kept = get(State(str(tmp_path)).bury_message("it holds text that is not UTF-8", {"body": body}))
+    assert json.loads(kept)["body"]["items"] == ["s3://b/\ud800 é.jpg", "http://h.example/a"]
