@@ -1,4 +1,4 @@
-"""`maskmill annotate`: the parent that plans, watches the child that works, and starts it again."""
+"""The parent of a process that computes: it watches it, and starts it again when it was killed."""
 
 import os
 import queue
@@ -16,7 +16,7 @@ import msgspec
 
 from storage import put
 from tasks.cards import Model, ModelError
-from tasks.folder import Folder, every_attempt
+from tasks.folder import Folder, every_attempt, read_attempts
 from tasks.records import Attempt, encode
 
 Event = dict[str, Any]
@@ -41,7 +41,7 @@ class Interrupted(Exception):
 
 
 class Child:
-    """One worker process: JSON lines in, JSON lines out."""
+    """One worker process: JSON lines in, JSON lines out. The end of what comes in is its end."""
 
     def __init__(self, module: str, order: Event, errors: BinaryIO | None = None) -> None:
         self.process = subprocess.Popen(
@@ -63,9 +63,21 @@ class Child:
         if self._errors is not None:
             self._errors.close()
 
+    def stop(self, patience_s: float) -> None:
+        """Have it hand back what it has."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(patience_s)
+
+    def death(self) -> str:
+        code = self.process.wait()
+        return f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+
     def last_words(self) -> str:
-        """The end of its standard error, for a death that nothing else explains."""
-        assert self._errors is not None
+        """The end of its standard error, where that is kept: for what nothing else explains."""
+        if self._errors is None:
+            return ""
         self._errors.seek(0)
         lines = self._errors.read().decode("utf-8", "replace").strip().splitlines()
         return " | ".join(lines[-3:])
@@ -81,7 +93,8 @@ class Child:
         for line in self.process.stdout:
             with suppress(msgspec.DecodeError):  # of a line that its writer did not live to finish
                 self.events.put(msgspec.json.decode(line))
-        self.events.put({"event": "exit", "code": self.process.wait()})
+        self.process.wait()
+        self.events.put({"event": "exit"})
 
 
 def start(model: Model) -> Child:
@@ -101,10 +114,8 @@ def await_ready(child: Child) -> None:
         if event["event"] == "refused":
             raise ModelError(event["message"])
         if event["event"] == "exit":
-            how = death(event["code"])
-            raise ModelError(
-                f"the worker process {how} while loading the model: {child.last_words()}"
-            )
+            how = f"{child.death()} while loading the model: {child.last_words()}"
+            raise ModelError(f"the worker process {how}")
 
 
 def run(
@@ -116,67 +127,81 @@ def run(
     replace_edited: bool = False,
 ) -> None:
     """See a job through. A child that an image kills is started again; careful mode finds it."""
+    order = {"job": folder.uri, "replace_edited": replace_edited}
+
+    def heard(event: Event) -> None:
+        if event["event"] == "stopped":
+            raise Stopped(event["message"])
+        hear(event)
+
+    def again(dead: Child, in_hand: Event) -> Child:
+        bury_in_hand(in_hand)
+        hear({"event": "restart", "reason": dead.death()})
+        started = start(model)
+        await_ready(started)
+        started.send(order)
+        return started
+
     bury(every_attempt(folder), _gone, "interrupted")
+    child.send(order)
+    code, words = supervise(child, again, heard, STOP_S)
+    if code:
+        raise Stopped(f"the worker process ended with exit code {code}: {words}")
+
+
+def supervise(
+    child: Child,
+    again: Callable[[Child, Event], Child],
+    hear: Callable[[Event], None],
+    patience_s: float,
+) -> tuple[int, str]:
+    """The exit code and last words of a process that ends by itself, after others were killed.
+
+    again: what follows on one that was killed, with what it had in hand.
+    patience_s: how long one that is to stop, for a person asks for it, may take.
+    """
     idle_deaths = 0
     while True:
-        name = f"local:{socket.gethostname()}:{os.getpid()}:{child.process.pid}"
-        child.send({"job": folder.uri, "worker": name, "replace_edited": replace_edited})
         try:
-            merged, code = _watch(child, hear)
-            words = child.last_words()
+            in_hand, worked = _watch(child, hear, patience_s)
+            code, words = child.process.wait(), child.last_words()
         finally:
             child.close()
-        if merged:
-            return
-        reason = death(code)
         if code >= 0:
-            raise Stopped(f"the worker process {reason}: {words}")
-        in_hand = bury(every_attempt(folder), name.__eq__, "died")
-        idle_deaths = 0 if in_hand else idle_deaths + 1
+            return code, words
+        idle_deaths = 0 if worked else idle_deaths + 1
         if idle_deaths == IDLE_DEATHS:
-            raise Stopped(f"the worker process {reason} {IDLE_DEATHS} times with no shard in hand")
-        hear({"event": "restart", "reason": reason})
-        child = start(model)
-        await_ready(child)
+            times = f"{IDLE_DEATHS} times with no shard in hand"
+            raise Stopped(f"the worker process {child.death()} {times}")
+        child = again(child, in_hand)
 
 
-def _watch(child: Child, hear: Callable[[Event], None]) -> tuple[bool, int]:
-    """One child's life, from its orders to its exit code; and whether it merged the job."""
-    merged = False
+def _watch(child: Child, hear: Callable[[Event], None], patience_s: float) -> tuple[Event, bool]:
+    """Until it ends: the shard in hand then, empty if none, and if it ever had one."""
+    in_hand: Event = {}
+    worked = False
     try:
-        while True:
-            event = child.events.get()
-            if event["event"] == "stopped":
-                raise Stopped(event["message"])
-            if event["event"] == "exit":
-                return merged, int(event["code"])
-            merged = merged or event["event"] == "merged"
-            hear(event)
+        while (event := child.events.get())["event"] != "exit":
+            if event["event"] in ("taken", "let-go"):
+                in_hand = event if event["event"] == "taken" else {}
+                worked = True
+            else:
+                hear(event)
+        return in_hand, worked
     except KeyboardInterrupt:
         hear({"event": "stopping"})
-        child.send({"stop": True})
-        with suppress(queue.Empty):
-            while child.events.get(timeout=STOP_S)["event"] != "exit":
-                continue
+        child.stop(patience_s)
         raise Interrupted from None
-
-
-def death(code: int) -> str:
-    return f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
 
 
 def _gone(worker: str) -> bool:
     """A local worker of this machine whose process is no more: its run was cut off as a whole."""
-    return worker.startswith("local:") and not all(map(alive, processes_here(worker)))
+    host, *processes = worker.removeprefix("local:").split(":")
+    here = worker.startswith("local:") and host == socket.gethostname()
+    return here and not all(_alive(int(each)) for each in processes)
 
 
-def processes_here(worker: str) -> list[int]:
-    """The supervisor's process and the one that computes, of a worker's name; of this machine's."""
-    host, *processes = worker.partition(":")[2].split(":")
-    return [int(each) for each in processes] if host == socket.gethostname() else []
-
-
-def alive(pid: int) -> bool:
+def _alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -186,9 +211,14 @@ def alive(pid: int) -> bool:
     return True
 
 
-def bury(attempts: Iterable[tuple[str, Attempt]], mine: Callable[[str], bool], how: Any) -> int:
-    """Say of attempts that can no longer say it themselves how they ended; how many these are."""
-    open_ones = [(uri, each) for uri, each in attempts if not each.ended and mine(each.worker)]
-    for uri, attempt in open_ones:
-        put(uri, encode(msgspec.structs.replace(attempt, ended=how)))
-    return len(open_ones)
+def bury_in_hand(taken: Event) -> None:
+    """Of the attempt at the shard that a process had in hand, if any, when it died."""
+    if taken:
+        bury(read_attempts(taken["attempts"]), taken["worker"].__eq__, "died")
+
+
+def bury(attempts: Iterable[tuple[str, Attempt]], mine: Callable[[str], bool], how: Any) -> None:
+    """Say of attempts that can no longer say it themselves how they ended."""
+    for uri, attempt in attempts:
+        if not attempt.ended and mine(attempt.worker):
+            put(uri, encode(msgspec.structs.replace(attempt, ended=how)))

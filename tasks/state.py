@@ -49,15 +49,12 @@ class WorkerNow(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     at: float
-    host: str
     cores: int
     processor: str
     engines: tuple[str, ...]
     targets: tuple[str, ...] = ()
-    models: tuple[str, ...] = ()
     job: str = ""
     shard: int | str | None = None
-    images: int = 0  # since it started
     images_per_s: float = 0.0  # of late
     state: str = "idle"
 

@@ -1,15 +1,15 @@
 """The Celery application of a fleet: `celery -A worker.app worker` and `… beat` run it."""
 
 import os
-from typing import Any
-
-from celery import signals
 
 from tasks.annotate import engines_here
 from tasks.board import targets_of
 from tasks.broker import DEFAULT_QUEUE, broker_url, make_app, queues_for
 from tasks.messages import ReconcileMessage
 from tasks.state import fleet_state
+from worker import jobs
+from worker.fleet import FleetStation
+from worker.limits import read_limits
 
 RECONCILE_S = 30.0
 
@@ -30,14 +30,5 @@ app.conf.beat_schedule = {
     }
 }
 
-
-def man_station(**_: Any) -> None:
-    """Give the tasks a station that follows up. Plain Celery starts without our own command."""
-    from worker import jobs
-    from worker.fleet import FleetStation
-    from worker.limits import read_limits
-
-    jobs.station = FleetStation(app=app, state=state, limits=read_limits())
-
-
-signals.worker_init.connect(man_station, weak=False)
+# The tasks' station follows up. Plain Celery starts without our own command.
+jobs.station = FleetStation(app=app, state=state, limits=read_limits())

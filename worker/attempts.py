@@ -1,7 +1,5 @@
 """Who tried a shard and how it ended: how an input that kills its process is found."""
 
-from __future__ import annotations
-
 import os
 import socket
 import threading
@@ -9,14 +7,13 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Literal
 
 import msgspec
 
 from storage import put
 from storage.errors import Exists, StorageError
 from tasks.folder import attempt_uri, read_attempts
-from tasks.local import alive, processes_here
+from tasks.markers import Halted
 from tasks.records import Attempt, encode
 from worker import memory
 from worker.shard import Stopwatch
@@ -24,6 +21,17 @@ from worker.shard import Stopwatch
 BEAT_S = 5.0
 SILENCE_S = 60.0  # without a beat and without an end, an attempt is a death
 DEATHS = 2  # of a shard before careful mode; of one image in careful mode before it is given up
+
+
+class Released(Exception):
+    """The shard in hand is handed back: the worker was asked to stop."""
+
+
+class Overtaken(Exception):
+    """Another worker was faster with the shard in hand."""
+
+
+NO_FAULT = (Halted, Overtaken, Released, StorageError)  # of the inputs
 
 
 def worker_name(kind: str) -> str:
@@ -45,18 +53,7 @@ class History:
 def _is_dead(attempt: Attempt, now: float) -> bool:
     if attempt.ended:
         return attempt.ended == "died"
-    return now - attempt.beat > SILENCE_S or _crashed_here(attempt.worker)
-
-
-def _crashed_here(worker: str) -> bool:
-    """On this machine, with a supervisor that outlived it: what it had in hand killed it.
-
-    Where both are gone the machine or an operator ended them, and only silence tells.
-    """
-    match processes_here(worker):
-        case [supervisor, child]:
-            return alive(supervisor) and not alive(child)
-    return False
+    return now - attempt.beat > SILENCE_S
 
 
 def read_history(attempts: str) -> History:
@@ -68,7 +65,7 @@ class Trying:
 
     def __init__(self, attempts: str, worker: str, history: History) -> None:
         now = time.time()
-        self.history, self.watch = history, Stopwatch()
+        self.history, self.watch, self.images = history, Stopwatch(), 0
         self._attempts = attempts
         self._attempt = Attempt(worker=worker, started=now, beat=now, careful=history.careful)
         self._number = history.next_number
@@ -76,7 +73,7 @@ class Trying:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._keep_beating, daemon=True)
 
-    def __enter__(self) -> Trying:
+    def __enter__(self) -> "Trying":
         while True:
             try:
                 uri = attempt_uri(self._attempts, self._number)
@@ -87,17 +84,19 @@ class Trying:
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, exc: BaseException | None, trace: object) -> None:
+        """Out of memory and the like are deaths: careful mode finds an input that does it."""
         self._over.set()
         self._thread.join()
+        ended = "died" if exc else "committed"
+        if isinstance(exc, NO_FAULT):
+            ended = "released"
+        rounded = {stage: round(value, 3) for stage, value in self.watch.seconds.items()}
+        self._write(ended=ended, images=self.images, seconds=rounded, peak=memory.peak())
 
     def in_hand(self, item: int) -> None:
         """Say, before it is opened, which image may be about to kill this process."""
         self._write(item=item)
-
-    def end(self, how: Literal["committed", "released", "died"], images: int = 0) -> None:
-        rounded = {stage: round(value, 3) for stage, value in self.watch.seconds.items()}
-        self._write(ended=how, images=images, seconds=rounded, peak=memory.peak())
 
     def _write(self, **changes: object) -> None:
         with self._lock:

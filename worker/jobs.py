@@ -24,7 +24,7 @@ from tasks.folder import (
     read_job,
     read_shard,
 )
-from tasks.markers import Halted, halt_of, look_for_halt
+from tasks.markers import halt_of, look_for_halt
 from tasks.merge import merge_all
 from tasks.messages import (
     AnnotateMessage,
@@ -40,24 +40,20 @@ from tasks.reconcile import reconcile
 from tasks.records import Item, Job, ProducedBy, Shard, encode
 from tasks.submit import submit_message
 from worker import spool
-from worker.attempts import Trying, read_history
+from worker.attempts import Overtaken, Released, Trying, read_history
 from worker.detections import ModelMismatch
 from worker.fleet import PASSING, FleetStation
 from worker.model import LoadedModel, instruction_set
 from worker.per_image import EVENT, write_per_image
 from worker.shard import Outcome, annotate, annotate_one, failure_of
 from worker.sheet import write_sheet
-from worker.station import Event, Released, Station
+from worker.station import Event, Station
 
 log = logging.getLogger("maskmill.worker")
 
 LOOK_S = 2.0  # how often a shard looks for a marker that ends its job
 
 station = Station()
-
-
-class Overtaken(Exception):
-    """Another worker was faster with the shard in hand."""
 
 
 def task(kind: type[M]) -> Callable[[Callable[[M], None]], Any]:
@@ -147,6 +143,8 @@ def run_shard(message: ShardMessage, job: Job, station: Station) -> None:
         model = _model(job, station)
         try:
             _try(Due(folder, message.shard, generation), job, model, station)
+        except Overtaken:
+            log.info("shard %s of %s was done by another worker", message.shard, folder.uri)
         finally:
             station.tell({"event": "let-go"})
     station.ended(folder, job)
@@ -177,28 +175,20 @@ def _try(due: Due, job: Job, model: LoadedModel, station: Station) -> None:
     away: list[StorageError] = []
     attempts = folder.attempts(*due[1:])
     said = {"job": folder.uri, "shard": shard, "attempts": attempts, "worker": station.worker}
-    station.tell({"event": "taken", **said})
     with Trying(attempts, station.worker, read_history(attempts)) as attempt:
+        station.tell({"event": "taken", **said})
         try:
             outcomes = _outcomes(left, model, job, attempt, station, away)
             for outcome in _watched(outcomes, due, station, away):
                 ended.append(outcome)
             look_for_halt(folder)
             attempt.watch.timed("write", _write, due, job, _record(before, ended), items, station)
-        except Overtaken:
-            log.info("shard %s of %s was done by another worker", shard, folder.uri)
-            attempt.end("released")
-            return
-        except (Halted, Released, StorageError) as exc:
-            if isinstance(exc, StorageError) and exc.kind in PASSING:
+        except StorageError as exc:
+            if exc.kind in PASSING:
                 most = station.settings.spool_bytes
                 spool.keep(due, _record(before, ended), len(items), most)
-            attempt.end("released")
             raise
-        except Exception:  # such as out of memory: careful mode finds an input that does it
-            attempt.end("died")
-            raise
-        attempt.end("committed", len(items))
+        attempt.images = len(items)
     station.tell({"event": "committed", "shard": shard})
 
 

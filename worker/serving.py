@@ -1,15 +1,13 @@
 """The process of a fleet worker that computes; `maskmill worker` watches it.
 
-It reads one JSON line on standard input, what to serve, and writes events as JSON lines on
-standard output: which shard it has in hand, so that one that kills it is not forgotten.
+It is ordered what to serve, and tells which shard it has in hand: one that kills it is not
+forgotten.
 """
 
 import logging
 import os
 import platform
-import signal
 import socket
-import sys
 import threading
 import time
 import warnings
@@ -19,31 +17,25 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from celery import signals
 from celery.exceptions import SecurityWarning
 
 from storage.errors import StorageError
 from tasks.broker import queues_for
-from tasks.cards import ModelError
-from tasks.environment import SettingError
-from tasks.exits import STOPPED
 from tasks.fleet_worker import LAST_WORDS_S
 from tasks.shelf import find_model
 from tasks.state import WorkerNow
 from worker import jobs, memory
-from worker.app import app, man_station
-from worker.detections import ModelMismatch
+from worker.app import app
+from worker.child import begin, heed, refusing, tell, worker_of
 from worker.fleet import FleetStation
 from worker.model import instruction_set
 
 SAY_S = 5.0
 RATE_OVER_S = 60.0
 STUCK_S = 900.0  # without a word of an image in hand: a driver hangs, and a watchdog may end us
-EX_REFUSED = 2
 _STATES = {"taken": "busy", "merging": "merging", "let-go": "idle", "merged": "idle"}
 
 log = logging.getLogger("maskmill.worker")
-_events = os.fdopen(os.dup(1), "wb", buffering=0)
 
 
 class Serving(msgspec.Struct, frozen=True):
@@ -65,12 +57,10 @@ class Presence:
         self._now = WorkerNow(
             id=station.worker.replace(":", "-"),
             at=time.time(),
-            host=platform.node(),
             cores=os.cpu_count() or 1,
             processor=f"{platform.machine()} {instruction_set()}",
             engines=serving.engines,
             targets=serving.targets,
-            models=serving.models,
         )
         self._moved = time.monotonic()
         threading.Thread(target=self._keep_beating, daemon=True).start()
@@ -82,12 +72,10 @@ class Presence:
             self._moved = time.monotonic()
             if event["event"] == "image":
                 self._times.append(time.monotonic())
-                self._change(images=self._now.images + 1)
             elif state := _STATES.get(event["event"]):
                 self._change(job=event.get("job", ""), shard=event.get("shard"), state=state)
         if event["event"] in ("taken", "let-go"):
-            with suppress(BrokenPipeError):  # nobody watches any more: see `_outlive`
-                _events.write(msgspec.json.encode(event) + b"\n")
+            tell(event)
 
     def leave(self) -> None:
         self._station.state.remove_worker(self._now.id)
@@ -108,32 +96,19 @@ class Presence:
 
     def _keep_saying(self) -> None:
         while True:
-            self._say()
+            with self._lock:
+                now = time.monotonic()
+                while self._times and now - self._times[0] > RATE_OVER_S:
+                    self._times.popleft()
+                span = max(now - self._times[0], SAY_S) if self._times else SAY_S
+                self._change(at=time.time(), images_per_s=round(len(self._times) / span, 3))
+                said = self._now
+            try:
+                self._station.state.say_worker(said)
+                jobs.deliver(self._station)
+            except (OSError, StorageError) as exc:  # OSError: of the disk that the spool is on
+                log.warning("the store does not answer: %s", exc)
             time.sleep(SAY_S)
-
-    def _say(self) -> None:
-        with self._lock:
-            now = time.monotonic()
-            while self._times and now - self._times[0] > RATE_OVER_S:
-                self._times.popleft()
-            span = max(now - self._times[0], SAY_S) if self._times else SAY_S
-            self._change(at=time.time(), images_per_s=round(len(self._times) / span, 3))
-            said = self._now
-        try:
-            self._station.state.say_worker(said)
-            jobs.deliver(self._station)
-        except (OSError, StorageError) as exc:  # OSError: of the disk that the spool is on
-            log.warning("the store does not answer: %s", exc)
-
-
-def _outlive(grace_s: float) -> None:
-    """The end of standard input means that the watching process is gone: end as when told to."""
-    while os.read(0, 4096):
-        pass
-    log.warning("the process that watches this one is gone")
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(grace_s + LAST_WORDS_S)
-    os._exit(STOPPED)
 
 
 def _tell_systemd(what: str) -> None:
@@ -145,49 +120,29 @@ def _tell_systemd(what: str) -> None:
 
 
 def main() -> None:
-    os.dup2(2, 1)
     # Celery minds root for pickle's sake; messages here are JSON.
     warnings.filterwarnings("ignore", category=SecurityWarning)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     for name in ("celery", "kombu", "amqp"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    serving = msgspec.json.decode(sys.stdin.buffer.readline(), type=Serving)
-    man_station()
+    serving = begin(logging.INFO, Serving)
     station = jobs.station
     assert isinstance(station, FleetStation)
+    heed(station, serving.grace_s, LAST_WORDS_S)
     station.engines = serving.engines
-    try:
+    with refusing():
         log.info("%s", station.settings)
         for name in serving.models:
             usual = find_model(name)
             served = usual.engine in serving.engines
             station.model(usual if served else find_model(name, serving.engines[0]))
             log.info("the model %s is loaded and warm", name)
-    except (ModelError, ModelMismatch, SettingError, StorageError) as exc:
-        print(f"maskmill: {exc}", file=sys.stderr)
-        sys.exit(EX_REFUSED)
     presence = Presence(station, serving)
     station.tell = presence.hear
-    threading.Thread(target=_outlive, args=(serving.grace_s,), daemon=True).start()
-    stopping = threading.Event()
-    station.stopping = stopping.is_set
-
-    def soon(**_: Any) -> None:
-        """After the grace the shard in hand is handed back instead of finished."""
-        timer = threading.Timer(serving.grace_s, stopping.set)
-        timer.daemon = True
-        timer.start()
-
-    signals.worker_shutting_down.connect(soon, weak=False)
-    # Our own station is manned; Celery's start must not put another in its place.
-    signals.worker_init.disconnect(man_station)
     queues = queues_for(serving.engines, serving.targets)
-    worker = app.Worker(
-        pool="solo",
-        concurrency=1,
-        queues=queues,
+    worker = worker_of(
+        app,
+        queues,
         hostname=f"{station.worker.replace(':', '-')}@{platform.node()}",
-        quiet=True,
         loglevel="INFO",  # Celery sets the root logger's
         without_gossip=True,
         without_mingle=True,

@@ -18,7 +18,7 @@ from tasks.messages import ShardMessage
 from tasks.opening import models_of
 from tasks.records import Item, Job, encode
 from tasks.shelf import cached_build
-from worker.attempts import worker_name
+from worker.attempts import Released, worker_name
 from worker.detections import ModelMismatch
 from worker.limits import Limits, NotAllowed
 from worker.model import LoadedModel, load_model
@@ -27,10 +27,6 @@ from worker.settings import WorkerSettings, read_settings
 log = logging.getLogger("maskmill.worker")
 
 Event = dict[str, Any]
-
-
-class Released(Exception):
-    """The shard in hand is handed back: the worker was asked to stop."""
 
 
 FORESEEN = (JobError, ModelError, ModelMismatch, Released, SettingError, StorageError)

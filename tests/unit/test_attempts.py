@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from storage.errors import Unavailable
 from tasks.folder import Folder, every_attempt, read_attempts
+from tasks.markers import Halted
 from tasks.records import Attempt
-from worker.attempts import History, Trying, read_history
+from worker.attempts import History, Released, Trying, read_history
 
 NOW = 1000.0
 
@@ -64,7 +66,7 @@ def test_an_attempt_is_written_before_the_first_image_and_says_how_it_ended(tmp_
         trying.in_hand(5)
         assert next(each for _, each in read_attempts(place)).item == 5
         trying.watch.seconds["fetch"] = 1.23456
-        trying.end("committed", 4)
+        trying.images = 4
     (_, first), (_, second) = every_attempt(folder)
     assert (first.worker, first.ended, first.images, first.seconds) == (
         "me",
@@ -73,3 +75,22 @@ def test_an_attempt_is_written_before_the_first_image_and_says_how_it_ended(tmp_
         {"fetch": 1.235},
     )
     assert second.worker == "other"
+
+
+@pytest.mark.parametrize(
+    ("reason", "ended"),
+    [
+        (Released("told to stop"), "released"),
+        (Halted("cancelled"), "released"),
+        (Unavailable("s3://bucket/out"), "released"),
+        (MemoryError(), "died"),
+    ],
+)
+def test_what_is_no_fault_of_an_input_is_no_death(
+    tmp_path: Path, reason: Exception, ended: str
+) -> None:
+    place = Folder(str(tmp_path), "run").attempts(3)
+    with pytest.raises(type(reason)), Trying(place, "me", read_history(place)):
+        raise reason
+    [(_, attempt)] = read_attempts(place)
+    assert (attempt.ended, attempt.images) == (ended, 0)
