@@ -103,9 +103,10 @@ def is_here(engine: str) -> bool:
 
 def _done(job: Job, folder: Folder) -> int:
     """Inputs in shards that are written."""
-    items, size = job.counts.items, job.asked.shard_size
+    items = job.counts.items
+    cuts: list[int] = [*(job.counts.cuts or range(0, items, job.asked.shard_size)), items]
     missing = (int(number) for number in missing_shards(folder, job))
-    return items - sum(min(size, items - size * number) for number in missing)
+    return items - sum(cuts[number + 1] - cuts[number] for number in missing)
 
 
 def finish(job: Job, folder: Folder, max_failures: int, as_json: bool) -> int:

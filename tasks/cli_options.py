@@ -22,7 +22,8 @@ Inputs = Annotated[
     typer.Argument(
         metavar="INPUT…",
         help="A file, folder, glob, s3:// prefix or glob, http(s):// URL, .txt or .jsonl list,"
-        " - for a list on standard input, or a COCO JSON (its images).",
+        " - for a list on standard input, or a COCO JSON (its images). A video stands for its"
+        " frames; clip.mp4#t=12.48, #t=10,20 and #frame=374 for some (%23 is a # of a name).",
         show_default=False,
     ),
 ]
@@ -59,8 +60,16 @@ _MOST_MEMORY = "The most that the worker may take, as in 512M (MASKMILL_MEMORY).
 Memory = Annotated[str, _setting("MASKMILL_MEMORY", "--memory", _MOST_MEMORY)]
 
 
+def _numbers(words: str) -> tuple[int, ...]:
+    numbers = [word.strip() for word in words.split(",") if word.strip()]
+    if not all(word.isascii() and word.isdigit() and len(word) < 16 for word in numbers):
+        raise typer.BadParameter("it takes whole numbers from 0 on, separated by commas")
+    return tuple(map(int, numbers))
+
+
 def option(name: str, kind: Any, default: Any, said: str, **limits: Any) -> inspect.Parameter:
-    flag = ["--" + name.replace("_", "-")] if kind is bool else []  # and no --no-…
+    told = kind is bool or name.endswith("_")  # for there is no --no-…, and no --from-
+    flag = ["--" + name.strip("_").replace("_", "-")] if told else []
     declared = Annotated[kind, typer.Option(*flag, help=said, **limits)]
     keyword = inspect.Parameter.KEYWORD_ONLY
     return inspect.Parameter(name, keyword, default=default, annotation=declared)
@@ -76,6 +85,12 @@ _COMMON = (
     _amount("limit", "Only the first N inputs.", least=1),
     _amount("sample", "A random choice of N inputs.", least=1),
     option("seed", int, 0, "The seed of --sample."),
+    option("fps", float | None, None, "Of videos: the frames shown at so many times a second."),
+    _amount("every", "Of videos: each Nth frame.", least=1),
+    option("keyframes", bool, False, "Of videos: the key frames."),
+    option("frames", str, "", "Of videos: these, counted from 0: 0,100,200.", callback=_numbers),
+    option("from_", str, "", "Of videos: from here on, in seconds or h:mm:ss."),
+    option("to", str, "", "Of videos: what comes before this, in seconds or h:mm:ss."),
     option("threshold", float | None, None, "Lowest score kept; else the card's.", min=0, max=1),
     _amount("max_detections", "Most detections an image (default: the card's).", least=1),
     option("classes", str, "", "Only these: names or ids, separated by commas."),

@@ -29,6 +29,7 @@ from tasks.folder import (
     read_retries,
     written,
 )
+from tasks.frames import frames_of
 from tasks.inputs import absolute, find
 from tasks.markers import STOPPED as STOPPED_MARK
 from tasks.markers import cancel, lift, look_for_halt
@@ -104,13 +105,11 @@ def dry(
         found = find(given.inputs, given.selection.images_root, given.stdin)
         seen = visible(found, wished.output, sharing, upload=False)
         some = list(itertools.islice(seen, TRIED))
-        tally = survey(itertools.chain(some, seen), given.selection)
+        frames = frames_of(itertools.chain(some, seen), given.selection)
+        tally = survey(frames, given.selection, asked.shard_size)
     report = {name: value for name, value in vars(tally).items() if name != "named"}
-    report |= {"shards": -(-tally.items // asked.shard_size), **_expected(tally.items)}
-    report |= {
-        "model": asked.model.card.name,
-        **_tried({each.uri for each in some if each.is_image}),
-    }
+    report |= {**_expected(tally.items), "model": asked.model.card.name}
+    report |= _tried({each.uri for each in some if each.is_image})
     lines = (f"{name.replace('_', ' '):<20}{value}" for name, value in report.items())
     tell({"event": "dry-run", **report}, lines, as_json)
     return OK

@@ -16,18 +16,21 @@ from storage.errors import BadUri, NotFound
 from storage.globs import expand, is_glob, parse_glob
 from storage.uris import as_folder, basename, join, parent, parse, relative, shown, storable
 from tasks.folder import SHEET, exists
+from tasks.fragments import InputError as InputError
+from tasks.fragments import Part, split_fragment
+from tasks.records import Problem, VideoFrame
 
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff"),
     *(".gif", ".avif", ".heic", ".heif", ".jp2"),
 )
+VIDEO_SUFFIXES = (
+    *(".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts"),
+    *(".mpg", ".mpeg", ".flv", ".wmv", ".ogv"),
+)
 LIST_SUFFIXES = (".txt", ".jsonl", ".json")
 # Beginnings of the formats above, to know an image in a folder whatever it is called.
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"BM", b"II*\0", b"MM\0*", b"GIF8")
-
-
-class InputError(Exception):
-    """An INPUT that cannot be planned, in one sentence that names the first offender."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,12 @@ class Found:
     file_name: str  # the path below the INPUT's root
     version: str | None = None
     id: int | None = None  # the id that a COCO file gives it
-    is_image: bool = True
+    is_image: bool = True  # or a video, or a frame of one
     size: int = -1  # in bytes, where a listing tells it
+    is_named: bool = False  # by its list, whatever its path is
+    part: Part | None = None  # of a video, what is asked for; what is planned of it has …
+    frame: VideoFrame | None = None  # … this …
+    problem: Problem | None = None  # … or this
 
 
 class ListLine(msgspec.Struct, forbid_unknown_fields=True):
@@ -72,39 +79,68 @@ def _named(word: str) -> Iterator[None]:
 def _find_one(word: str, images_root: str, stdin: BinaryIO | None) -> Iterator[Found]:
     if word == "-":
         return _from_list(stdin or io.BytesIO(), os.getcwd() + "/", "standard input")
+    word, part = meant(word)
     place = parse(word)
     suffix = PurePosixPath(place.path).suffix.lower()
     if place.scheme == "file":
         is_file = os.path.lexists(place.path) and not os.path.isdir(place.path)
     else:  # asking the store would cost a request, and the right to ask
-        known = suffix in (*IMAGE_SUFFIXES, *LIST_SUFFIXES)
+        known = part or suffix in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES, *LIST_SUFFIXES)
         is_file = known and not word.endswith("/") and not is_glob(word)
     if is_file or place.scheme in ("http", "https"):
+        if part or suffix not in LIST_SUFFIXES:
+            name = _name(basename(word))
+            return iter([Found(storable(word), name, part=_part_of(place.path, part))])
         return _from_file(word, suffix, images_root)
     if is_glob(word) and not (place.scheme == "file" and os.path.isdir(place.path)):
-        return _listed(parse_glob(word).root, expand(word))
-    return _listed(as_folder(word), list_entries(as_folder(word)))
+        return _listed(parse_glob(word).root, expand(word), part)
+    return _listed(as_folder(word), list_entries(as_folder(word)), part)
+
+
+def meant(word: str, base: str = "") -> tuple[str, Part | None]:
+    """A word, or a list's line, without its fragment and with its `%23` read as `#`.
+
+    What lies on this disk under just that name is meant by it, however the name may look.
+    """
+    if "#" not in word and "%23" not in word:
+        return word, None
+    try:
+        whole = _below(base, word) if base else word
+        place = parse(whole)
+        if place.scheme == "file" and os.path.lexists(place.path):
+            return word, None
+        rest, part = split_fragment(word)
+    except BadUri:  # it will fail when it is fetched
+        return word, None
+    except InputError as exc:
+        raise InputError(f"{shown(word)}: {exc}") from exc
+    is_encoded = whole != place.path and place.scheme != "s3"
+    return rest if is_encoded else rest.replace("%23", "#"), part
+
+
+def _part_of(path: str, part: Part | None) -> Part | None:
+    """What is asked for of a video, which is known by its name if by nothing else."""
+    return part or (Part() if os.path.splitext(path)[1].lower() in VIDEO_SUFFIXES else None)
 
 
 def _from_file(word: str, suffix: str, images_root: str) -> Iterator[Found]:
-    """A list, an image, or a COCO file's images with its ids, beside it or below `images_root`."""
+    """A list, or a COCO file's images with its ids, beside it or below `images_root`."""
     if suffix in LIST_SUFFIXES[:2]:
         with open_read(word) as file:
             yield from _from_list(file, parent(word), shown(word))
-    elif suffix == ".json":
+    else:
         for record in coco_images(word):
             uri = _below(images_root or parent(word), record.file_name)
             yield Found(uri, name_in_list(record.file_name), id=record.id)
-    else:
-        yield Found(storable(word), _name(basename(word)))
 
 
-def _listed(root: str, entries: Iterator[Entry]) -> Iterator[Found]:
+def _listed(root: str, entries: Iterator[Entry], asked: Part | None) -> Iterator[Found]:
     for entry in entries:
         name = _name(relative(entry.uri, root))
-        is_image = _may_be_image(entry.uri) and not _is_sheet(entry.uri)
+        part = _part_of(entry.uri, asked)
+        is_image = part is not None or (_may_be_image(entry.uri) and not _is_sheet(entry.uri))
         uri = storable(entry.uri)
-        yield Found(uri, name, entry.version, is_image=is_image, size=entry.size)
+        yield Found(uri, name, entry.version, is_image=is_image, size=entry.size, part=part)
 
 
 def _is_sheet(uri: str) -> bool:
@@ -146,7 +182,15 @@ def _from_list(file: BinaryIO, base: str, where: str) -> Iterator[Found]:
                 entry = ListLine(line.decode())
         except (msgspec.DecodeError, UnicodeDecodeError) as exc:
             raise InputError(f"line {number} of {where} cannot be read: {exc}") from exc
-        yield Found(_below(base, entry.uri), entry.file_name or name_in_list(entry.uri))
+        yield in_list(entry, base)
+
+
+def in_list(entry: ListLine, base: str) -> Found:
+    """What a line of a list, or an item of a message, names; a relative one is below `base`."""
+    uri, part = meant(entry.uri, base)
+    name = name_in_list(uri) or parse(uri).host
+    part, is_named = _part_of(name, part), bool(entry.file_name)
+    return Found(_below(base, uri), entry.file_name or name, is_named=is_named, part=part)
 
 
 def _below(base: str, word: str) -> str:
@@ -191,7 +235,10 @@ def coco_images(word: str) -> Iterator[CocoImage]:
 
 def absolute(word: str) -> str:
     """An INPUT as it stands in job.json: local paths in full, so that it means one thing."""
+    _, part = meant(word)
     if word == "-" or parse(word).scheme != "file":
         return word
-    path = os.path.abspath(parse(word).path)
-    return storable(as_folder(path) if word.endswith("/") else path)
+    mark = f"#{part.fragment}" if part else ""
+    plain = word.removesuffix(mark)
+    path = os.path.abspath(parse(plain).path)
+    return storable(as_folder(path) if plain.endswith("/") else path) + mark

@@ -8,7 +8,6 @@ does the same on the worker that takes it.
 """
 
 import hashlib
-import itertools
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,11 +17,12 @@ import msgspec
 from celery import Celery
 
 from storage import put
-from storage.uris import below, parse, shown
+from storage.uris import below, shown
 from tasks.board import check_target
 from tasks.broker import broker_url, make_app, send_shards
 from tasks.folder import Folder, JobDiffers, read_job
-from tasks.inputs import Found, InputError, ListLine, absolute, find, name_in_list
+from tasks.frames import frames_of
+from tasks.inputs import Found, InputError, ListLine, absolute, find, in_list
 from tasks.messages import AnnotateMessage
 from tasks.opening import (
     Opened,
@@ -35,8 +35,8 @@ from tasks.opening import (
     usual_shard_size,
 )
 from tasks.ordered import side_by_side
-from tasks.plan import commit_job
-from tasks.records import Counts, Item, Job, Routing, Selection, encode
+from tasks.plan import commit_job, shards_of
+from tasks.records import Counts, Item, Job, Routing, Sampling, Selection, encode
 from tasks.shelf import find_model, find_models
 from tasks.state import KnownJob, State, fleet_state
 from tasks.submit import Sharing, Submitted, check_output, options_as, stored, visible
@@ -51,6 +51,7 @@ def append(
     model: str,
     output: str,
     *,
+    sampling: Sampling | None = None,
     routing: Routing | None = None,
     sharing: Sharing | None = None,
     app: Celery | None = None,
@@ -59,37 +60,45 @@ def append(
 ) -> Submitted:
     """Add inputs to an open job, made if there is none: URIs, or {"uri": …, "file_name": …}.
 
-    What is named is taken as it is; nothing is listed or expanded.
+    What is named is taken as it is; nothing is listed or expanded, save a video to its frames.
     """
     sharing, state = sharing or Sharing(), state or fleet_state()
     wished = Wishes(model=model, output=absolute(output), **wishes)
     check_output(wished.output, sharing)
-    opened = open_job(wished, routing or Routing(), state)
     seen = visible(map(_found, items), wished.output, sharing)
-    return _store(opened, seen, wished.shard_size, app or make_app(broker_url()))
+    found = frames_of(seen, sampling or Sampling())
+    opened = open_job(wished, routing or Routing(), state)
+    return _store(opened, found, wished.shard_size, app or make_app(broker_url()))
 
 
 def append_inputs(
     inputs: Sequence[str], *, selection: Selection, stdin: BinaryIO | None, **given: Any
 ) -> Submitted:
     """`maskmill submit --append`: all that the inputs name; `given`: what `append` takes."""
-    if selection != Selection():
+    numbering = set(Selection.__struct_fields__) - set(Sampling.__struct_fields__)
+    if any(getattr(selection, name) != getattr(Selection(), name) for name in numbering):
         raise InputError("--append takes its inputs as they come, none chosen and none numbered")
     found = (each for each in find(sources(inputs, selection).inputs, stdin=stdin) if each.is_image)
-    return append(found, **given)
+    return append(found, sampling=selection, **given)
 
 
 def append_message(
-    message: AnnotateMessage, app: Celery, state: State, admit: Admit, remembered: Remembered
+    message: AnnotateMessage,
+    app: Celery,
+    state: State,
+    admit: Admit,
+    refused: Callable[[str], str],
+    remembered: Remembered,
 ) -> Submitted:
     """What a message asks for. A job that was looked at before costs one small read."""
-    found = _once([_named(each) for each in message.items])
+    named = _once([_named(each) for each in message.items])
     key = encode((message.model, message.output, message.options))
-    routing, wished = options_as(message, Routing, Wishes)
+    sampling, routing, wished = options_as(message, Sampling, Routing, Wishes)
+    found = frames_of(named, sampling, refused)
     opened = remembered.get(key)
     if opened is None or read_job(message.output) != opened.job:
         opened = remembered[key] = open_job(wished, routing, state, admit)
-    return _store(opened, iter(found), wished.shard_size, app)
+    return _store(opened, found, wished.shard_size, app)
 
 
 def open_job(
@@ -157,17 +166,20 @@ def _named(item: str | ListLine) -> Found:
         raise InputError(f"{shown(each.uri)} is neither a URI nor a path from the root")
     if each.file_name:
         below("file:///", each.file_name)
-    return Found(each.uri, each.file_name or name_in_list(each.uri) or parse(each.uri).host)
+    return in_list(each, "/")
 
 
 def _store(opened: Opened, found: Iterator[Found], size: int | None, app: Celery) -> Submitted:
     """Write the inputs as parts named by the hash of their content, then send these."""
     job, folder = opened
-    chunks = iter(lambda: list(itertools.islice(found, size or job.asked.shard_size)), [])
+    chunks = shards_of(found, size or job.asked.shard_size)
 
     def write(chunk: list[Found]) -> tuple[str, int]:
         found = enumerate(_once(chunk), 1)
-        items = [Item(n, each.uri, each.file_name, each.version) for n, each in found]
+        items = [
+            Item(n, each.uri, each.file_name, each.version, each.frame, each.problem)
+            for n, each in found
+        ]
         data = b"".join(encode(item) + b"\n" for item in items)
         name = hashlib.sha256(data).hexdigest()[:32]
         put(folder.plan(name), data, create_only=True)
@@ -181,7 +193,7 @@ def _store(opened: Opened, found: Iterator[Found], size: int | None, app: Celery
 
 def _once(chunk: list[Found]) -> list[Found]:
     """Each URI once, and no name for two: ids in the dataset are given when it is merged."""
-    once = {each.uri: each for each in reversed(chunk)}
-    if len({each.file_name for each in once.values()}) < len(once):
+    once = {(each.uri, each.part): each for each in reversed(chunk)}
+    if len({(each.file_name, each.part) for each in once.values()}) < len(once):
         raise InputError("two inputs have the same file name; give a file_name for each")
-    return [each for each in chunk if once.pop(each.uri, None)]
+    return [each for each in chunk if once.pop((each.uri, each.part), None)]

@@ -10,6 +10,8 @@ from storage.uris import join, without_query
 from tasks.board import BOARDS
 from tasks.cards import Model
 from tasks.folder import Folder, JobDiffers, delete_run, exists, read_job
+from tasks.fragments import span_of
+from tasks.frames import frames_of, may_read
 from tasks.inputs import Found, InputError, absolute, find
 from tasks.plan import commit_job, write_plan
 from tasks.records import Asked, Job, ModelRef, Routing, Selection, Settings, encode
@@ -36,6 +38,7 @@ def sources(inputs: Sequence[str], selection: Selection, stdin: BinaryIO | None 
     """Local paths in full, so that the same words mean the same from any working directory."""
     if selection.extra_images and not selection.images_from:
         raise InputError("--extra-images goes with --images-from")
+    span_of(selection)  # refuses what cannot be
     chosen = msgspec.structs.replace(
         selection,
         seed=0 if selection.sample is None else selection.seed,
@@ -90,11 +93,12 @@ def open_job(
     overwrite: bool = False,
     checked: Callable[[Iterator[Found]], Iterator[Found]] = lambda found: found,
     noted: Callable[[Folder], None] = lambda folder: None,
+    refused: Callable[[str], str] = may_read,
 ) -> Opened:
     """Plan a job, or continue the one that this output holds if it was asked for in equal words.
 
     `checked` sees every input on its way into the plan, `noted` the folder before it has a job:
-    who looks after jobs knows of each that there is.
+    who looks after jobs knows of each that there is. `refused` says which videos to leave alone.
     """
     there = None if overwrite else continue_job(output, asked)
     if there is not None:
@@ -103,6 +107,7 @@ def open_job(
     if replaced is None:
         refuse_foreign(output)
     found = checked(find(given.inputs, given.selection.images_root, given.stdin))
+    found = frames_of(found, given.selection, refused)
     salt = encode(asked) + (replaced.run.encode() if replaced else b"")
     folder, counts = write_plan(output, salt, found, given.selection, asked.shard_size)
     path, *others = model_paths

@@ -1,12 +1,14 @@
 """Work side by side with results in order and a bound on what is in flight."""
 
+import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
+K = TypeVar("K", bound=Hashable)
 
 
 def side_by_side(
@@ -32,3 +34,22 @@ def ordered_map(
     finally:
         for future in waiting:
             future.cancel()
+
+
+def asked_once(
+    pool: Executor,
+    function: Callable[[T], R],
+    values: Iterable[T],
+    key: Callable[[T], K],
+    size: int,
+) -> Iterator[tuple[T, R | None]]:
+    """Each value with its result, in order; with None where its key is None.
+
+    They are taken `size` at a time: values of one key in a row have one result in common.
+    """
+    rest, begun = iter(values), dict[K, Future[R]]()
+    while some := [(key(value), value) for value in itertools.islice(rest, size)]:
+        named = {name: value for name, value in some if name is not None}
+        begun = {n: begun.get(n) or pool.submit(function, value) for n, value in named.items()}
+        for name, value in some:
+            yield value, None if name is None else begun[name].result()

@@ -13,23 +13,28 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
+from typing import TypeVar
+
+import msgspec
 
 from storage import put
 from storage.errors import Exists
-from storage.uris import shown
+from storage.uris import shown, without_frame
 from tasks.folder import Folder, JobError, entries_of
 from tasks.inputs import Found, InputError, coco_images
 from tasks.ordered import side_by_side
-from tasks.records import Counts, Item, Job, Selection, encode
+from tasks.records import Counts, Item, Job, Problem, Selection, VideoFrame, encode
 
 SAID = 100_000  # of so many inputs each one is told, for a long plan is silent else
 NAMED = 10  # how many of the files that are no images a summary names
 WRITERS = 8
+Planned = TypeVar("Planned", Item, Found)
 
+_ROWS = "SELECT id, uri, name, version, frame, problem FROM item ORDER BY id"
 _TABLES = """
 CREATE TABLE item (
     place INTEGER PRIMARY KEY, uri TEXT NOT NULL UNIQUE, name TEXT NOT NULL UNIQUE,
-    id INTEGER UNIQUE, version TEXT, draw BLOB
+    id INTEGER UNIQUE, version TEXT, draw BLOB, frame BLOB, problem BLOB
 );
 CREATE TABLE known (name TEXT PRIMARY KEY, id INTEGER NOT NULL UNIQUE) WITHOUT ROWID;
 """
@@ -59,15 +64,18 @@ class Tally:
     items: int = 0
     duplicates: int = 0
     not_images: int = 0
+    shards: int = 0
     bytes: int = 0
     of_unknown_size: int = 0
     named: list[str] = field(default_factory=list)
 
 
-def survey(found: Iterable[Found], selection: Selection) -> Tally:
+def survey(found: Iterable[Found], selection: Selection, shard_size: int) -> Tally:
     """What a plan would come to."""
     with scratch(_TABLES) as db:
-        return _gather(db, found, selection)
+        tally = _gather(db, found, selection)
+        tally.shards = sum(1 for _ in shards_of(_items(db), shard_size))
+    return tally
 
 
 def write_plan(
@@ -83,15 +91,15 @@ def write_plan(
         if not tally.items:
             some = f", for one {tally.named[0]}" if tally.named else ""
             raise InputError(f"none of the {tally.not_images} files found is an image{some}")
-        rows = "SELECT id, uri, name, version FROM item ORDER BY id"
         token = hashlib.sha256(salt)
-        for row in db.execute(rows):
+        for row in db.execute(_ROWS):
             token.update(repr(row).encode())
         folder = Folder(output, token.hexdigest()[:12])
-        items = _write_parts(folder, itertools.starmap(Item, db.execute(rows)), shard_size)
+        *sizes, last = _write_parts(folder, shards_of(_items(db), shard_size))
     return folder, Counts(
-        items=items,
-        shards=-(-items // shard_size),
+        items=sum(sizes) + last,
+        shards=len(sizes) + 1,
+        cuts=tuple(itertools.accumulate(sizes, initial=0)) if set(sizes) - {shard_size} else (),
         duplicates=tally.duplicates,
         not_images=tally.not_images,
         not_images_named=tuple(tally.named),
@@ -143,9 +151,10 @@ def _insert(db: sqlite3.Connection, each: Found, place: int, selection: Selectio
     draw = None
     if selection.sample is not None:
         draw = hashlib.blake2b(f"{selection.seed} {each.file_name}".encode(), digest_size=16)
-    row = (place, each.uri, each.file_name, each.id, each.version, draw and draw.digest())
+    more = (more and encode(more) for more in (each.frame, each.problem))
+    row = (place, each.uri, each.file_name, each.id, each.version, draw and draw.digest(), *more)
     try:
-        db.execute("INSERT INTO item VALUES (?, ?, ?, ?, ?, ?)", row)
+        db.execute("INSERT INTO item VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
     except sqlite3.IntegrityError:
         if db.execute("SELECT 1 FROM item WHERE uri = ?", (each.uri,)).fetchone():
             return False
@@ -207,10 +216,37 @@ def _give_ids(db: sqlite3.Connection, selection: Selection) -> None:
     )
 
 
-def _write_parts(folder: Folder, items: Iterator[Item], shard_size: int) -> int:
+def _items(db: sqlite3.Connection) -> Iterator[Item]:
+    for *known, frame, problem in db.execute(_ROWS):
+        frame = frame and msgspec.json.decode(frame, type=VideoFrame)
+        problem = problem and msgspec.json.decode(problem, type=Problem)
+        number, uri, name, version = known
+        yield Item(number, uri, name, version, frame, problem)
+
+
+def shards_of(each: Iterable[Planned], size: int) -> Iterator[list[Planned]]:
+    """At most `size` items at a time, with frames of one group of pictures together where they fit.
+
+    So what one shard has to decode is decoded for no other.
+    """
+    shard: list[Planned] = []
+    for _, group in itertools.groupby(each, key=_group):
+        while some := list(itertools.islice(group, size)):
+            if len(shard) + len(some) > size:
+                yield shard
+                shard = []
+            shard += some
+    if shard:
+        yield shard
+
+
+def _group(each: Item | Found) -> object:
+    return (without_frame(each.uri), each.frame.group) if each.frame else each.uri
+
+
+def _write_parts(folder: Folder, shards: Iterable[list[Item]]) -> Iterator[int]:
     """Each part is one shard's items; the uploads run side by side, save those that are there."""
     there = {entry.uri for entry in entries_of(f"{folder.plan(0).rpartition('/')[0]}/")}
-    parts = enumerate(iter(lambda: list(itertools.islice(items, shard_size)), []))
 
     def write(part: tuple[int, list[Item]]) -> int:
         number, chosen = part
@@ -220,4 +256,4 @@ def _write_parts(folder: Folder, items: Iterator[Item], shard_size: int) -> int:
                 put(folder.plan(number), data, create_only=True)
         return len(chosen)
 
-    return sum(side_by_side(write, parts, WRITERS))
+    return side_by_side(write, enumerate(shards), WRITERS)

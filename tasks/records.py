@@ -1,6 +1,6 @@
 """The typed values that a job folder holds. Each is written as JSON exactly as it stands here."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -8,6 +8,7 @@ from tasks.cards import Card, Compute, Positive
 from tasks.categories import Category
 
 SCHEMA = 1
+Index = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class VideoFrame(msgspec.Struct, frozen=True):
@@ -58,7 +59,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_pixels: int
 
 
-class Selection(msgspec.Struct, frozen=True, kw_only=True):
+class Sampling(msgspec.Struct, frozen=True, kw_only=True, rename={"from_": "from"}):
+    """Which frames of videos: all of a part, or one choice of `fps` to `frames` among these."""
+
+    fps: float | None = None
+    every: Positive | None = None
+    keyframes: bool = False
+    frames: tuple[Index, ...] = ()
+    from_: str | float = ""  # seconds or h:mm:ss, as is `to`
+    to: str | float = ""
+
+
+class Selection(Sampling, frozen=True, kw_only=True):
     """How the inputs were chosen and numbered."""
 
     limit: Positive | None = None
@@ -95,6 +107,7 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
     duplicates: int = 0
     not_images: int = 0
     not_images_named: tuple[str, ...] = ()  # the first few
+    cuts: tuple[int, ...] = ()  # how many items come before each shard, where some are not full
 
 
 Priority = Literal["high", "normal", "low"]

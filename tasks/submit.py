@@ -7,27 +7,29 @@ submit(["s3://bucket/photos/"], "shapes", "s3://bucket/out", threshold=0.5)
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any, BinaryIO, NamedTuple
 
 import msgspec
 from celery import Celery
 
 from storage import open_read, open_write
-from storage.uris import join, parse, shown
+from storage.uris import basename, join, parse, shown
 from tasks.board import check_target
 from tasks.broker import BrokerDown, broker_url, make_app, send_merge, send_shards
 from tasks.cards import Model
 from tasks.folder import Folder, exists, missing_shards
+from tasks.frames import may_read
 from tasks.inputs import LIST_SUFFIXES, Found, InputError, absolute
 from tasks.markers import look_for_halt
 from tasks.merge import is_merged
 from tasks.messages import AnnotateMessage, SubmitMessage
 from tasks.opening import Sources, open_job, sources
-from tasks.ordered import ordered_map
+from tasks.ordered import asked_once
 from tasks.records import Asked, Job, Routing, Selection
 from tasks.shelf import checksum, find_models
 from tasks.state import KnownJob, State, fleet_state
@@ -65,11 +67,13 @@ def submit(
     stdin: BinaryIO | None = None,
     app: Celery | None = None,
     state: State | None = None,
+    refused: Callable[[str], str] = may_read,
     **wishes: Any,
 ) -> Submitted:
     """Plan a job and send its shards; one that is there already is continued.
 
     `wishes` are those of `maskmill annotate`: threshold, classes, mask_format and so on.
+    `refused` says why a video may not be read here; empty if it may.
     """
     wished = Wishes(model=model, output=absolute(output), **wishes)
     state = state or fleet_state()
@@ -86,6 +90,7 @@ def submit(
         overwrite=wished.overwrite,
         checked=lambda found: visible(found, wished.output, sharing),
         noted=lambda folder: state.register(KnownJob(folder.uri, folder.run, time.time())),
+        refused=refused,
     )
     look_for_halt(folder)
     sent = send_missing(app or make_app(broker_url()), state, job, folder)
@@ -105,7 +110,9 @@ def what_is_asked(
     return models, asked_for(given, models, wished, routing.target)
 
 
-def submit_message(message: SubmitMessage, app: Celery, state: State) -> Submitted:
+def submit_message(
+    message: SubmitMessage, app: Celery, state: State, refused: Callable[[str], str]
+) -> Submitted:
     """What a bare client asks for. Local paths are those of the machine that plans."""
     selection, routing, wished = options_as(message, Selection, Routing, Wishes)
     return submit(
@@ -115,21 +122,27 @@ def submit_message(message: SubmitMessage, app: Celery, state: State) -> Submitt
         sharing=Sharing(shared_paths=True),
         app=app,
         state=state,
+        refused=refused,
         **asdict(wished),
     )
 
 
 def options_as(message: SubmitMessage | AnnotateMessage, *kinds: type[Any]) -> list[Any]:
     """A message's options as values of these kinds. Nothing is taken that would be ignored."""
-    known = [set(kind.__annotations__) - NO_OPTIONS for kind in kinds]
+    known = [_names(kind) for kind in kinds]
     for name in message.options:
-        if not any(name in names for names in known):
+        if name in NO_OPTIONS or not any(name in names for names in known):
             raise msgspec.ValidationError(f"options has no {name!r}")
     values = {**message.options, "model": message.model, "output": message.output}
     return [
-        msgspec.convert({n: v for n, v in values.items() if n in kind.__annotations__}, kind)
-        for kind in kinds
+        msgspec.convert({n: v for n, v in values.items() if n in names}, kind)
+        for kind, names in zip(kinds, known, strict=True)
     ]
+
+
+def _names(kind: type[Any]) -> Collection[str]:
+    """The fields of a struct or dataclass, as JSON has them."""
+    return getattr(kind, "__struct_encode_fields__", kind.__annotations__)
 
 
 def send_missing(app: Celery, state: State, job: Job, folder: Folder) -> int:
@@ -178,22 +191,25 @@ def visible(
 ) -> Iterator[Found]:
     """The inputs as workers can read them: local ones uploaded, shared, or refused."""
 
-    def seen(each: Found) -> Found:
+    def unseen(each: Found) -> str | None:
         if not each.is_image or sharing.shared_paths or not is_local(each.uri):
-            return each
+            return None
         check_input(each.uri, sharing)
-        return replace(each, uri=_uploaded(each, output), version=None) if upload else each
+        return each.uri if upload else None
 
     with ThreadPoolExecutor(UPLOADS) as pool:
-        yield from ordered_map(pool, seen, found, window=2 * UPLOADS)
+        uploaded = partial(_uploaded, output)
+        for each, uri in asked_once(pool, uploaded, found, unseen, 2 * UPLOADS):
+            yield replace(each, uri=uri, version=None) if uri else each
 
 
-def _uploaded(each: Found, output: str) -> str:
+def _uploaded(output: str, each: Found) -> str:
     """Under the hash of its bytes: two inputs of one name stay two, and none replaces another."""
     with open_read(each.uri) as source, tempfile.NamedTemporaryFile(prefix="maskmill-") as copy:
         shutil.copyfileobj(source, copy, CHUNK)
         copy.flush()
-        there = join(output, f"inputs/{checksum('sha256', copy.name)}/{each.file_name}")
+        place = f"inputs/{checksum('sha256', copy.name)}/{basename(each.uri)}"
+        there = join(output, place)
         if not exists(there):
             copy.seek(0)
             with open_write(there) as target:

@@ -1,15 +1,18 @@
-"""Videos among the inputs: what is known of one, and which of its frames are asked for.
+"""What is known of a video without looking at its pixels, and the choice of its frames.
 
 Time is that of a player's clock: presentation time since the start of the container. It is held
 exactly; what is recorded or compared with what a person typed is rounded to a microsecond.
 """
 
-from collections.abc import Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from math import ceil, floor
 from typing import Literal
 
-from tasks.records import Video
+from tasks.fragments import Part
+from tasks.records import Sampling, Video
 
 MICROSECONDS = 10**6
 
@@ -45,8 +48,9 @@ class VideoIndex:
     start: Fraction  # seconds: the presentation time at which a player's clock stands at 0
 
     def time(self, frame: int) -> Fraction:
-        """On a player's clock, in seconds."""
-        return self.pts[frame] * self.time_base - self.start
+        """When it begins on a player's clock, in seconds; the one past the last where that ends."""
+        stamp = self.pts[frame] if frame < len(self.pts) else self.end
+        return stamp * self.time_base - self.start
 
     def microseconds(self, frame: int) -> int:
         """`time`, rounded as it is recorded."""
@@ -56,13 +60,39 @@ class VideoIndex:
         return self.groups[frame] == self.pts[frame]
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """Which frames of a part of a video: at most one of `fps` to `frames`; none means all."""
+def chosen(index: VideoIndex, part: Part, span: Part, sampling: Sampling) -> Iterable[int]:
+    """The frames asked for, in order; those asked for by number whether they are there or not."""
+    if part.frame is not None:
+        return [part.frame]
+    frames = range(len(index.pts))
+    if part.at is not None:
+        moment = floor(part.at * MICROSECONDS)
+        shown = bisect_right(frames, moment, key=index.microseconds) - 1
+        return [max(shown, 0)] if moment <= index.microseconds(len(frames)) else []
+    start, end = max(part.start, span.start), min(part.end, span.end)
+    first, after = (
+        bisect_left(frames, t * MICROSECONDS, key=index.microseconds) for t in (start, end)
+    )
+    inside = range(first, after)
+    if sampling.frames:
+        return [n for n in sorted(set(sampling.frames)) if n in inside or n not in frames]
+    if sampling.keyframes:
+        return filter(index.is_key, inside)
+    if sampling.fps is not None:
+        return _at_rate(index, inside, Fraction(str(sampling.fps)), Fraction(max(start, 0)), end)
+    return inside[:: sampling.every or 1]
 
-    fps: Fraction | None = None
-    every: int | None = None
-    keyframes: bool = False
-    frames: tuple[int, ...] = ()
-    start: Fraction | None = None  # seconds: frames from here on …
-    end: Fraction | None = None  # … and before this
+
+def _at_rate(
+    index: VideoIndex, frames: range, rate: Fraction, start: Fraction, end: Fraction | float
+) -> Iterator[int]:
+    """The frame that is shown at `start` and every 1/rate seconds on; before the first, that."""
+    ticks = (min(end, index.time(len(index.pts))) - start) * rate
+    tick = 0
+    while frames and tick < ticks:
+        stamp = floor((start + tick / rate + index.start) / index.time_base)
+        shown = bisect_right(index.pts, stamp) - 1
+        frame = min(max(shown, frames[0]), frames[-1])
+        yield frame
+        frames = range(frame + 1, frames.stop)
+        tick = ceil((index.time(frame + 1) - start) * rate)

@@ -107,14 +107,15 @@ def merge_job(message: MergeMessage) -> None:
 def submit_job(message: SubmitMessage) -> None:
     """Plan on this worker what a bare client asks for, and send its shards."""
     fleet = _for_client(message)
-    submit_message(message, fleet.app, fleet.state)
+    submit_message(message, fleet.app, fleet.state, fleet.limits.refused_input)
 
 
 @task(AnnotateMessage)
 def annotate_items(message: AnnotateMessage) -> None:
     """Store what is to be added to an open job, then send its shard."""
     fleet = _for_client(message)
-    append_message(message, fleet.app, fleet.state, fleet.admit, fleet.open_jobs)
+    refused = fleet.limits.refused_input
+    append_message(message, fleet.app, fleet.state, fleet.admit, refused, fleet.open_jobs)
 
 
 def _for_client(message: SubmitMessage | AnnotateMessage) -> FleetStation:

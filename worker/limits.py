@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from storage.uris import parse, shown
 from tasks.cards import ModelError
 from tasks.folder import JobError
+from tasks.inputs import meant
 from tasks.messages import AnnotateMessage, SubmitMessage
 
 _UP = re.compile(r"(?:^|[/\\])\.\.(?:[/\\;]|$)")  # a server may take it for the folder above
@@ -41,7 +42,7 @@ class Limits:
     def check_files(self, message: SubmitMessage | AnnotateMessage) -> None:
         """Files that a message would have this worker read on the way to a plan."""
         options = {**message.options, "model": message.model}
-        files = [("inputs", word) for word in getattr(message, "inputs", ())]
+        files = [("inputs", meant(word)[0]) for word in getattr(message, "inputs", ())]
         for name in ("model", "category_ids", "category_map", "images_from", "images_root"):
             word = str(options.get(name) or "")
             if "/" in word or name not in ("model", "category_ids"):  # those two may be names

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from storage.errors import StorageError
+from storage.uris import without_frame
 from tasks.annotate import engines_here
 from tasks.cards import Model, ModelError
 from tasks.environment import SettingError
@@ -80,7 +81,7 @@ class Station:
 
     def refused(self, item: Item) -> str:
         """Why this worker may not read an input; empty if it may."""
-        return self.limits.refused_input(item.uri)
+        return self.limits.refused_input(without_frame(item.uri) if item.frame else item.uri)
 
     def announce(self, event: str, each: list[dict[str, str]]) -> None:
         """Tell whoever listens on the broker that objects are there."""

@@ -1,0 +1,110 @@
+"""In a stream of found inputs, the frames that are asked for in the place of each video."""
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from importlib import import_module
+from typing import Any
+
+from storage.uris import of_frame, shown
+from tasks.environment import whole_number
+from tasks.fragments import Part, span_of
+from tasks.inputs import Found, InputError
+from tasks.ordered import asked_once
+from tasks.records import Problem, Sampling, VideoFrame
+from tasks.videos import MICROSECONDS, BadVideo, VideoIndex, VideoLimits, chosen
+
+LOOKS = 8  # videos looked at side by side
+AHEAD = 16  # inputs taken at a time: no more indices than these are in memory
+
+
+def may_read(uri: str) -> str:
+    return ""
+
+
+def frames_of(
+    found: Iterable[Found], sampling: Sampling, refused: Callable[[str], str] = may_read
+) -> Iterator[Found]:
+    """Images as they are, in order; a video that has no frame for us is one item with a problem.
+
+    refused: why a video may not be looked at; empty if it may.
+    """
+    span, limits = span_of(sampling), video_limits()
+
+    def look(each: Found) -> VideoIndex | Problem:
+        if reason := refused(each.uri):
+            return Problem("fetch", "refused", reason)
+        try:
+            index: VideoIndex = _reader(each.uri).look(each.uri, each.version, limits)
+            return index
+        except BadVideo as exc:
+            return Problem(exc.stage, exc.kind, exc.message)
+
+    def video(each: Found) -> tuple[str, str | None] | None:
+        return (each.uri, each.version) if each.part else None
+
+    def frames() -> Iterator[Found]:
+        with ThreadPoolExecutor(LOOKS) as pool:
+            for each, seen in asked_once(pool, look, found, video, AHEAD):
+                if each.part is None or seen is None:
+                    yield each
+                elif isinstance(seen, Problem):
+                    yield _failed(each, each.part.fragment, seen)
+                else:
+                    numbers = chosen(seen, each.part, span, sampling)
+                    yield from _frames(each, each.part, seen, numbers)
+
+    return frames()
+
+
+def video_limits() -> VideoLimits:
+    return VideoLimits(
+        max_bytes=whole_number("MASKMILL_MAX_VIDEO_BYTES", 2 << 30, 1),
+        max_seconds=whole_number("MASKMILL_MAX_VIDEO_S", 86_400, 1),
+        max_frames=whole_number("MASKMILL_MAX_FRAMES", 2_000_000, 1),
+        max_pixels=whole_number("MASKMILL_MAX_PIXELS", 100_000_000, 1),
+    )
+
+
+def _reader(uri: str) -> Any:
+    """What reads containers: only who has a video needs it."""
+    try:
+        return import_module("worker.video")
+    except ImportError as exc:
+        raise InputError(
+            f"{shown(uri)} is a video, and {exc.name} is not here: pip install 'maskmill[worker]'"
+        ) from exc
+
+
+def _frames(each: Found, part: Part, index: VideoIndex, numbers: Iterable[int]) -> Iterator[Found]:
+    count, given = len(index.pts), each
+    ends = float(index.time(count))
+    none = Problem("decode", "no-frame", f"the video has {count} frames, and ends at {ends:.3f} s")
+    for number in numbers:
+        if number < count:
+            yield _frame(given, part, index, number)
+        else:
+            yield _failed(given, f"frame={number}", none)
+        given = replace(each, size=0)  # the video's is counted once
+    if given is each:
+        yield _failed(each, part.fragment, none)
+
+
+def _frame(each: Found, part: Part, index: VideoIndex, number: int) -> Found:
+    is_one = part.frame is not None or part.at is not None
+    name = each.file_name
+    time = index.microseconds(number) / MICROSECONDS
+    return replace(
+        each,
+        uri=of_frame(each.uri, number),
+        file_name=name if each.is_named and is_one else f"{name}/frame_{number:06d}.jpg",
+        version=each.version or index.version,
+        part=None,
+        frame=VideoFrame(number, index.pts[number], time, index.groups[number]),
+    )
+
+
+def _failed(each: Found, fragment: str, problem: Problem) -> Found:
+    mark = fragment and f"#{fragment}"
+    name = each.file_name + ("" if each.is_named else mark)
+    return replace(each, uri=each.uri + mark, file_name=name, part=None, problem=problem)
