@@ -8,7 +8,7 @@ from math import inf
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.fragments import InputError, Part, span_of, split_fragment
@@ -60,6 +60,7 @@ def inside(index: VideoIndex, part: tuple[str, str], given: tuple[str, str]) -> 
     return [n for n in frames if lowest <= recorded(index, n) < highest]
 
 
+@settings(deadline=None)  # the oracles are slow
 @given(indices(), BOUNDS, BOUNDS, st.integers(1, 7), st.sets(st.integers(0, 40), min_size=1))
 def test_parts_every_nth_key_frames_and_numbers(
     index: VideoIndex, part: tuple[str, str], bounds: tuple[str, str], step: int, numbers: set[int]
@@ -80,6 +81,7 @@ def test_parts_every_nth_key_frames_and_numbers(
     assert found(frames=tuple(numbers)) == sorted([n for n in numbers if n in expected] + past)
 
 
+@settings(deadline=None)  # the oracles are slow
 @given(indices(), BOUNDS, RATES)
 def test_a_rate_takes_the_frame_that_is_shown_at_each_tick(
     index: VideoIndex, bounds: tuple[str, str], rate: float
@@ -99,6 +101,7 @@ def test_a_rate_takes_the_frame_that_is_shown_at_each_tick(
     assert list(chosen(index, Part(), span_of(sampling), sampling)) == sorted(shown)
 
 
+@settings(deadline=None)  # the oracles are slow
 @given(indices(), SECONDS)
 def test_a_moment_is_the_frame_that_is_shown_then(index: VideoIndex, moment: str) -> None:
     begun = [n for n in range(len(index.pts)) if recorded(index, n) <= F(moment)]
@@ -107,6 +110,7 @@ def test_a_moment_is_the_frame_that_is_shown_then(index: VideoIndex, moment: str
     assert list(found) == ([] if over else [max(begun, default=0)])
 
 
+@settings(deadline=None)  # the oracles are slow
 @given(indices())
 def test_a_recorded_time_finds_its_frame_again(index: VideoIndex) -> None:
     for frame in range(len(index.pts)):

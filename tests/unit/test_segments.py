@@ -29,6 +29,7 @@ from tasks.records import (
     Selection,
     Settings,
     Shard,
+    VideoFrame,
     encode,
 )
 from tasks.segments import Segments, identity, segment_uri, segments
@@ -81,6 +82,11 @@ class Reads:
         return kinds
 
 
+def _frame(uri: str) -> VideoFrame | None:
+    number = uri.partition("#frame=")[2]
+    return VideoFrame(int(number), int(number), 0.0, 0) if number else None
+
+
 def add(
     folder: Folder,
     part: str,
@@ -92,7 +98,7 @@ def add(
     """A part with its shard object: (uri, "ok") for an image with two annotations, or a stage."""
     named = names or {}
     items = [
-        Item(n, uri, named.get(uri, uri.rpartition("/")[2].partition("?")[0]))
+        Item(n, uri, named.get(uri, uri.rpartition("/")[2].partition("?")[0]), frame=_frame(uri))
         for n, (uri, _) in enumerate(ends, 1)
     ]
     put(folder.plan(part), b"".join(encode(each) + b"\n" for each in items), create_only=True)
@@ -234,6 +240,15 @@ def test_a_repeat_under_another_name_does_not_take_that_name(folder: Folder, job
     add(folder, "bb", ("s3://b/a.jpg", "ok"), names={"s3://b/a.jpg": "z.jpg"})
     add(folder, "cc", ("s3://b/z.jpg", "ok"))
     assert ids(merge(folder, job)) == {"a.jpg": 1, "z.jpg": 2}
+
+
+def test_frames_are_in_the_order_of_their_video(folder: Folder, job: Job) -> None:
+    clip = "s3://b/v.mp4#frame="
+    add(folder, "aa", (f"{clip}10", "ok"), (f"{clip}2", "ok"), ("s3://b/v.mp4$", "ok"))
+    merged = ids(merge(folder, job))
+    assert merged == {"v.mp4#frame=2": 1, "v.mp4#frame=10": 2, "v.mp4$": 3}
+    add(folder, "bb", (f"{clip}10", "ok"), (f"{clip}3", "ok"))
+    assert ids(merge(folder, job)) == merged | {"v.mp4#frame=3": 4}
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage import put
@@ -255,6 +255,7 @@ def test_no_video_is_looked_at_that_may_not_be_read(reader: Reader) -> None:
     assert "MASKMILL_INPUT_ROOTS" in other.problem.message
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("abcde"), st.booleans()), max_size=60), st.integers(1, 9))
 def test_order_stays_whatever_is_looked_at(given: list[tuple[str, bool]], step: int) -> None:
     made = Reader()
@@ -353,6 +354,7 @@ def rows(draw: st.DrawFn) -> list[Item]:
     return items
 
 
+@settings(deadline=None)
 @given(rows(), st.integers(1, 8))
 def test_shards_end_between_groups_of_pictures(items: list[Item], size: int) -> None:
     shards = list(shards_of(items, size))
