@@ -14,7 +14,7 @@ from tasks.ordered import asked_once
 from tasks.records import Problem, Sampling, VideoFrame
 from tasks.videos import MICROSECONDS, BadVideo, VideoIndex, VideoLimits, chosen
 
-LOOKS = 8  # videos looked at side by side
+LOOKS = 4  # videos looked at side by side; each may be a download to a temporary file
 AHEAD = 16  # inputs taken at a time: no more indices than these are in memory
 
 

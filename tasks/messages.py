@@ -46,9 +46,10 @@ class AnnotateMessage(Message, frozen=True):
 
     items: URIs, or {"uri": …, "file_name": …}, taken as they are. output: the job's folder; the
     first message opens the job, and later ones ask for the same model and options.
-    options: those of `maskmill submit` by name, with underscores, save those that choose, number
-    or overwrite: threshold, classes, priority, target, per_image (a file for each input as soon as
-    it is done), shard_size (inputs a shard where a message has many) and so on.
+    options: those of `maskmill submit` by name, with underscores, save those that choose inputs,
+    number or overwrite: threshold, classes, fps (of videos among the items), priority, target,
+    per_image (a file for each input as soon as it is done), shard_size (inputs a shard where a
+    message has many) and so on.
     """
 
     task = "maskmill.annotate"

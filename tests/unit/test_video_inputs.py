@@ -11,6 +11,7 @@ from threading import Lock
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,10 +24,13 @@ from tasks.folder import Folder, read_plan
 from tasks.fragments import Part
 from tasks.frames import AHEAD, frames_of
 from tasks.inputs import Found, InputError, absolute, find
+from tasks.messages import AnnotateMessage, SubmitMessage
 from tasks.open_jobs import _named, _once
 from tasks.plan import shards_of, survey, write_plan
 from tasks.records import Counts, Item, Sampling, Selection, Video, VideoFrame
+from tasks.submit import options_as
 from tasks.videos import BadVideo, VideoIndex, VideoLimits
+from tasks.wishes import Wishes
 from worker.limits import Limits
 
 WHOLE = Part()
@@ -413,6 +417,22 @@ def test_a_message_may_name_several_parts_of_a_video(reader: Reader) -> None:
     assert len(_once([_named(word) for word in words])) == 3
     with pytest.raises(InputError, match="same file name"):
         _once([_named("s3://a/v.mp4"), _named("s3://b/v.mp4")])
+
+
+def test_messages_choose_by_the_names_of_the_options() -> None:
+    options = {"from": 3, "to": "1:00", "frames": [1, 2], "threshold": 0.5}
+    about: dict[str, Any] = {"model": "m", "output": "s3://b/out", "options": options}
+    sampling = Sampling(from_=3, to="1:00", frames=(1, 2))
+    adding = AnnotateMessage(items=("s3://b/v.mp4",), **about)
+    assert options_as(adding, Sampling, Wishes)[0] == sampling
+    planning = SubmitMessage(inputs=("s3://b/v.mp4",), **about)
+    assert options_as(planning, Selection, Wishes)[0] == Selection(
+        from_=3, to="1:00", frames=(1, 2)
+    )
+    for wrong in ({"from_": 3}, {"frames": [-1]}, {"every": 0}, {"limit": 3}, {"model": "m"}):
+        message = AnnotateMessage(items=("s3://b/v.mp4",), **(about | {"options": wrong}))
+        with pytest.raises(msgspec.ValidationError):
+            options_as(message, Sampling, Wishes)
 
 
 def test_a_fragment_leads_nowhere_outside_the_roots(tmp_path: Path) -> None:
