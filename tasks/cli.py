@@ -19,6 +19,7 @@ from tasks.cli_options import (
     end,
     option,
 )
+from tasks.cli_schedule import app as schedule
 
 JobFolder = Annotated[str, typer.Argument(metavar="OUT", help="A job folder.", show_default=False)]
 
@@ -251,6 +252,7 @@ def merge(
 
 
 app.add_typer(models)
+app.add_typer(schedule)
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from tasks.cards import Compute, Model, Positive
+from tasks.cards import Compute, Model, Positive, Share
 from tasks.categories import Category, CategoryId, UnknownClass, from_file, ids_of, mapped, renumber
 from tasks.environment import whole_number
 from tasks.opening import Sources, ask, usual_shard_size
@@ -17,7 +17,7 @@ class Wishes:
 
     model: str
     output: str
-    threshold: float | None = None
+    threshold: Share | None = None
     max_detections: Positive | None = None
     classes: Sequence[str] = ()
     category_ids: str = ""

@@ -3,6 +3,8 @@
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import datetime, timezone
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -38,6 +40,7 @@ from tasks.messages import (
 from tasks.open_jobs import append_message
 from tasks.reconcile import reconcile
 from tasks.records import Item, Job, ProducedBy, Shard, encode
+from tasks.runs import Fleet, tick
 from tasks.submit import submit_message
 from worker import spool
 from worker.attempts import Overtaken, Released, Trying, read_history
@@ -121,8 +124,7 @@ def annotate_items(message: AnnotateMessage) -> None:
 def _for_client(message: SubmitMessage | AnnotateMessage) -> FleetStation:
     """This worker's station, if its limits let it do what a client asks for."""
     assert isinstance(station, FleetStation)  # one machine's own broker has no such message
-    station.limits.check_output(message.output)
-    station.limits.check_files(message)
+    station.limits.check_message(message)
     return station
 
 
@@ -130,7 +132,9 @@ def _for_client(message: SubmitMessage | AnnotateMessage) -> FleetStation:
 def reconcile_jobs(message: ReconcileMessage) -> None:
     fleet = station
     if isinstance(fleet, FleetStation):
-        for done in reconcile(fleet.app, fleet.state):
+        scheduling = Fleet(fleet.app, fleet.state, fleet.limits.check_message)
+        looks = reconcile(fleet.app, fleet.state), tick(scheduling, datetime.now(timezone.utc))
+        for done in chain.from_iterable(looks):
             log.info(done)
 
 

@@ -39,8 +39,9 @@ class Limits:
         if not self._below_any(uri, self.output_roots):
             raise JobError(f"{shown(uri)} is not below any of this worker's MASKMILL_OUTPUT_ROOTS")
 
-    def check_files(self, message: SubmitMessage | AnnotateMessage) -> None:
-        """Files that a message would have this worker read on the way to a plan."""
+    def check_message(self, message: SubmitMessage | AnnotateMessage) -> None:
+        """Its output, and the files that it would have this worker read on the way to a plan."""
+        self.check_output(message.output)
         options = {**message.options, "model": message.model}
         files = [("inputs", meant(word)[0]) for word in getattr(message, "inputs", ())]
         for name in ("model", "category_ids", "category_map", "images_from", "images_root"):
