@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from typing import Any, Protocol
 
 import msgspec
 
@@ -107,7 +107,7 @@ def merge(folder: Folder, job: Job, *, replace_edited: bool = False, into: str =
         if taken is not None:
             taken.grow()
             merged.counts = taken.counts()
-        _write_all(job, merged, taken.shards() if taken else whole_shards(folder, job), files)
+        write_all(job, merged, taken.shards() if taken else whole_shards(folder, job), files)
         n = merged.counts
         if not into and n["images"] + n["failures"] != n["inputs"]:
             raise JobError(
@@ -173,23 +173,28 @@ def is_merged(folder: Folder, job: Job) -> bool:
     return up_to_date and all(exists(folder.file(name)) for name in record["files"])
 
 
-class _Hashing:
-    def __init__(self, file: BinaryIO) -> None:
+class Writable(Protocol):
+    def write(self, data: bytes, /) -> object: ...
+
+
+class Hashing:
+    """What is written, hashed on its way to a file, or to none."""
+
+    def __init__(self, file: Writable | None = None) -> None:
         self._file = file
         self.digest = hashlib.sha256()
 
     def write(self, data: bytes) -> None:
         self.digest.update(data)
-        self._file.write(data)
+        if self._file is not None:
+            self._file.write(data)
 
 
-def _write_all(
-    job: Job, merged: Merged, shards: Iterator[Shard], files: Sequence[BinaryIO]
-) -> None:
+def write_all(job: Job, merged: Merged, shards: Iterator[Shard], files: Sequence[Writable]) -> None:
     """One pass over the shards; annotations wait in a spool file until all images are written."""
     polygons = job.asked.settings.mask_format == "polygon"
     dataset, results, failures = files
-    instances = _Hashing(dataset)
+    instances = Hashing(dataset)
     instances.write(b'{"info":{"description":"instance segmentation by maskmill"},"licenses":[],')
     instances.write(b'"images":[')
     results.write(b"[")

@@ -1,14 +1,12 @@
 """`maskmill doctor OUT`: whether a job folder is sound, by the sums, ids, hashes, boxes and masks
 of everything in it."""
 
-from collections.abc import Iterator, Mapping
-from itertools import pairwise
-from typing import Any
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 
-import ijson
-
-from storage import get, open_read
 from tasks.annotate import kinds_said
+from tasks.categories import Category
 from tasks.exits import OK, STOPPED
 from tasks.folder import (
     Folder,
@@ -20,11 +18,14 @@ from tasks.folder import (
     parts,
     read_plan,
     read_run,
-    read_shard,
+    whole_shard,
+    whole_shards,
+    written,
 )
-from tasks.merge import hash_of, is_merged
+from tasks.merge import FILES, Hashing, Merged, hash_of, is_merged, write_all
 from tasks.progress import tell
-from tasks.records import Job
+from tasks.records import Annotation, Job, Shard
+from tasks.segments import segments
 from worker.rle import Rle, is_canonical
 
 SLACK = 0.011  # boxes are rounded to a hundredth
@@ -48,17 +49,26 @@ def problems(folder: Folder, job: Job) -> Iterator[str]:
     if missing:
         yield f"{len(missing)} of {len(names)} shards are not done, first {min(missing)}"
     yield from _conflicts(folder)
+    done = written(folder)
     planned: list[int] = []
     for number in names:
         items = [item.id for item in read_plan(folder, number)]
         planned += items
         if number not in missing:
-            yield from _shard_problems(folder, number, items)
+            try:
+                shard = whole_shard(folder, number, done[number])
+            except JobError as exc:
+                yield str(exc)
+            else:
+                yield from _shard_problems(shard, items, job.asked.settings.categories)
     in_order = len(planned) == job.counts.items and sorted(set(planned)) == planned
     if not job.open and not in_order:  # parts of an open job are numbered each for itself
         yield f"the plan has {len(planned)} ids for {job.counts.items} items, or not in order"
     if not missing or job.open:
-        yield from _dataset_problems(folder, job)
+        try:
+            yield from _dataset_problems(folder, job)
+        except JobError as exc:
+            yield str(exc)
 
 
 def _conflicts(folder: Folder) -> Iterator[str]:
@@ -67,102 +77,44 @@ def _conflicts(folder: Folder) -> Iterator[str]:
             yield f"{entry.uri} is other content than its shard has, by the same kind of worker"
 
 
-def _shard_problems(folder: Folder, number: ShardName, items: list[int]) -> Iterator[str]:
-    try:
-        shard = read_shard(folder, number)
-    except JobError as exc:
-        yield str(exc)
-        return
+def _shard_problems(
+    shard: Shard, items: list[int], categories: Sequence[Category]
+) -> Iterator[str]:
     ended = [image.id for image in shard.images] + [each.image_id for each in shard.failures]
     if sorted(ended) != items:
-        yield f"shard {number} does not end each of its {len(items)} inputs exactly once"
+        yield f"shard {shard.shard} does not end each of its {len(items)} inputs exactly once"
+    sizes = {each.id: (each.height, each.width) for each in shard.images}
+    known = {each.id for each in categories}
+    for number, each in enumerate(shard.annotations, 1):
+        where = f"annotation {number} of shard {shard.shard}"
+        if each.image_id not in sizes or each.category_id not in known:
+            yield f"{where} names an image or a category that is not there"
+        else:
+            yield from _shape_problems(where, each, sizes[each.image_id])
+
+
+def _shape_problems(where: str, each: Annotation, size: tuple[int, int]) -> Iterator[str]:
+    height, width = size
+    x, y, w, h = each.bbox
+    if min(x, y) < 0 or min(w, h) < 0 or x + w > width + SLACK or y + h > height + SLACK:
+        yield f"{where} has a box outside its {width}×{height} image"
+    mask = each.segmentation
+    if mask.size != size or not is_canonical(Rle(height, width, mask.counts, each.area)):
+        yield f"{where} has the area {each.area}, but not its mask, or not in canonical RLE"
 
 
 def _dataset_problems(folder: Folder, job: Job) -> Iterator[str]:
-    try:
-        merged, run = is_merged(folder, job), read_run(folder)
-    except JobError as exc:
-        yield str(exc)
-        return
-    if not merged or run is None:
+    """The dataset is what its shards make, to the byte, and run.json says of it what it is."""
+    run = read_run(folder)
+    if not is_merged(folder, job) or run is None:
         yield "the job is not merged, or a file of it is gone"
         return
-    uri = folder.file("instances.json")
-    if hash_of(uri) != run["instances_sha256"]:
-        yield f"{uri} is not what was written: somebody changed it"
-    try:
-        yield from _annotation_problems(folder, job, run)
-    except (ijson.JSONError, KeyError, TypeError, ValueError) as exc:
-        yield f"{uri} or results.json is no COCO file: {exc}"
-    failures = len(get(folder.file("failures.jsonl")).splitlines())
-    inputs = run["inputs"] if job.open else job.counts.items
-    if run["images"] + failures != inputs:
-        yield f"{run['images']} images and {failures} failures for {inputs} inputs"
-
-
-def _annotation_problems(folder: Folder, job: Job, run: dict[str, Any]) -> Iterator[str]:
-    sizes: dict[int, tuple[int, int]] = {}
-    frames: dict[int, dict[int, float]] = {}
-    for image in _items(folder, "instances.json", "images.item"):
-        if image["id"] in sizes:
-            yield f"the image id {image['id']} occurs twice"
-        sizes[image["id"]] = image["height"], image["width"]
-        if "video_id" in image:
-            times, index = frames.setdefault(image["video_id"], {}), image["frame_index"]
-            if index in times:
-                yield f"the video {image['video_id']} has the frame {index} twice"
-            times[index] = image["timestamp"]
-    yield from _video_problems(folder, frames)
-    known = {each.id for each in job.asked.settings.categories}
-    count = 0
-    pairs = zip(
-        _items(folder, "instances.json", "annotations.item"),
-        _items(folder, "results.json", "item"),
-        strict=True,
-    )
-    for count, (each, result) in enumerate(pairs, 1):
-        where = f"annotation {each['id']}"
-        if each["id"] != count:
-            yield f"{where} should have the id {count}"
-        if each["image_id"] not in sizes or each["category_id"] not in known:
-            yield f"{where} names an image or a category that is not there"
-        elif any(each[key] != result[key] for key in ("image_id", "category_id", "bbox", "score")):
-            yield f"{where} is not the result that results.json has in its place"
-        else:
-            yield from _shape_problems(where, each, result, sizes[each["image_id"]])
-    if (len(sizes), count) != (run["images"], run["annotations"]):
-        yield f"{len(sizes)} images and {count} annotations are not what run.json says"
-
-
-def _video_problems(folder: Folder, frames: Mapping[int, Mapping[int, float]]) -> Iterator[str]:
-    """`frames`: of each video the time of each frame by its index."""
-    known = [video["id"] for video in _items(folder, "instances.json", "videos.item")]
-    if known != list(range(1, len(known) + 1)):
-        yield "the ids of the videos are not 1, 2 and so on"
-    for video in sorted(frames.keys() ^ known):
-        lacks = "no frame" if video in known else "frames, but is not in the table of videos"
-        yield f"the video {video} has {lacks}"
-    for video, times in frames.items():
-        for (_, before), (index, time) in pairwise(sorted(times.items())):
-            if time <= before:
-                yield f"the frame {index} of the video {video} is no later than the one before"
-
-
-def _shape_problems(
-    where: str, each: dict[str, Any], result: dict[str, Any], size: tuple[int, int]
-) -> Iterator[str]:
-    height, width = size
-    x, y, w, h = each["bbox"]
-    if min(x, y) < 0 or min(w, h) < 0 or x + w > width + SLACK or y + h > height + SLACK:
-        yield f"{where} has a box outside its {width}×{height} image"
-    mask = result["segmentation"]
-    whole = Rle(height, width, mask["counts"], each["area"])
-    if tuple(mask["size"]) != size or not is_canonical(whole):
-        yield f"{where} has the area {each['area']}, but not its mask, or not in canonical RLE"
-    if isinstance(each["segmentation"], dict) and each["segmentation"] != mask:
-        yield f"{where} has another mask in results.json"
-
-
-def _items(folder: Folder, name: str, path: str) -> Iterator[dict[str, Any]]:
-    with open_read(folder.file(name)) as file:
-        yield from ijson.items(file, path, use_float=True)
+    anew, files = Merged(0, Counter()), [Hashing() for _ in FILES]
+    with segments(folder) if job.open else nullcontext() as taken:
+        write_all(job, anew, taken.shards() if taken else whole_shards(folder, job), files)
+    for name, made in zip(FILES, files, strict=True):
+        if hash_of(folder.file(name)) != made.digest.hexdigest():
+            yield f"{folder.file(name)} is not what its shards make: somebody changed it"
+    said = {name: run.get(name, 0) for name in anew.counts}
+    if said != anew.counts or run["instances_sha256"] != anew.sha256:
+        yield "run.json names other sums, or another hash, than those of the shards' dataset"

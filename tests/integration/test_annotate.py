@@ -8,6 +8,7 @@ import io
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import time
@@ -535,11 +536,20 @@ def test_doctor_finds_what_is_unsound(tmp_path: Path, photos: Path, card: Path) 
     """Each kind of damage to a finished job is named."""
     assert maskmill("annotate", photos, "-m", card, "-o", tmp_path, "--shard-size", 5).code == 0
     run = next((tmp_path / "shards").iterdir())
-    dataset = load(tmp_path / "instances.json")
-    dataset["annotations"][0]["area"] += 1
-    dataset["annotations"][1]["bbox"][0] = 5000
-    dataset["annotations"][2]["image_id"] = 77
-    (tmp_path / "instances.json").write_text(json.dumps(dataset))
+    for name in ("instances.json", "results.json"):
+        whole = (tmp_path / name).read_text()
+        (tmp_path / name).write_text(whole.replace('"category_id":', '"category_id": ', 1))
+        (problem,) = maskmill("doctor", tmp_path, "--json").events[0]["problems"]
+        assert f"{name} is not what its shards make: somebody changed it" in problem
+        (tmp_path / name).write_text(whole)
+    sealed = (tmp_path / "run.json").read_text()
+    (tmp_path / "run.json").write_text(re.sub('"images": [0-9]+', '"images": 3', sealed))
+    assert "run.json names other sums" in maskmill("doctor", tmp_path).out
+    shard = load(run / "00000.json")
+    shard["annotations"][0]["area"] += 1
+    shard["annotations"][1]["bbox"][0] = 5000
+    shard["annotations"][2]["image_id"] = 77
+    (run / "00000.json").write_text(json.dumps(shard))
     shard = load(run / "00001.json")
     shard["images"].pop()
     (run / "00001.json").write_text(json.dumps(shard))
@@ -548,11 +558,11 @@ def test_doctor_finds_what_is_unsound(tmp_path: Path, photos: Path, card: Path) 
     assert ran.code == 4
     said = "\n".join(ran.events[0]["problems"])
     for words in (
-        "somebody changed it",
-        "annotation 1 has the area",
-        "annotation 2",
-        "annotation 3 names an image",
+        "annotation 1 of shard 0 has the area",
+        "annotation 2 of shard 0 has a box outside",
+        "annotation 3 of shard 0 names an image",
         "shard 1 does not end each of its 5 inputs",
+        "instances.json is not what its shards make",
         "00002.conflict.json",
     ):
         assert words in said, said
