@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
@@ -107,6 +107,7 @@ FOUND = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(ours=FOUND, theirs=FOUND)
 def test_a_dataset_is_at_parity_with_itself(
     tmp_path_factory: pytest.TempPathFactory, ours: list[Found], theirs: list[Found]
