@@ -8,6 +8,7 @@ from posixpath import basename
 from typing import Any
 
 import msgspec
+import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -141,7 +142,7 @@ def _category_ids(dataset: Record, truth: Record) -> dict[int, int]:
 
 def _measure(truth: Any, results: list[Record], images: list[int], kind: str) -> Record:
     if not results:
-        return dict.fromkeys(METRICS, 0.0) | {"by_class": {}}
+        return dict.fromkeys(METRICS, 0.0) | {"by_class": {}, "mean_iou": None}
     judge = COCOeval(truth, truth.loadRes([dict(each) for each in results]), kind)
     judge.params.imgIds = images
     judge.evaluate()
@@ -153,6 +154,7 @@ def _measure(truth: Any, results: list[Record], images: list[int], kind: str) ->
         truth.cats[category]["name"]: _rounded(_mean(precision[:, :, place, 0, -1]))
         for place, category in enumerate(judge.params.catIds)
     }
+    report["mean_iou"] = _mean_iou(judge)
     return report
 
 
@@ -164,3 +166,18 @@ def _mean(values: Any) -> float:
 
 def _rounded(value: float) -> float | None:
     return None if value < 0 else round(float(value), 4)
+
+
+def _mean_iou(judge: Any) -> float | None:
+    """Over the detections that match an instance at IoU 0.5, whatever their score."""
+    overlaps: list[float] = []
+    for each in judge.evalImgs:
+        if each is None or list(each["aRng"]) != list(judge.params.areaRng[0]):
+            continue
+        place_in = each["image_id"], each["category_id"]
+        truth = {real["id"]: number for number, real in enumerate(judge._gts[place_in])}
+        ious = judge.ious[place_in]
+        for place, match in enumerate(each["dtMatches"][0]):  # best score first, as in `ious`
+            if match:
+                overlaps.append(float(ious[place, truth[int(match)]]))
+    return round(float(np.mean(overlaps)), 4) if overlaps else None

@@ -60,6 +60,7 @@ def shuffled(truth: dict[str, Any]) -> dict[str, Any]:
 def test_perfect_predictions_score_one(out: Path, tmp_path: Path, change: Any) -> None:
     report = evaluated(out, change(dataset(out)), tmp_path / "truth.json")
     assert report["box"]["ap"] == report["mask"]["ap"] == report["mean_ap"] == 1.0
+    assert report["mask"]["mean_iou"] == 1.0
     assert report["truth_images_not_in_job"] == report["results_left_out"] == 0
 
 
