@@ -122,11 +122,11 @@ class TfliteRuntime:
         self._outputs = {e["name"]: e for e in self._interpreter.get_output_details()}
         self.inputs = tuple(map(_tensor, self._inputs.values()))
         self.outputs = tuple(map(_tensor, self._outputs.values()))
-        self._shapes = {name: tuple(each["shape"]) for name, each in self._inputs.items()}
+        self._shapes: dict[str, tuple[int, ...]] = {}  # of open inputs
 
     def run(self, feeds: Feeds) -> dict[str, NDArray[np.float32]]:
         with in_its_words(RunFailed):
-            self._resize({each.name: feeds[each.name].shape for each in self.inputs})
+            self._resize(feeds)
             for each in self.inputs:
                 self._interpreter.set_tensor(self._inputs[each.name]["index"], feeds[each.name])
             self._interpreter.invoke()
@@ -137,17 +137,16 @@ class TfliteRuntime:
             for each in self.outputs
         }
 
-    def _resize(self, shapes: dict[str, tuple[int, ...]]) -> None:
+    def _resize(self, feeds: Feeds) -> None:
         """Give open inputs the sizes of this picture; fixed ones refuse others by themselves."""
-        if shapes == self._shapes:
-            return
-        self._shapes = {}
-        for tensor in self.inputs:
-            if None in tensor.shape:
-                index = self._inputs[tensor.name]["index"]
-                self._interpreter.resize_tensor_input(index, shapes[tensor.name], strict=True)
-        self._interpreter.allocate_tensors()
-        self._shapes = shapes
+        shapes = {each.name: feeds[each.name].shape for each in self.inputs if None in each.shape}
+        if shapes != self._shapes:
+            self._shapes = {}
+            for name, shape in shapes.items():
+                index = self._inputs[name]["index"]
+                self._interpreter.resize_tensor_input(index, shape, strict=True)
+            self._interpreter.allocate_tensors()
+            self._shapes = shapes
 
 
 def _tensor(details: Mapping[str, Any]) -> Tensor:
