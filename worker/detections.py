@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +59,18 @@ class Wanted(NamedTuple):
 ALL = Wanted()
 
 
+class Candidates(NamedTuple):
+    """N boxes in parallel: what a decoder has before it has masks."""
+
+    boxes: NDArray[Any]  # (N, 4) xyxy, in the unit that the family's masks are made in
+    scores: NDArray[np.floating]
+    classes: NDArray[np.integer]
+    rows: Indices  # of the graph's outputs
+
+    def at(self, places: Indices) -> "Candidates":
+        return Candidates._make(each[places] for each in self)
+
+
 @dataclass(frozen=True, eq=False)
 class Detections:
     """Parallel arrays of N detections in total order: score, coordinates, class, index.
@@ -92,20 +104,20 @@ class Detections:
 
 
 def finished(
+    found: Candidates,
     boxes: Float64s,
-    scores: NDArray[np.floating],
-    classes: NDArray[np.integer],
     frame: Frame,
-    masks_of: Callable[[Indices], Sequence[Rle]],
+    masks_of: Callable[[Candidates], Sequence[Rle]],
     limit: int | None = None,
 ) -> Detections:
     """The best `limit` whose box has an area in the image, in total order, without empty masks.
 
-    boxes: (N, 4) xyxy in pixels of the image, unclipped. masks_of: the masks of some of the N.
+    boxes: (N, 4) xyxy, the found ones in pixels of the image, unclipped. masks_of: of some of them.
     """
     height, width = frame.image_height, frame.image_width
     boxes = np.clip(boxes, 0, [width, height, width, height])
     solid = np.flatnonzero((boxes[:, 2:] > boxes[:, :2]).all(axis=1))
-    order = solid[total_order(boxes[solid], scores[solid], classes[solid])][:limit]
-    best = scores[order].astype(np.float64), classes[order].astype(np.int64)
-    return Detections(boxes[order], *best, ()).masked(masks_of(order))
+    order = solid[total_order(boxes[solid], found.scores[solid], found.classes[solid])][:limit]
+    best = found.at(order)
+    known = best.scores.astype(np.float64), best.classes.astype(np.int64)
+    return Detections(boxes[order], *known, ()).masked(masks_of(best))

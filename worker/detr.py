@@ -15,7 +15,7 @@ import numpy as np
 
 from tasks.categories import coco80
 from worker.binding import Named, Outputs, Part, Role, Table, Tensors, find_roles, options_of, read
-from worker.detections import ALL, Detections, ModelMismatch, Raw, Wanted, finished
+from worker.detections import ALL, Candidates, Detections, ModelMismatch, Raw, Wanted, finished
 from worker.intake import Intake
 from worker.nms import total_order
 from worker.preprocess import Frame
@@ -127,22 +127,23 @@ class DetrDecoder(NamedTuple):
             scores = np.where(passing, scores, 0) * sure
             passing &= self._passing(scores, wanted)
         query, column = np.nonzero(passing)
-        scores, classes = scores[query, column], self.classes[column]
+        # Without boxes the limit takes the lower class and query among equal scores.
+        boxes = np.zeros((len(query), 4))
+        found = Candidates(boxes, scores[query, column], self.classes[column], query)
 
-        def masks_of(places: Indices) -> list[Rle]:
-            queries, back = np.unique(query[places], return_inverse=True)
+        def masks_of(kept: Candidates) -> list[Rle]:
+            queries, back = np.unique(kept.rows, return_inverse=True)
             masks = surface_masks([planes[each] for each in queries], grid)
             return [masks[each] for each in back]
 
         limit = wanted.max_detections
         if "boxes" in heads:
             boxes = _to_image(heads["boxes"][query], frame)
-            return finished(boxes, scores, classes, frame, masks_of, limit)
-        # Without boxes the limit takes the lower class and query among equal scores.
-        best = total_order(np.zeros((len(query), 4)), scores, classes)[:limit]
+            return finished(found, boxes, frame, masks_of, limit)
+        best = found.at(total_order(*found[:3])[:limit])
         masks = masks_of(best)
-        found = _filled(masks), scores[best], classes[best]
-        return finished(*found, frame, lambda places: [masks[each] for each in places])
+        best = best._replace(rows=np.arange(len(masks)))
+        return finished(best, _filled(masks), frame, lambda kept: [masks[at] for at in kept.rows])
 
     def _scores(self, logits: Float32s) -> Float32s:
         """(Q, C): of each query its best class, or the best Q of all; minus infinity elsewhere.

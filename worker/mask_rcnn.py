@@ -5,6 +5,7 @@ number the classes and to paste the masks. How, follows from the outputs, which 
 the card's `[decode]` table is for graphs that do not.
 """
 
+from functools import partial
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -12,11 +13,11 @@ import numpy as np
 
 from tasks.categories import coco80
 from worker.binding import Outputs, Role, Table, Tensors, find_roles, is_whole, options_of, read
-from worker.detections import ALL, Detections, ModelMismatch, Raw, Wanted, finished
+from worker.detections import ALL, Candidates, Detections, ModelMismatch, Raw, Wanted, finished
 from worker.intake import Intake
 from worker.pasting import plane_masks, rounded_masks, sampled_masks
 from worker.preprocess import Frame
-from worker.rle import Float32s, Float64s, Indices, Rle
+from worker.rle import Float32s, Indices, Rle
 
 Labels = Literal["zero_based", "one_based", "coco91"]
 Paste = Literal["rounded", "sampled"]
@@ -107,19 +108,15 @@ class MaskRcnnDecoder(NamedTuple):
         rows = np.flatnonzero(usable)
         if "scores" not in self.outputs:  # Open Model Zoo fills up with rows of zeros
             rows = rows[boxes[rows].sum(axis=1, dtype=np.float64) > 0]
-        boxes_image, classes = frame.to_image(boxes[rows]), classes[rows]
+        boxes_image = frame.to_image(boxes[rows])
+        found = Candidates(boxes_image, scores[rows], classes[rows], rows)
+        masks_of = partial(self._pasted, masks, frame)
+        return finished(found, boxes_image, frame, masks_of, wanted.max_detections)
 
-        def masks_of(places: Indices) -> list[Rle]:
-            return self._pasted(masks, rows[places], classes[places], boxes_image[places], frame)
-
-        limit = wanted.max_detections
-        return finished(boxes_image, scores[rows], classes, frame, masks_of, limit)
-
-    def _pasted(
-        self, masks: Float32s, rows: Indices, classes: Indices, boxes: Float64s, frame: Frame
-    ) -> list[Rle]:
+    def _pasted(self, masks: Float32s, frame: Frame, found: Candidates) -> list[Rle]:
         """The masks of some rows; only the maps that are pasted are copied."""
         height, width = frame.image_height, frame.image_width
+        boxes, _, classes, rows = found
         if self.paste == "planes":
             return plane_masks(masks[:, :height, :width], rows.tolist(), boxes)
         # Of the maps of every class the background's is first.

@@ -125,5 +125,4 @@ def _iou(a: Floats, b: Floats) -> Floats:
 
 
 def _area(boxes: Floats) -> Floats:
-    area: Floats = (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
-    return area
+    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])

@@ -117,8 +117,7 @@ def _mixed_cells(on: Bools, stride: int) -> Ints:
 
 def _between(left: Float32s, right: Float32s, offset: Float32s) -> Float32s:
     """(cells, most) values at the offsets between each left corner and the next."""
-    between: Float32s = left[:, None] + offset * (right - left)[:, None]
-    return between
+    return left[:, None] + offset * (right - left)[:, None]
 
 
 def _first_pixel(
@@ -149,5 +148,4 @@ def _first_past(places: Float64s, crossed: Float64s, strictly: Bools, rows: int)
     for _ in range(np.bincount(strip).max()):
         index += distinct[index] < crossed
     index += strictly & (distinct[index] == crossed)
-    pixels: Ints = np.append(first, len(places))[index]
-    return pixels
+    return np.append(first, len(places))[index]

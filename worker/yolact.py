@@ -13,7 +13,7 @@ import numpy as np
 
 from tasks.graph_file import Tensor
 from worker.binding import Count, Outputs, Part, Role, Table, Tensors, find_roles, options_of, read
-from worker.detections import ALL, Detections, Raw, Wanted, finished
+from worker.detections import ALL, Candidates, Detections, Raw, Wanted, finished
 from worker.intake import Intake
 from worker.masks import prototype_masks
 from worker.nms import fast_nms, greedy_nms
@@ -106,22 +106,21 @@ class YolactDecoder(NamedTuple):
         boxes = heads["boxes"][anchors]
         if "priors" in heads:
             boxes = _decoded(boxes, heads["priors"][anchors])
-        row, classes = self._suppress(boxes, scores, wanted)
-        boxes, coefficients = boxes[row], heads["coefficients"][anchors[row]]
+        found = self._suppress(boxes, scores, anchors, wanted)
         size = frame.image_height, frame.image_width
 
-        def masks_of(places: Indices) -> list[Rle]:
-            found = coefficients[places], boxes[places]
-            return prototype_masks(heads["prototypes"], *found, *size)
+        def masks_of(kept: Candidates) -> list[Rle]:
+            chosen = heads["coefficients"][kept.rows], kept.boxes
+            return prototype_masks(heads["prototypes"], *chosen, *size)
 
-        corners = boxes.astype(np.float64).reshape(-1, 2, 2) * size[::-1]
+        corners = found.boxes.astype(np.float64).reshape(-1, 2, 2) * size[::-1]
         boxes_image = np.hstack([corners.min(axis=1), corners.max(axis=1)])
-        return finished(boxes_image, scores[row, classes], classes, frame, masks_of)
+        return finished(found, boxes_image, frame, masks_of)
 
     def _suppress(
-        self, boxes: Float32s, scores: Float32s, wanted: Wanted
-    ) -> tuple[Indices, Indices]:
-        """Rows and classes of the (A, C) scores that are left, in total order."""
+        self, boxes: Float32s, scores: Float32s, anchors: Indices, wanted: Wanted
+    ) -> Candidates:
+        """What of the (A, C) scores of some anchors is left, in total order."""
         options = self.options
         across = options.nms == "agnostic"
         classes = np.arange(scores.shape[1])
@@ -133,15 +132,15 @@ class YolactDecoder(NamedTuple):
         if across:
             candidates &= classes == scores.argmax(axis=1)[:, np.newaxis]
         row, column = np.nonzero(candidates)
-        found = boxes[row], scores[row, column], column
+        found = Candidates(boxes[row], scores[row, column], column, anchors[row])
         limit = options.max_detections if wanted.max_detections is None else wanted.max_detections
         if options.nms == "fast":
-            left = fast_nms(*found, iou=options.nms_iou, top_k=options.top_k, limit=limit)
-        else:
-            most = None if rivals != wanted else limit
-            left = greedy_nms(*found, iou=options.nms_iou, limit=most, across_classes=across)
-            left = left[wanted.passing(found[1][left], column[left])][:limit]
-        return row[left], column[left]
+            kept = fast_nms(*found[:3], iou=options.nms_iou, top_k=options.top_k, limit=limit)
+            return found.at(kept)
+        most = None if rivals != wanted else limit
+        kept = greedy_nms(*found[:3], iou=options.nms_iou, limit=most, across_classes=across)
+        found = found.at(kept)
+        return found.at(np.flatnonzero(wanted.passing(found.scores, found.classes))[:limit])
 
 
 def _decoded(offsets: Float32s, priors: Float32s) -> Float32s:

@@ -29,12 +29,12 @@ import msgspec
 import numpy as np
 
 from worker.binding import Count, Outputs, Part, Role, Table, Tensors, find_roles, options_of, read
-from worker.detections import ALL, Detections, Raw, Wanted, finished
+from worker.detections import ALL, Candidates, Detections, Raw, Wanted, finished
 from worker.intake import Intake
 from worker.masks import Making, Resizing, prototype_steps, resized_masks
 from worker.nms import greedy_nms, total_order
 from worker.preprocess import Frame
-from worker.rle import Float32s, Indices, Rle
+from worker.rle import Float32s, Rle
 
 Form = Literal["raw", "end_to_end"]
 
@@ -72,18 +72,6 @@ def bind(outputs: Tensors, table: Table, categories: int, intake: Intake) -> "Yo
     return YoloDecoder(options, found, form, categories)
 
 
-class _Found(NamedTuple):
-    """N candidates, in parallel."""
-
-    boxes: Float32s  # (N, 4) xyxy, pixels of the input
-    scores: Float32s
-    classes: Indices
-    rows: Indices  # of the predictions
-
-    def at(self, places: Indices) -> "_Found":
-        return _Found._make(each[places] for each in self)
-
-
 class YoloDecoder(NamedTuple):
     options: YoloOptions
     outputs: Outputs
@@ -106,25 +94,23 @@ class YoloDecoder(NamedTuple):
         found = found.at(total_order(*found[:3])[: options.max_candidates if raw_form else limit])
         if raw_form:
             found = found.at(greedy_nms(*found[:3], iou=options.nms_iou, limit=limit))
-        coefficients = predictions[found.rows, -len(prototypes) :]
 
-        def masks_of(places: Indices) -> list[Rle]:
-            chosen = coefficients[places], found.boxes[places]
+        def masks_of(kept: Candidates) -> list[Rle]:
+            chosen = predictions[kept.rows, -len(prototypes) :], kept.boxes
             return resized_masks(prototypes, *chosen, frame, options.masks, options.resize)
 
-        boxes_image = frame.to_image(found.boxes)
-        return finished(boxes_image, found.scores, found.classes, frame, masks_of)
+        return finished(found, frame.to_image(found.boxes), frame, masks_of)
 
-    def _listed(self, predictions: Float32s, unit: Float32s, wanted: Wanted) -> _Found:
+    def _listed(self, predictions: Float32s, unit: Float32s, wanted: Wanted) -> Candidates:
         """The rows over the threshold of an end-to-end graph: box, score, class, coefficients."""
         least = np.float32(self.options.score_threshold)
         rows, scores = wanted.rows_over(predictions[:, 4:5], least)
         classes = predictions[rows, 5]
         known = (classes >= 0) & (classes < self.categories) & (classes == np.floor(classes))
         classes = np.where(known, classes, -1).astype(np.intp)
-        return _Found(predictions[rows, :4] * unit, scores[:, 0], classes, rows)
+        return Candidates(predictions[rows, :4] * unit, scores[:, 0], classes, rows)
 
-    def _candidates(self, predictions: Float32s, unit: Float32s, wanted: Wanted) -> _Found:
+    def _candidates(self, predictions: Float32s, unit: Float32s, wanted: Wanted) -> Candidates:
         """The anchors and classes over the threshold."""
         least = np.float32(self.options.score_threshold)
         rows, scores = wanted.rows_over(predictions[:, 4 : 4 + self.categories], least)
@@ -135,4 +121,4 @@ class YoloDecoder(NamedTuple):
         boxes = predictions[rows[place], :4] * unit  # centre and size
         half = boxes[:, 2:] / 2
         boxes = np.hstack([boxes[:, :2] - half, boxes[:, :2] + half])
-        return _Found(boxes, scores[place, classes], classes, rows[place])
+        return Candidates(boxes, scores[place, classes], classes, rows[place])

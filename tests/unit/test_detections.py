@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.cards import InputSpec
-from worker.detections import ModelMismatch, Wanted, finished
+from worker.detections import Candidates, ModelMismatch, Wanted, finished
 from worker.preprocess import to_frame
 from worker.rle import encode
 
@@ -32,11 +32,13 @@ def test_any_rows_become_sound_detections(made, limit):
     boxes, scores, classes, areas = made
     asked = []
 
-    def masks_of(places):
-        asked.extend(places.tolist())
-        return [encode(np.ones((1, areas[n]), bool), 1, n % HEIGHT, HEIGHT, WIDTH) for n in places]
+    def masks_of(kept):
+        asked.extend(kept.rows.tolist())
+        size = HEIGHT, WIDTH
+        return [encode(np.ones((1, areas[n]), bool), 1, n % HEIGHT, *size) for n in kept.rows]
 
-    found = finished(boxes, scores, classes, FRAME, masks_of, limit)
+    candidates = Candidates(boxes, scores, classes, np.arange(len(boxes)))
+    found = finished(candidates, boxes, FRAME, masks_of, limit)
     kinds = [array.dtype for array in (found.boxes, found.scores, found.classes)]
     assert kinds == [np.float64, np.float64, np.int64]
     assert found.boxes.shape == (len(found), 4) == (len(found.masks), 4)
