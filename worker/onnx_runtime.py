@@ -1,14 +1,12 @@
 """ONNX Runtime behind the narrow runtime protocol."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-import numpy as np
 import onnxruntime as ort
-from numpy.typing import NDArray
 
 from tasks.cards import Compute, ModelError
 from tasks.graph_file import Tensor
-from worker.runtimes import RunFailed, in_its_words
+from worker.runtimes import Feeds, RunFailed, Told, as_floats, in_its_words
 from worker.settings import WorkerSettings
 
 VERSION = str(ort.__version__)
@@ -37,13 +35,9 @@ class OnnxRuntime:
         self.inputs = tuple(_tensor(each) for each in self._session.get_inputs())
         self.outputs = tuple(_tensor(each) for each in self._session.get_outputs())
 
-    def run(self, feeds: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.float32]]:
+    def run(self, feeds: Feeds) -> Told:
         with in_its_words(RunFailed):
-            values = self._session.run(None, dict(feeds))
-        return {
-            tensor.name: np.asarray(value, dtype=np.float32)
-            for tensor, value in zip(self.outputs, values, strict=True)
-        }
+            return as_floats(self.outputs, self._session.run(None, dict(feeds)))
 
 
 def _in_order(wanted: Sequence[str]) -> list[str]:

@@ -3,15 +3,11 @@
 import os
 import re
 import sys
-from collections.abc import Mapping
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from tasks.cards import Compute, ModelError
 from tasks.graph_file import IR_TYPES, Tensor, ir_name
-from worker.runtimes import RunFailed, in_its_words
+from worker.runtimes import Feeds, RunFailed, Told, as_floats, in_its_words
 from worker.settings import WorkerSettings
 
 # Importing openvino reports the import to Google Analytics and writes an identity into the home
@@ -51,14 +47,11 @@ class OpenVinoRuntime:
             compiled = core.compile_model(network, "CPU", _properties(compute, threads))
             self._request = compiled.create_infer_request()
 
-    def run(self, feeds: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.float32]]:
+    def run(self, feeds: Feeds) -> Told:
         with in_its_words(RunFailed, line=_LAST):
             # By position: OpenVINO would let an input that is not fed keep its last picture.
             values = self._request.infer([feeds[each.name] for each in self.inputs])
-        return {
-            tensor.name: np.asarray(values[place], dtype=np.float32)
-            for place, tensor in enumerate(self.outputs)
-        }
+        return as_floats(self.outputs, (values[place] for place in range(len(self.outputs))))
 
 
 def _properties(compute: Compute, threads: int) -> dict[str, Any]:

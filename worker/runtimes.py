@@ -1,14 +1,17 @@
 """What every runtime is to the rest: named tensors in, named float arrays out."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tasks.cards import ModelError
 from tasks.graph_file import Tensor
+
+Feeds = Mapping[str, NDArray[np.generic]]
+Told = dict[str, NDArray[np.float32]]
 
 
 class RunFailed(Exception):
@@ -35,4 +38,9 @@ class Runtime(Protocol):
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
 
-    def run(self, feeds: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.float32]]: ...
+    def run(self, feeds: Feeds) -> Told: ...
+
+
+def as_floats(tensors: Iterable[Tensor], values: Iterable[Any]) -> Told:
+    both = zip(tensors, values, strict=True)
+    return {tensor.name: np.asarray(value, dtype=np.float32) for tensor, value in both}

@@ -17,7 +17,7 @@ from tasks.cards import Compute, ModelError
 from tasks.graph_file import Tensor
 from worker import delegates
 from worker.delegates import Delegate, Unfit
-from worker.runtimes import RunFailed, in_its_words
+from worker.runtimes import Feeds, RunFailed, Told, in_its_words
 from worker.settings import WorkerSettings
 from worker.tflite_file import check_whole
 
@@ -25,8 +25,6 @@ PACKAGES = {"tflite-runtime": "tflite_runtime", "litert": "ai_edge_litert"}
 _DTYPES = {"float32": "float", "float64": "double"}
 
 log = logging.getLogger("maskmill.worker")
-
-Feeds = Mapping[str, NDArray[np.generic]]
 
 
 def load(path: str, compute: Compute, settings: WorkerSettings) -> "TfliteRuntime":
@@ -124,7 +122,7 @@ class TfliteRuntime:
         self.outputs = tuple(map(_tensor, self._outputs.values()))
         self._shapes: dict[str, tuple[int, ...]] = {}  # of open inputs
 
-    def run(self, feeds: Feeds) -> dict[str, NDArray[np.float32]]:
+    def run(self, feeds: Feeds) -> Told:
         with in_its_words(RunFailed):
             self._resize(feeds)
             for each in self.inputs:
