@@ -156,8 +156,11 @@ def queues_for(engines: Sequence[str], targets: Sequence[str]) -> list[str]:
 
 
 @contextmanager
-def answering(app: Celery) -> Iterator[None]:
-    """What talking to the broker can fail with becomes one sentence, without its password."""
+def answering(app: Celery, job: str = "") -> Iterator[None]:
+    """What talking to the broker can fail with becomes one sentence, without its password.
+
+    job: what is sent for; all of that is in its folder, so only the sending is to be done again.
+    """
     connection = app.connection_for_write()
     url = str(app.conf.broker_url)
     try:
@@ -167,14 +170,15 @@ def answering(app: Celery) -> Iterator[None]:
         given = urlsplit(url).password
         for secret in {given, unquote(given)} if given else ():
             reason = reason.replace(secret, "…")
-        raise BrokerDown(f"the broker does not answer: {shown(url)}: {reason}") from exc
+        again = f"; all is stored, and maskmill resume {job} sends it" if job else ""
+        raise BrokerDown(f"the broker does not answer: {shown(url)}: {reason}{again}") from exc
 
 
 def send_shards(app: Celery, uri: str, job: Job, shards: Iterable[ShardName]) -> int:
     """One message a shard; how many were sent."""
     sent = 0
     queue, messages = queue_of(job), (ShardMessage(uri, job.run, shard) for shard in shards)
-    with answering(app), app.producer_pool.acquire(block=True) as producer:
+    with answering(app, uri), app.producer_pool.acquire(block=True) as producer:
         while chosen := tuple(itertools.islice(messages, BATCH)):
             try:
                 with producer.batch(BATCH):
@@ -192,7 +196,7 @@ def _publish(app: Celery, producer: Any, queue: str, messages: Iterable[Message]
 
 
 def send_merge(app: Celery, uri: str) -> None:
-    with answering(app):
+    with answering(app, uri):
         _publish(app, None, DEFAULT_QUEUE, [MergeMessage(uri)])
 
 

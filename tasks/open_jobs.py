@@ -39,7 +39,7 @@ from tasks.plan import commit_job, shards_of
 from tasks.records import Counts, Item, Job, Routing, Sampling, Selection, encode
 from tasks.shelf import find_model, find_models
 from tasks.state import KnownJob, State, fleet_state
-from tasks.submit import Sharing, Submitted, check_output, options_as, stored, visible
+from tasks.submit import Sharing, Submitted, check_output, options_as, visible
 from tasks.wishes import Wishes, settings_of
 
 Admit = Callable[[Job, Folder], None]
@@ -186,8 +186,7 @@ def _store(opened: Opened, found: Iterator[Found], size: int | None, app: Celery
         return name, len(items)
 
     written = dict(side_by_side(write, chunks))
-    with stored(folder):
-        send_shards(app, folder.uri, job, written)
+    send_shards(app, folder.uri, job, written)
     return Submitted(job, folder, sum(written.values()), len(written), len(written))
 
 

@@ -9,7 +9,6 @@ import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, BinaryIO, NamedTuple
@@ -20,7 +19,7 @@ from celery import Celery
 from storage import open_read, open_write
 from storage.uris import basename, join, parse, shown
 from tasks.board import check_target
-from tasks.broker import BrokerDown, broker_url, make_app, send_merge, send_shards
+from tasks.broker import broker_url, make_app, send_merge, send_shards
 from tasks.cards import Model
 from tasks.folder import Folder, exists, missing_shards
 from tasks.frames import may_read
@@ -149,21 +148,9 @@ def send_missing(app: Celery, state: State, job: Job, folder: Folder) -> int:
     """Send what is still to come of a job, and have the reconciler look after it."""
     missing = missing_shards(folder, job)
     state.register(KnownJob(folder.uri, job.run, time.time()))
-    with stored(folder):
-        if not missing and not is_merged(folder, job):
-            send_merge(app, folder.uri)
-        return send_shards(app, folder.uri, job, missing)
-
-
-@contextmanager
-def stored(folder: Folder) -> Iterator[None]:
-    """What a broker that is down leaves to be done, once all is written."""
-    try:
-        yield
-    except BrokerDown as exc:
-        raise BrokerDown(
-            f"{exc}; all is stored, and maskmill resume {folder.uri} sends it"
-        ) from exc
+    if not missing and not is_merged(folder, job):
+        send_merge(app, folder.uri)
+    return send_shards(app, folder.uri, job, missing)
 
 
 def is_local(uri: str) -> bool:

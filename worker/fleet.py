@@ -98,7 +98,7 @@ class FleetStation(Station):
         try:
             send_merge(self.app, folder.uri)
         except BrokerDown as exc:
-            log.warning("%s; the reconciler will send the merge of %s", exc, folder.uri)
+            log.warning("%s, or the reconciler does", exc)
 
     def unmerged(self, folder: Folder, reason: Exception) -> None:
         """What the next try would not mend either stops the job, so that who follows it knows."""
@@ -128,7 +128,7 @@ class FleetStation(Station):
         try:
             send_shards(self.app, message.job, job, [message.shard])
         except BrokerDown as exc:
-            log.warning("%s; the reconciler will send shard %s again", exc, message.shard)
+            log.warning("%s, or the reconciler does", exc)
 
     def _pause(self) -> None:
         """While a store may come back."""
