@@ -16,7 +16,7 @@ from tasks.broker import BrokerDown, broker_url, make_app, send_shards
 from tasks.cards import ModelError
 from tasks.exits import ended
 from tasks.folder import JobError, read_job
-from tasks.local import Child, Event, Interrupted, bury_in_hand, supervise
+from tasks.local import Child, Event, Interrupted, bury, supervise
 from tasks.state import State, fleet_state
 
 LAST_WORDS_S = 15.0  # beyond the grace, for the process to say good-bye
@@ -63,7 +63,7 @@ def _follow_up(app: Celery, state: State, dead: Child, in_hand: Event) -> None:
     # What it said last of itself would keep the reconciler from a shard that nobody has.
     host = socket.gethostname().replace(":", "-")
     state.remove_worker(f"worker-{host}-{os.getpid()}-{dead.process.pid}")
-    bury_in_hand(in_hand)  # two of these bring careful mode
+    bury(in_hand)  # two of these bring careful mode
     job = read_job(in_hand["job"]) if in_hand else None
     if job is not None:  # the broker would wait for its timeout to give the message to another
         send_shards(app, in_hand["job"], job, [in_hand["shard"]])

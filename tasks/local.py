@@ -2,12 +2,11 @@
 
 import os
 import queue
-import socket
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,8 +15,8 @@ import msgspec
 
 from storage import put
 from tasks.cards import Model, ModelError
-from tasks.folder import Folder, every_attempt, read_attempts
-from tasks.records import Attempt, encode
+from tasks.folder import Folder, read_attempts
+from tasks.records import encode
 
 Event = dict[str, Any]
 
@@ -135,14 +134,13 @@ def run(
         hear(event)
 
     def again(dead: Child, in_hand: Event) -> Child:
-        bury_in_hand(in_hand)
+        bury(in_hand)
         hear({"event": "restart", "reason": dead.death()})
         started = start(model)
         await_ready(started)
         started.send(order)
         return started
 
-    bury(every_attempt(folder), _gone, "interrupted")
     child.send(order)
     code, words = supervise(child, again, heard, STOP_S)
     if code:
@@ -194,31 +192,8 @@ def _watch(child: Child, hear: Callable[[Event], None], patience_s: float) -> tu
         raise Interrupted from None
 
 
-def _gone(worker: str) -> bool:
-    """A local worker of this machine whose process is no more: its run was cut off as a whole."""
-    host, *processes = worker.removeprefix("local:").split(":")
-    here = worker.startswith("local:") and host == socket.gethostname()
-    return here and not all(_alive(int(each)) for each in processes)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass  # somebody else's process is a process
-    return True
-
-
-def bury_in_hand(taken: Event) -> None:
-    """Of the attempt at the shard that a process had in hand, if any, when it died."""
-    if taken:
-        bury(read_attempts(taken["attempts"]), taken["worker"].__eq__, "died")
-
-
-def bury(attempts: Iterable[tuple[str, Attempt]], mine: Callable[[str], bool], how: Any) -> None:
-    """Say of attempts that can no longer say it themselves how they ended."""
-    for uri, attempt in attempts:
-        if not attempt.ended and mine(attempt.worker):
-            put(uri, encode(msgspec.structs.replace(attempt, ended=how)))
+def bury(taken: Event) -> None:
+    """Say of the attempt at the shard in hand, if any was, that its process died in it."""
+    for uri, attempt in read_attempts(taken["attempts"]) if taken else ():
+        if not attempt.ended and attempt.worker == taken["worker"]:
+            put(uri, encode(msgspec.structs.replace(attempt, ended="died")))

@@ -51,7 +51,8 @@ class History:
 
 
 def _is_dead(attempt: Attempt, now: float) -> bool:
-    if attempt.ended:
+    """On one machine the parent says so itself; where it is gone too, all was cut off."""
+    if attempt.ended or attempt.worker.startswith("local:"):
         return attempt.ended == "died"
     return now - attempt.beat > SILENCE_S
 

@@ -33,8 +33,9 @@ Event = dict[str, Any]
 FORESEEN = (JobError, ModelError, ModelMismatch, Released, SettingError, StorageError)
 
 
-def said_of(reason: Exception) -> str:
-    return str(reason) if isinstance(reason, FORESEEN) else f"the worker failed: {reason!r}"
+def said_of(reason: Exception | str) -> str:
+    foreseen = isinstance(reason, (str, *FORESEEN))
+    return str(reason) if foreseen else f"the worker failed: {reason!r}"
 
 
 @dataclass(kw_only=True)
@@ -88,7 +89,7 @@ class Station:
 
     def bury(self, reason: Exception | str, task: str, body: object) -> None:
         """A message cannot be acted on."""
-        self.failed(f"{task} is not acted on: {reason}")
+        self.failed(f"{task} is not acted on: {said_of(reason)}")
 
     def broke_off(self, message: ShardMessage, job: Job, reason: Exception) -> None:
         """A cause outside the shard's inputs ended it."""

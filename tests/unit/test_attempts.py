@@ -32,7 +32,8 @@ DEAD = attempt(ended="died")
         ([attempt(beat=NOW - 61), attempt(beat=NOW - 61)], True),
         ([attempt(beat=NOW - 59), attempt(beat=NOW - 59), DEAD], False),
         ([attempt(ended="released"), attempt(ended="committed"), DEAD], False),
-        ([attempt(ended="interrupted"), attempt(ended="interrupted"), DEAD], False),
+        ([attempt(worker="local:h:1:2", beat=0.0)] * 2, False),
+        ([attempt(worker="local:h:1:2", ended="died")] * 2, True),
     ],
     ids=[
         "never tried",
@@ -42,6 +43,7 @@ DEAD = attempt(ended="died")
         "a beat within a minute is life",
         "clean ends are no deaths",
         "a run killed as a whole says nothing of its images",
+        "its parent saw it die",
     ],
 )
 def test_careful_after_two_deaths(attempts: list[Attempt], careful: bool) -> None:
