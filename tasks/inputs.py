@@ -104,17 +104,14 @@ def meant(word: str, base: str = "") -> tuple[str, Part | None]:
     """
     if "#" not in word and "%23" not in word:
         return word, None
-    try:
-        whole = _below(base, word) if base else word
-        place = parse(whole)
-        if place.scheme == "file" and os.path.lexists(place.path):
-            return word, None
-        rest, part = split_fragment(word)
-    except BadUri:  # it will fail when it is fetched
+    whole = _below(base, word) if base else word
+    if "://" not in whole and os.path.lexists(whole):
         return word, None
+    try:
+        rest, part = split_fragment(word)
     except InputError as exc:
         raise InputError(f"{shown(word)}: {exc}") from exc
-    is_encoded = whole != place.path and place.scheme != "s3"
+    is_encoded = whole.lower().startswith(("file://", "http://", "https://"))
     return rest if is_encoded else rest.replace("%23", "#"), part
 
 
@@ -235,10 +232,9 @@ def coco_images(word: str) -> Iterator[CocoImage]:
 
 def absolute(word: str) -> str:
     """An INPUT as it stands in job.json: local paths in full, so that it means one thing."""
-    _, part = meant(word)
-    if word == "-" or parse(word).scheme != "file":
+    rest, part = meant(word)
+    if word == "-" or parse(rest).scheme != "file":
         return word
-    mark = f"#{part.fragment}" if part else ""
-    plain = word.removesuffix(mark)
-    path = os.path.abspath(parse(plain).path)
-    return storable(as_folder(path) if plain.endswith("/") else path) + mark
+    path = os.path.abspath(parse(rest).path)
+    whole = storable(as_folder(path) if rest.endswith("/") else path)
+    return f"{whole}#{part.fragment}" if part else whole

@@ -28,13 +28,14 @@ from tasks.records import Counts, Item, Job, Problem, Selection, VideoFrame, enc
 SAID = 100_000  # of so many inputs each one is told, for a long plan is silent else
 NAMED = 10  # how many of the files that are no images a summary names
 WRITERS = 8
+_OfVideo = tuple[VideoFrame | None, Problem | None]
 Planned = TypeVar("Planned", Item, Found)
 
-_ROWS = "SELECT id, uri, name, version, frame, problem FROM item ORDER BY id"
+_ROWS = "SELECT id, uri, name, version, of_video FROM item ORDER BY id"
 _TABLES = """
 CREATE TABLE item (
     place INTEGER PRIMARY KEY, uri TEXT NOT NULL UNIQUE, name TEXT NOT NULL UNIQUE,
-    id INTEGER UNIQUE, version TEXT, draw BLOB, frame BLOB, problem BLOB
+    id INTEGER UNIQUE, version TEXT, draw BLOB, of_video BLOB
 );
 CREATE TABLE known (name TEXT PRIMARY KEY, id INTEGER NOT NULL UNIQUE) WITHOUT ROWID;
 """
@@ -151,10 +152,10 @@ def _insert(db: sqlite3.Connection, each: Found, place: int, selection: Selectio
     draw = None
     if selection.sample is not None:
         draw = hashlib.blake2b(f"{selection.seed} {each.file_name}".encode(), digest_size=16)
-    more = (more and encode(more) for more in (each.frame, each.problem))
-    row = (place, each.uri, each.file_name, each.id, each.version, draw and draw.digest(), *more)
+    more = encode((each.frame, each.problem)) if each.frame or each.problem else None
+    row = (place, each.uri, each.file_name, each.id, each.version, draw and draw.digest(), more)
     try:
-        db.execute("INSERT INTO item VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+        db.execute("INSERT INTO item VALUES (?, ?, ?, ?, ?, ?, ?)", row)
     except sqlite3.IntegrityError:
         if db.execute("SELECT 1 FROM item WHERE uri = ?", (each.uri,)).fetchone():
             return False
@@ -217,11 +218,9 @@ def _give_ids(db: sqlite3.Connection, selection: Selection) -> None:
 
 
 def _items(db: sqlite3.Connection) -> Iterator[Item]:
-    for *known, frame, problem in db.execute(_ROWS):
-        frame = frame and msgspec.json.decode(frame, type=VideoFrame)
-        problem = problem and msgspec.json.decode(problem, type=Problem)
-        number, uri, name, version = known
-        yield Item(number, uri, name, version, frame, problem)
+    for number, uri, name, version, of_video in db.execute(_ROWS):
+        more = msgspec.json.decode(of_video, type=_OfVideo) if of_video else (None, None)
+        yield Item(number, uri, name, version, *more)
 
 
 def shards_of(each: Iterable[Planned], size: int) -> Iterator[list[Planned]]:

@@ -4,10 +4,11 @@ from tasks.submit import submit
 submit(["s3://bucket/photos/"], "shapes", "s3://bucket/out", threshold=0.5)
 """
 
+import itertools
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -128,20 +129,13 @@ def submit_message(
 
 def options_as(message: SubmitMessage | AnnotateMessage, *kinds: type[Any]) -> list[Any]:
     """A message's options as values of these kinds. Nothing is taken that would be ignored."""
-    known = [_names(kind) for kind in kinds]
+    names = (getattr(kind, "__struct_encode_fields__", kind.__annotations__) for kind in kinds)
+    known = set(itertools.chain(*names)) - NO_OPTIONS
     for name in message.options:
-        if name in NO_OPTIONS or not any(name in names for names in known):
+        if name not in known:
             raise msgspec.ValidationError(f"options has no {name!r}")
     values = {**message.options, "model": message.model, "output": message.output}
-    return [
-        msgspec.convert({n: v for n, v in values.items() if n in names}, kind)
-        for kind, names in zip(kinds, known, strict=True)
-    ]
-
-
-def _names(kind: type[Any]) -> Collection[str]:
-    """The fields of a struct or dataclass, as JSON has them."""
-    return getattr(kind, "__struct_encode_fields__", kind.__annotations__)
+    return [msgspec.convert(values, kind) for kind in kinds]
 
 
 def send_missing(app: Celery, state: State, job: Job, folder: Folder) -> int:
