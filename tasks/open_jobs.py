@@ -140,7 +140,8 @@ def require_same(job: Job, wished: Wishes, routing: Routing) -> None:
         model = msgspec.structs.replace(model_of(job), engine=engine, compute=wished.precision)
     else:
         model = find_model(wished.model, wished.runtime, wished.precision)
-    limits = {name: getattr(there.settings, name) for name in ("max_bytes", "max_pixels")}
+    names = ("max_bytes", "max_pixels", "max_video_bytes")
+    limits = {name: getattr(there.settings, name) for name in names}
     settings = msgspec.structs.replace(settings_of(model, wished), **limits)
     models = [model, *models_of(job)[1:]]
     asked = ask(sources((), Selection()), models, settings, there.shard_size)

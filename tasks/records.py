@@ -57,6 +57,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     reduced_decode: bool = True
     max_bytes: int
     max_pixels: int
+    max_video_bytes: int = 2 << 30  # of a video that has to be downloaded
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True, rename={"from_": "from"}):

@@ -55,6 +55,7 @@ def settings_of(model: Model, wishes: Wishes) -> Settings:
         keep=ids_of(categories, wishes.classes),
         max_bytes=whole_number("MASKMILL_MAX_BYTES", 256 << 20, 1),
         max_pixels=whole_number("MASKMILL_MAX_PIXELS", 100_000_000, 1),
+        max_video_bytes=whole_number("MASKMILL_MAX_VIDEO_BYTES", 2 << 30, 1),
     )
 
 

@@ -3,11 +3,14 @@
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, ParamSpec, TypeVar
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,15 +18,19 @@ from storage import get_versioned
 from storage.errors import StorageError
 from storage.uris import shown
 from tasks.ordered import ordered_map
-from tasks.records import Annotation, Failure, Image, Item, RleMask, Settings
+from tasks.records import Annotation, Failure, Image, Item, RleMask, Settings, Video
+from tasks.videos import BadVideo
 from worker.detections import Detections, Raw, Wanted
-from worker.images import BadImage, decode, read_header
+from worker.images import BadImage, Header, decode, read_header
 from worker.memory import flight
 from worker.model import LoadedModel
 from worker.polygons import polygons
 from worker.preprocess import Frame
 from worker.refinement import refine
 from worker.runtimes import RunFailed
+
+if TYPE_CHECKING:  # PyAV is loaded where there is a video
+    from worker.frames import Shot
 
 # Wrong with one input; any other storage error is wrong with the store, and ends the attempt.
 ITEM_ERRORS = frozenset(
@@ -32,6 +39,8 @@ ITEM_ERRORS = frozenset(
 POST_WINDOW = 4
 
 
+Shoot = Callable[[Item], "Future[Shot] | None"]
+Begun = tuple[Item, "Failure | Future[Shot] | None"]
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -52,6 +61,7 @@ class Prepared:
     tensor: NDArray[np.generic]
     frame: Frame
     orientation: int
+    video: Video | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +72,7 @@ class Ran:
     frame: Frame
     orientation: int
     raw: Raw
+    video: Video | None
 
 
 @dataclass(frozen=True)
@@ -103,18 +114,26 @@ def annotate(
 ) -> Iterator[Outcome]:
     """Outcomes in the items' order. Fetching and decoding run ahead, post-processing beside.
 
+    Frames of videos are read ahead of all that, one after the other.
     Once a store is `away`, what is fetched is finished, nothing more is fetched, and it is raised.
     """
     away = [] if away is None else away
 
-    def ahead(item: Item) -> Prepared | Failure | None:
+    def begun(item: Item) -> Begun:
+        if item.problem:
+            return item, failure_of(item, *msgspec.structs.astuple(item.problem))
+        if reason := refused(item):
+            return item, failure_of(item, "fetch", "refused", reason)
+        return item, None if away else shoot(item)
+
+    def ahead(given: Begun) -> Prepared | Failure | None:
+        item, shot = given
         if away:
             return None
-        reason = refused(item)
-        if reason:
-            return failure_of(item, "fetch", "refused", reason)
+        if isinstance(shot, Failure):
+            return shot
         try:
-            return _or_failure(item, partial(prepare, item, model, settings, watch))
+            return _or_failure(item, partial(prepare, item, shot, model, settings, watch))
         except StorageError as exc:
             away.append(exc)
             return None
@@ -133,8 +152,12 @@ def annotate(
 
     threads = flight.threads(threads)
     windows = (threads, 2) if flight.limited else (2 * threads, POST_WINDOW)
-    with ThreadPoolExecutor(threads) as front, ThreadPoolExecutor(1) as back:
-        prepared = ordered_map(front, ahead, items, window=windows[0])
+    with (
+        _shooting(items, settings, watch) as shoot,
+        ThreadPoolExecutor(threads) as front,
+        ThreadPoolExecutor(1) as back,
+    ):
+        prepared = ordered_map(front, ahead, map(begun, items), window=windows[0])
         results = ordered_map(back, behind, inferred(prepared), window=windows[1])
         for item, result in zip(items, results, strict=True):
             if result is not None:
@@ -158,7 +181,7 @@ def annotate_one(
 def _or_failure(item: Item, step: Callable[[], R]) -> R | Failure:
     try:
         return step()
-    except ItemError as exc:
+    except (BadVideo, ItemError) as exc:
         return failure_of(item, exc.stage, exc.kind, exc.message)
 
 
@@ -166,21 +189,51 @@ def failure_of(item: Item, stage: Any, kind: str, message: str) -> Failure:
     return Failure(item.id, shown(item.uri), item.file_name, stage, kind, message)
 
 
-def prepare(item: Item, model: LoadedModel, settings: Settings, watch: Stopwatch) -> Prepared:
+@contextmanager
+def _shooting(items: Sequence[Item], settings: Settings, watch: Stopwatch) -> Iterator[Shoot]:
+    """What reads a frame beside all else, in one thread and in the order in which it is asked."""
+    if not any(item.frame for item in items):
+        yield lambda item: None
+        return
+    limits = settings.max_video_bytes, settings.max_pixels
+    reader = import_module("worker.frames").FrameReader(*limits)
+    with closing(reader), ThreadPoolExecutor(1) as pool:
+        read = partial(watch.timed, "decode", reader.read)
+        yield lambda item: pool.submit(read, item) if item.frame else None
+
+
+def prepare(
+    item: Item,
+    shot: "Future[Shot] | None",
+    model: LoadedModel,
+    settings: Settings,
+    watch: Stopwatch,
+) -> Prepared:
+    if shot is not None:
+        with _of_one_item():
+            frame = shot.result()
+        return watch.timed("decode", _frame_to_tensor, item, frame, model)
     data = watch.timed("fetch", fetch, item, settings.max_bytes)
     return watch.timed("decode", _to_tensor, item, data, model, settings)
 
 
 def fetch(item: Item, max_bytes: int) -> bytes:
-    try:
+    with _of_one_item():
         data, version = get_versioned(item.uri, max_bytes=max_bytes)
+    if item.version is not None and version != item.version:
+        raise ItemError("fetch", "changed", "the object is not the one that was planned any more")
+    return data
+
+
+@contextmanager
+def _of_one_item() -> Iterator[None]:
+    """A store's errors that are wrong with one input are its failure."""
+    try:
+        yield
     except StorageError as exc:
         if exc.kind not in ITEM_ERRORS:
             raise
         raise ItemError("fetch", exc.kind, str(exc)) from exc
-    if item.version is not None and version != item.version:
-        raise ItemError("fetch", "changed", "the object is not the one that was planned any more")
-    return data
 
 
 def _to_tensor(item: Item, data: bytes, model: LoadedModel, settings: Settings) -> Prepared:
@@ -196,10 +249,18 @@ def _to_tensor(item: Item, data: bytes, model: LoadedModel, settings: Settings) 
     return Prepared(item, tensor, frame, header.orientation)
 
 
+def _frame_to_tensor(item: Item, shot: "Shot", model: LoadedModel) -> Prepared:
+    video = shot.video
+    with flight.decoding(0, Header(video.codec, video.width, video.height, 1), None):
+        pixels = shot.pixels()
+        frame = model.intake.frame(*pixels.shape[:2])
+        return Prepared(item, model.intake.tensor(pixels, frame), frame, 1, video)
+
+
 def infer(prepared: Prepared, model: LoadedModel, watch: Stopwatch) -> Ran:
     try:
         raw = watch.timed("inference", model.infer, prepared.tensor, prepared.frame)
-        return Ran(prepared.item, prepared.frame, prepared.orientation, raw)
+        return Ran(prepared.item, prepared.frame, prepared.orientation, raw, prepared.video)
     except RunFailed as exc:
         raise ItemError("model", "failed", "the network failed on this image") from exc
 
@@ -208,9 +269,11 @@ def finish(ran: Ran, model: LoadedModel, settings: Settings) -> Outcome:
     wanted = Wanted(settings.threshold, settings.max_detections, _kept_classes(settings))
     found = refine(model.decode(ran.raw, ran.frame, wanted), settings)
     item, frame = ran.item, ran.frame
+    sides = frame.image_width, frame.image_height
+    shown = (ran.video, None, item.frame.index, item.frame.time) if item.frame else ()
     return Outcome(
         item,
-        Image(item.id, item.file_name, frame.image_width, frame.image_height, ran.orientation),
+        Image(item.id, item.file_name, *sides, ran.orientation, *shown),
         tuple(to_annotations(found, item.id, settings)),
         empty_masks=found.dropped,
     )
