@@ -9,7 +9,7 @@ import glob
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from storage.streams import Entry
@@ -20,8 +20,7 @@ _MAGIC = re.compile(r"[*?]|\[[^/]+\]")
 _PERCENT_ENCODED = re.compile(r"(?:%[0-9A-Fa-f]{2})+")
 
 
-@dataclass(frozen=True)
-class Glob:
+class Glob(NamedTuple):
     """`root` is the folder to list, `start` how every matching path below it begins."""
 
     root: str

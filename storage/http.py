@@ -3,7 +3,7 @@
 import io
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any, BinaryIO, NoReturn, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
@@ -95,12 +95,9 @@ def _refusal(location: Location, answer: BaseHTTPResponse) -> Exception:
     if status in _TRY_AGAIN:
         return Interrupted(uri, "could not be read: its server is out of order or overloaded")
     if status in (400, 401, 403):
-        try:
-            body = answer.read(_ERROR_BYTES)
-        except HTTPError:
-            body = b""
-        if _has_expired(body, urlsplit(uri).query):
-            return Expired(uri)
+        with suppress(HTTPError):
+            if _has_expired(answer.read(_ERROR_BYTES), urlsplit(uri).query):
+                return Expired(uri)
     if status in (401, 403, 407, 451):
         return Denied(uri)
     return Unreachable(uri, f"could not be read: its server answered with status {status}")

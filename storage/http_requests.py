@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
@@ -80,7 +79,7 @@ def webhook_rules(url: str) -> HttpSettings:
         listed |= any(ipaddress.ip_address(host) in each for each in rules.allowed_networks)
     if not listed or parse(url).scheme not in ("http", "https"):
         raise Refused(url, f"is refused: it is of no web host that {rules.variable} lists")
-    return replace(rules, allowed_hosts=frozenset())
+    return rules._replace(allowed_hosts=frozenset())
 
 
 def _redirected(uri: str, url: str, target: str) -> str:

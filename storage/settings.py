@@ -5,8 +5,7 @@ import os
 import re
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from storage.errors import BadSetting, BadUri
 from storage.uris import as_folder, parse
@@ -21,16 +20,14 @@ _ACCOUNT = re.compile(r"(s3://[A-Za-z0-9._-]+(?:/[^=]*)?)=(.+?)(?:@(https?://.*)
 _HOST = re.compile(r"[A-Za-z0-9._-]*[A-Za-z_-][A-Za-z0-9._-]*")
 
 
-@dataclass(frozen=True)
-class Account:
+class Account(NamedTuple):
     """Whose credentials, and at which endpoint; None leaves it to the AWS settings."""
 
     profile: str | None
     endpoint_url: str | None
 
 
-@dataclass(frozen=True)
-class HttpSettings:
+class HttpSettings(NamedTuple):
     variable: str
     """Lists the exceptions."""
     allowed_hosts: frozenset[str]

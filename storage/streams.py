@@ -3,8 +3,7 @@
 import random
 import re
 import sys
-from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from storage.errors import TooLarge, Unavailable
 
@@ -13,8 +12,7 @@ CHUNK = 1 << 20
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """`version` changes when the content does: an ETag, or "size-mtime_ns" for files."""
 
     uri: str
@@ -22,8 +20,7 @@ class Entry:
     version: str
 
 
-@dataclass(frozen=True)
-class Opened:
+class Opened(NamedTuple):
     """An object open for reading, with its whole size where the store tells it, and its version."""
 
     stream: BinaryIO

@@ -7,7 +7,7 @@ turns them into a `file://` URI that JSON can hold.
 
 import os
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 from storage.errors import BadUri
@@ -20,8 +20,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _NOT_UTF8 = re.compile("[\ud800-\udfff]")  # surrogates, as which Python holds other bytes
 
 
-@dataclass(frozen=True)
-class Location:
+class Location(NamedTuple):
     """A parsed URI: `host` is the bucket or host name, `path` the decoded path or key."""
 
     uri: str
