@@ -9,10 +9,9 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from storage.disk_errors import LINK_UNSUPPORTED, NO_FILE, MappedFile, translating
-from storage.errors import Exists, NotFound, Refused, StorageError
+from storage import errors
 from storage.streams import Entry, Opened, read_all
 from storage.uris import Location, as_folder, join, shown, storable
 
@@ -20,16 +19,18 @@ logger = logging.getLogger(__name__)
 
 _TEMPORARY = ".maskmill-tmp-"
 
+_NO_FILE = "is refused: it is a device, a socket or a pipe"
+
 
 def open_versioned(
     location: Location, start: int = 0, version: str = "", _: int | None = None
 ) -> Opened:
     with translating(location.uri):
-        file = MappedFile(location.uri, location.path, "rb", opener=_at_once)
+        file = _MappedFile(location.uri, location.path, "rb", opener=_at_once)
     facts = os.fstat(file.fileno())
     if not stat.S_ISREG(facts.st_mode):
         file.close()
-        raise Refused(location.uri, NO_FILE)
+        raise errors.Refused(location.uri, _NO_FILE)
     stream, found = io.BufferedReader(file), _version_of(facts)
     return Opened(stream, facts.st_size, found, stream.seek(start if found == version else 0))
 
@@ -58,8 +59,7 @@ def open_write(location: Location, only_new: bool = False) -> Iterator[BinaryIO]
     """A stream into a temporary file, which gets its name once all of it is on the disk."""
     with translating(location.uri, writing=True):
         temporary = _temporary_beside(location.path)
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    stream = io.BufferedWriter(MappedFile(location.uri, descriptor, "wb"), 1 << 17)
+        stream = io.BufferedWriter(_MappedFile(location.uri, temporary, "xb"), 1 << 17)
     try:
         yield stream
         stream.close()
@@ -71,7 +71,7 @@ def open_write(location: Location, only_new: bool = False) -> Iterator[BinaryIO]
                 os.replace(temporary, location.path)
             _sync(os.path.dirname(location.path) or ".")
     finally:
-        with suppress(OSError, StorageError):  # a full disk fails the flush once more
+        with suppress(OSError, errors.StorageError):  # a full disk fails the flush once more
             stream.close()
         with translating(location.uri, writing=True), suppress(FileNotFoundError):
             os.unlink(temporary)
@@ -86,13 +86,13 @@ def _link(temporary: str, location: Location) -> None:
     try:
         os.link(temporary, location.path)
     except FileExistsError as error:
-        raise Exists(location.uri) from error
+        raise errors.Exists(location.uri) from error
     except OSError as error:
-        if error.errno not in LINK_UNSUPPORTED:
+        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
             raise
         _warn_of_races(os.path.dirname(location.path))
         if os.path.lexists(location.path):
-            raise Exists(location.uri) from error
+            raise errors.Exists(location.uri) from error
         os.replace(temporary, location.path)
 
 
@@ -141,7 +141,7 @@ def list_entries(location: Location, starting: str) -> Iterator[Entry]:
     with translating(location.uri):
         if not os.path.isdir(top):
             os.stat(location.path)
-            raise NotFound(location.uri, "is not a folder")
+            raise errors.NotFound(location.uri, "is not a folder")
     # One level per open folder: what is left in it, and where it really is.
     levels = [(iter(_names(location, "", starting)), os.path.realpath(top))]
     while levels:
@@ -182,3 +182,49 @@ def _entry(location: Location, top: str, path: str) -> Iterator[Entry]:
         return
     if stat.S_ISREG(facts.st_mode):
         yield Entry(uri, facts.st_size, _version_of(facts))
+
+
+@contextmanager
+def translating(uri: str, *, writing: bool = False) -> Iterator[None]:
+    try:
+        yield
+    except errors.StorageError:
+        raise
+    except OSError as error:
+        raise _translated(uri, error, writing) from error
+
+
+def _translated(uri: str, error: OSError, writing: bool) -> errors.StorageError:
+    code = error.errno
+    if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return errors.Full(uri)
+    if code in (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.EILSEQ):
+        return errors.BadUri(uri, "is not a usable path: too long, or links in a circle")
+    if writing and code in (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY):
+        return errors.NotWritable(uri, "may not be written: a folder or a file is in the way")
+    if code == errno.EISDIR:
+        return errors.NotFound(uri, "is a folder, not a file")
+    if code in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ETXTBSY):
+        return errors.NotWritable(uri) if writing else errors.Denied(uri)
+    if code in (errno.ENOENT, errno.ENOTDIR):
+        return errors.NotFound(uri)
+    if code == errno.ENXIO:
+        return errors.Refused(uri, _NO_FILE)
+    verb, name = "written" if writing else "read", errno.errorcode.get(code or 0, "no error code")
+    return errors.Unavailable(uri, f"could not be {verb}: the system says {name}")
+
+
+class _MappedFile(io.FileIO):
+    """A raw file whose errors are ours, since they come up in code that only knows a stream."""
+
+    def __init__(self, uri: str, *file: Any, **options: Any) -> None:
+        super().__init__(*file, **options)
+        self._uri = uri
+
+    def write(self, data: Any) -> int:
+        with translating(self._uri, writing=True):
+            return super().write(data)
+
+    def readinto(self, buffer: Any) -> int:
+        with translating(self._uri):
+            return super().readinto(buffer)

@@ -1,17 +1,21 @@
-"""One S3 client per account and process, made when first needed and shared by its threads."""
+"""Requests to S3: one client per account and process, and what stores answer as our errors.
+
+A client is made when first needed and shared by the threads.
+"""
 
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import botocore
 import botocore.session
+from botocore import exceptions
 from botocore.config import Config
 from botocore.configprovider import ConfiguredEndpointProvider
-from botocore.exceptions import BotoCoreError, ProfileNotFound
 
-from storage.errors import BadSetting, NoCredentials
-from storage.s3_errors import CREDENTIAL_ERRORS, translating
+from storage import errors
 from storage.settings import Account, account_for, s3_timeouts
 from storage.streams import backoff
 from storage.uris import Location
@@ -21,6 +25,39 @@ ANONYMOUS = "anonymous"
 # As many connections as a worker has fetching threads, with room to spare.
 _CONNECTIONS = 32
 _ROUNDS = 10
+
+_CREDENTIAL_ERRORS = (
+    exceptions.NoCredentialsError,
+    exceptions.PartialCredentialsError,
+    exceptions.CredentialRetrievalError,
+    exceptions.TokenRetrievalError,
+    exceptions.SSOError,
+)
+
+_KEY = errors.NotFound, None
+_LOGIN = errors.NoCredentials, "needs other credentials: the store does not accept these"
+_LOGIN_EXPIRED = errors.NoCredentials, "needs new credentials: these have expired"
+_FULL = errors.Full, None
+_NAME = errors.BadUri, "is not a usable URI: its store takes no such name"
+_REGION = errors.Unavailable, "lives in another region than the one configured"
+
+_ANSWERS: dict[str | int, tuple[type[errors.StorageError], str | None]] = {
+    **dict.fromkeys(("NoSuchKey", "NoSuchVersion", "NotFound", "404"), _KEY),
+    **dict.fromkeys(("InvalidAccessKeyId", "SignatureDoesNotMatch"), _LOGIN),
+    **dict.fromkeys(("InvalidToken", "InvalidClientTokenId"), _LOGIN),
+    **dict.fromkeys(("ExpiredToken", "TokenRefreshRequired", "RequestExpired"), _LOGIN_EXPIRED),
+    **dict.fromkeys(("QuotaExceeded", "XMinioStorageFull", 507), _FULL),
+    "XMinioAdminBucketQuotaExceeded": _FULL,
+    **dict.fromkeys(("InvalidBucketName", "KeyTooLongError", "InvalidURI"), _NAME),
+    "RequestTimeTooSkewed": (errors.Denied, "is denied: this machine's clock is too far off"),
+    "InvalidObjectState": (errors.Denied, "is archived: it has to be restored before reading"),
+    "EntityTooLarge": (errors.TooLarge, "is larger than its store takes"),
+    **dict.fromkeys(("AuthorizationHeaderMalformed", 301, 307, 308), _REGION),
+    409: (errors.Unavailable, "could not be written: other writers keep getting in the way"),
+    412: (errors.Unavailable, "changed while it was read"),
+}
+"""What an error code, else a status stands for, whoever answers it."""
+
 
 _clients: dict[Any, Any] = {}
 _lock = threading.Lock()
@@ -68,12 +105,14 @@ def _make(uri: str, account: Account, timeouts: dict[str, float]) -> Any:
                 user_agent_extra="maskmill",
             ),
         )
-    except ProfileNotFound as error:
-        raise NoCredentials(uri, f"needs the AWS profile {profile}, which is not set up") from error
-    except CREDENTIAL_ERRORS as error:
-        raise NoCredentials(uri) from error
-    except (BotoCoreError, ValueError) as error:
-        raise BadSetting("The AWS configuration", "cannot be used for S3") from error
+    except exceptions.ProfileNotFound as error:
+        raise errors.NoCredentials(
+            uri, f"needs the AWS profile {profile}, which is not set up"
+        ) from error
+    except _CREDENTIAL_ERRORS as error:
+        raise errors.NoCredentials(uri) from error
+    except (exceptions.BotoCoreError, ValueError) as error:
+        raise errors.BadSetting("The AWS configuration", "cannot be used for S3") from error
     client.meta.events.register("needs-retry.s3.PutObject", _try_again)
     return client
 
@@ -103,3 +142,51 @@ def _endpoint_of_profile(session: Any, profile: str | None) -> Any:
         return None
     scoped, no_variables = session.get_scoped_config(), dict[str, str]()
     return ConfiguredEndpointProvider(session.full_config, scoped, "s3", no_variables).provide()
+
+
+@contextmanager
+def translating(location: Location, *, writing: bool = False) -> Iterator[None]:
+    try:
+        yield
+    except exceptions.ClientError as error:
+        raise _answered(location, error, writing) from error
+    except _CREDENTIAL_ERRORS as error:
+        raise errors.NoCredentials(location.uri) from error
+    except exceptions.ParamValidationError as error:
+        raise errors.BadUri(location.uri, "is not a usable URI: S3 takes no such key") from error
+    except (exceptions.BotoCoreError, RecursionError) as error:
+        # Seen: a redirect without a region makes botocore ask for the region without end.
+        raise errors.Unavailable(location.uri) from error
+
+
+def code_of(error: BaseException | None) -> str:
+    """The code of an answer; empty where there was none."""
+    return str(_answer(error).get("Error", {}).get("Code", ""))
+
+
+def status_of(error: BaseException | None) -> int:
+    """The HTTP status of an answer; 0 where there was none."""
+    return int(_answer(error).get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def _answer(error: BaseException | None) -> dict[str, Any]:
+    return error.response if isinstance(error, exceptions.ClientError) else {}
+
+
+def _answered(
+    location: Location, error: exceptions.ClientError, writing: bool
+) -> errors.StorageError:
+    code, status, uri = code_of(error), status_of(error), location.uri
+    if code == "NoSuchBucket":
+        return errors.NoBucket(f"s3://{location.host}")
+    if status == 412 and writing:
+        return errors.Exists(uri)
+    known = _ANSWERS.get(code) or _ANSWERS.get(status)
+    if known is not None:
+        kind, why = known
+        return kind(uri, why)
+    if status in (401, 403, 405):
+        return errors.NotWritable(uri) if writing else errors.Denied(uri)
+    if status == 429 or status >= 500 or not status:
+        return errors.Unavailable(uri)
+    return errors.Unavailable(uri, f"could not be used: its store answered with status {status}")

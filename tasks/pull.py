@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
 from storage import open_from, put
-from storage.disk_errors import translating
+from storage.disk import translating
 from storage.errors import Full, NotFound, StorageError, Unreachable
 from storage.streams import CHUNK, Opened
 from storage.uris import below

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import IO, BinaryIO
 
 from storage import open_from
-from storage.disk_errors import translating
+from storage.disk import translating
 from storage.streams import CHUNK, Opened
 from storage.uris import parse
 from tasks.videos import BadVideo

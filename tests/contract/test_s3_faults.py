@@ -124,7 +124,7 @@ def truncate(kept: int, *, stall: bool = False) -> Fault:
 def proxy(moto_s3: str, moto: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
     """Between us and moto, with a few attempts that follow one another without waiting."""
     monkeypatch.setattr("botocore.endpoint.time", SimpleNamespace(sleep=lambda seconds: None))
-    monkeypatch.setattr("storage.s3_reads.backoff", lambda attempt: 0.0)
+    monkeypatch.setattr("storage.s3.backoff", lambda attempt: 0.0)
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "4")
     proxy = Proxy(moto)
     with http_server(proxy.answer) as server:
