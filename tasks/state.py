@@ -53,6 +53,7 @@ class WorkerNow(msgspec.Struct, frozen=True, kw_only=True):
     processor: str
     engines: tuple[str, ...]
     targets: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
     job: str = ""
     shard: int | str | None = None
     images_per_s: float = 0.0  # of late

@@ -61,6 +61,7 @@ class Presence:
             processor=f"{platform.machine()} {instruction_set()}",
             engines=serving.engines,
             targets=serving.targets,
+            models=serving.models,
         )
         self._moved = time.monotonic()
         threading.Thread(target=self._keep_beating, daemon=True).start()
