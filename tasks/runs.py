@@ -34,6 +34,7 @@ from tasks.folder import (
     read_run,
     shard_objects,
 )
+from tasks.frames import may_read
 from tasks.markers import cancel, halt_of
 from tasks.merge import is_merged
 from tasks.messages import SubmitMessage
@@ -71,6 +72,7 @@ class Fleet(NamedTuple):
     app: Celery
     state: State
     allow: Callable[[SubmitMessage], None]  # raises where this worker may not do what is asked
+    refused: Callable[[str], str] = may_read  # as planning takes it
 
 
 @dataclass(frozen=True)
@@ -201,7 +203,7 @@ def advance(run: Run, fleet: Fleet, is_new: bool) -> End | None:
     if job is None or is_new:
         message = run.schedule.message(run.output)
         fleet.allow(message)
-        submit_message(message, fleet.app, fleet.state)
+        submit_message(message, fleet.app, fleet.state, fleet.refused)
         return None
     folder = Folder(run.output, job.run)
     if halt := halt_of(folder):

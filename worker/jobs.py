@@ -132,7 +132,8 @@ def _for_client(message: SubmitMessage | AnnotateMessage) -> FleetStation:
 def reconcile_jobs(message: ReconcileMessage) -> None:
     fleet = station
     if isinstance(fleet, FleetStation):
-        scheduling = Fleet(fleet.app, fleet.state, fleet.limits.check_message)
+        limits = fleet.limits
+        scheduling = Fleet(fleet.app, fleet.state, limits.check_message, limits.refused_input)
         looks = reconcile(fleet.app, fleet.state), tick(scheduling, datetime.now(timezone.utc))
         for done in chain.from_iterable(looks):
             log.info(done)
