@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib import import_module
-from typing import Any
 
 from storage.uris import of_frame, shown
 from tasks.environment import whole_number
@@ -35,10 +34,14 @@ def frames_of(
         if reason := refused(each.uri):
             return Problem("fetch", "refused", reason)
         try:
-            index: VideoIndex = _reader(each.uri).look(each.uri, each.version, limits)
+            reader = import_module("worker.video")  # only who has a video needs it
+            index: VideoIndex = reader.look(each.uri, each.version, limits)
             return index
         except BadVideo as exc:
             return Problem(exc.stage, exc.kind, exc.message)
+        except ImportError as exc:
+            lacks = f"{shown(each.uri)} is a video, which needs {exc.name}"
+            raise InputError(f"{lacks}: pip install 'maskmill[worker]'") from exc
 
     def video(each: Found) -> tuple[str, str | None] | None:
         return (each.uri, each.version) if each.part else None
@@ -64,16 +67,6 @@ def video_limits() -> VideoLimits:
         max_frames=whole_number("MASKMILL_MAX_FRAMES", 2_000_000, 1),
         max_pixels=whole_number("MASKMILL_MAX_PIXELS", 100_000_000, 1),
     )
-
-
-def _reader(uri: str) -> Any:
-    """What reads containers: only who has a video needs it."""
-    try:
-        return import_module("worker.video")
-    except ImportError as exc:
-        raise InputError(
-            f"{shown(uri)} is a video, and {exc.name} is not here: pip install 'maskmill[worker]'"
-        ) from exc
 
 
 def _frames(each: Found, part: Part, index: VideoIndex, numbers: Iterable[int]) -> Iterator[Found]:

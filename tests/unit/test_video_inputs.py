@@ -20,7 +20,7 @@ from storage import put
 from storage.errors import Unavailable
 from storage.uris import without_frame
 from tasks.annotate import _done
-from tasks.folder import Folder, read_plan
+from tasks.folder import Folder, JobError, read_plan
 from tasks.fragments import Part
 from tasks.frames import AHEAD, frames_of
 from tasks.inputs import Found, InputError, absolute, find
@@ -442,6 +442,6 @@ def test_a_fragment_leads_nowhere_outside_the_roots(tmp_path: Path) -> None:
     (tmp_path / "in" / "a#.txt").symlink_to(tmp_path / "secret.mp4")
     limits = Limits(input_roots=(str(tmp_path / "in"),))
     for word in ("link.mp4#t=3", "link.mp4", "a%23.txt", "link.mp4#frame=1"):
-        message: Any = SimpleNamespace(inputs=(f"{tmp_path}/in/{word}",), options={}, model="m")
-        with pytest.raises(Exception, match="MASKMILL_INPUT_ROOTS"):
-            limits.check_files(message)
+        message = SubmitMessage(inputs=(f"{tmp_path}/in/{word}",), model="m", output="s3://b/out")
+        with pytest.raises(JobError, match=r"^inputs: .*MASKMILL_INPUT_ROOTS"):
+            limits.check_message(message)
