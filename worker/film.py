@@ -10,9 +10,10 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from fractions import Fraction
+from itertools import islice
+from typing import cast
 
 import av
-import msgspec
 from av.codec.context import ThreadType
 from av.container import InputContainer
 from av.packet import Packet
@@ -35,6 +36,11 @@ _NO_TIMES = (
     "it is an AVI that stores its frames in another order than they are shown in, and does not say"
     " when they are: convert it (ffmpeg -i FILE.avi FILE.mp4)"
 )
+_OF_DECODERS = (
+    *("extradata", "codec_tag", "width", "height", "pix_fmt", "bits_per_coded_sample"),
+    *("color_range", "colorspace"),
+)
+_TRIED = 64  # packets at most until a frame says how it is turned
 _VP8_SHOWN = 1 << 4  # in the first byte of a frame (RFC 6386, section 9.1)
 
 Stamped = tuple[int, "Packet[av.VideoStream]"]  # with its presentation time stamp
@@ -91,24 +97,25 @@ class Film:
     def __init__(self, uri: str, version: str, max_bytes: int, max_pixels: int) -> None:
         """Of any version where it is "". Raises BadVideo, or the error of a store."""
         self._source = bytes_of(uri, version, max_bytes)
-        self.version = self._source.version
+        self.version, self._max_pixels = self._source.version, max_pixels
         try:
             self.file = _File(self._source)
-            self._open(str(max_pixels))
-            if self._about.width * self._about.height > max_pixels:
-                sides = f"{self._about.width}×{self._about.height} pixels"
-                limit = f"more than the limit of {max_pixels:,}"
-                raise BadVideo("decode", "too-many-pixels", f"its frames have {sides}, {limit}")
-        except BaseException as exc:
+            self.rewind()
+            self.rotation = self._rotation()
+            self.rewind()
+        except av.FFmpegError as exc:
             self._source.close()
-            if isinstance(exc, av.FFmpegError):
-                raise BadVideo("decode", "not-a-video", _NO_VIDEO) from exc
+            raise BadVideo("decode", "not-a-video", _NO_VIDEO) from exc
+        except BaseException:
+            self._source.close()
             raise
 
-    def _open(self, max_pixels: str) -> None:
-        options = _OPTIONS | {"max_pixels": max_pixels}
+    def rewind(self) -> None:
+        """Open it once more: not all containers can be sought in."""
+        options = _OPTIONS | {"max_pixels": str(self._max_pixels)}
         if self.file.is_movie:  # its tables say which frames are key frames
             options["fflags"] = "noparse"
+        self.file.seek(0)
         self._container: InputContainer = av.open(
             self.file, "r", options=options, metadata_errors="replace"
         )
@@ -122,31 +129,54 @@ class Film:
         timed = (each for each in (*streams.video, *streams.audio) if each.start_time is not None)
         starts = (Fraction(each.start_time or 0) * (each.time_base or 1) for each in timed)
         self.start = min(starts, default=Fraction(0))
-        self.time_base = stream.time_base or Fraction(1)
-        self.context, self._stream = stream.codec_context, stream
-        # One thread, and errors rather than made up pixels: what is damaged is the same each time.
-        self.context.thread_type, self.context.thread_count = ThreadType.NONE, 1
-        self.context.options = {"err_detect": "explode", "max_pixels": max_pixels}
-        in_disorder = self.context.has_b_frames and self.context.name in ("h264", "hevc")
+        self.time_base, self._stream = stream.time_base or Fraction(1), stream
+        self._check()
+
+    def _check(self) -> None:
+        context = self._stream.codec_context
+        if context.width * context.height > self._max_pixels:
+            sides = f"{context.width}×{context.height} pixels"
+            limit = f"more than the limit of {self._max_pixels:,}"
+            raise BadVideo("decode", "too-many-pixels", f"its frames have {sides}, {limit}")
+        in_disorder = context.has_b_frames and context.name in ("h264", "hevc")
         if in_disorder and self._container.format.name == "avi":
             raise BadVideo("decode", "no-times", _NO_TIMES)
-        self._about = self._described()
 
-    def _described(self) -> Video:
-        stream, context = self._stream, self.context
+    def _rotation(self) -> int:
+        """Degrees counter-clockwise; the first frame says it, if one of the first packets does."""
+        for _, packet in islice(self.packets(), _TRIED):
+            with suppress(av.FFmpegError):
+                for frame in self._stream.codec_context.decode(packet):
+                    return frame.rotation
+        return 0
+
+    def video(self, name: str = "") -> Video:
+        """What it says of itself."""
+        stream, context = self._stream, self._stream.codec_context
+        width, height = context.width, context.height
+        if self.rotation % 180:
+            width, height = height, width
         seconds = Fraction(self._container.duration or 0, MICROSECONDS)
         if stream.duration is not None:
             seconds = stream.duration * self.time_base
-        fps = stream.average_rate or stream.guessed_rate or 0
-        rounded = round(float(fps), 6), round(float(seconds), 6)
-        return Video("", context.width, context.height, *rounded, context.codec.canonical_name)
+        fps = round(float(stream.average_rate or stream.guessed_rate or 0), 6)
+        codec = context.codec.canonical_name
+        return Video(name, width, height, fps, round(float(seconds), 6), codec)
 
-    def video(self, frame: av.VideoFrame | None, name: str = "") -> Video:
-        """What is said of the video, turned as one of its frames has to be."""
-        about = msgspec.structs.replace(self._about, name=name)
-        if frame is None or not frame.rotation % 180:
-            return about
-        return msgspec.structs.replace(about, width=about.height, height=about.width)
+    def decoder(self) -> av.VideoCodecContext:
+        """A new one, which errs rather than makes pixels up, and gives frames in their order.
+
+        It has one thread, so that what is damaged is the same each time.
+        """
+        seen = self._stream.codec_context
+        made = cast(av.VideoCodecContext, av.CodecContext.create(seen.codec, "r"))
+        for name in _OF_DECODERS:
+            if (value := getattr(seen, name)) is not None:
+                setattr(made, name, value)
+        made.thread_type, made.thread_count = ThreadType.NONE, 1
+        pixels = str(self._max_pixels)
+        made.options = {"err_detect": "explode", "strict": "strict", "max_pixels": pixels}
+        return made
 
     def packets(self) -> Iterator[Stamped]:
         """In decode order, from where it stands to the end of what is there."""
@@ -162,18 +192,9 @@ class Film:
         with suppress(av.FFmpegError):
             self._container.seek(pts, stream=self._stream)
 
-    def decoded(self, packet: "Packet[av.VideoStream] | None") -> list[av.VideoFrame] | None:
-        """The frames that a packet completes, or None the last ones; None for what is bad."""
-        try:
-            frames = self.context.decode(packet)
-        except av.FFmpegError:
-            return None
-        is_bad = packet is not None and packet.is_corrupt
-        return None if is_bad else [each for each in frames if not each.is_corrupt]
-
     def shows(self, packet: "Packet[av.VideoStream]") -> bool:
         """Whether a player shows what a packet holds."""
-        is_vp8 = self._about.codec == "vp8" and not self.file.is_movie
+        is_vp8 = self._stream.codec_context.name == "vp8" and not self.file.is_movie
         return not packet.is_discard and not (is_vp8 and not bytes(packet)[0] & _VP8_SHOWN)
 
     def fetch_groups(self) -> None:

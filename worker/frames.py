@@ -1,7 +1,7 @@
 """The frames of videos, found by their presentation time stamps.
 
-A frame depends on nothing but its group of pictures, as if that were sought and decoded afresh from
-the key frame on: it is the same, and as damaged, whatever else its worker decodes.
+A frame depends on nothing but its group of pictures, sought and decoded afresh from the key frame
+on: it is the same, and as damaged, whichever worker decodes it and whatever else it decodes.
 """
 
 from collections.abc import Iterator
@@ -10,6 +10,7 @@ from itertools import chain
 
 import av
 import numpy as np
+from av.packet import Packet
 
 from storage.errors import StorageError
 from storage.uris import without_frame
@@ -18,17 +19,18 @@ from tasks.videos import BadVideo
 from worker.film import Film, Stamped
 from worker.images import Pixels
 
-_BACK_S = (0, 1, 10, 100, 1_000_000)  # seconds before a key frame from which it is looked for
+_BACK_S = (0, 1, 10, 100)  # seconds before a key frame from which it is looked for
 _UNSPECIFIED = 2  # of a frame's colour space
 _HD_ROWS = 720  # from which on that is taken for BT.709
 
 
 @dataclass(frozen=True)
 class Shot:
-    """A frame as it was stored, and its video."""
+    """A frame as it is stored, its video, and the degrees counter-clockwise to turn it by."""
 
     frame: av.VideoFrame
     video: Video
+    rotation: int
 
     def pixels(self) -> Pixels:
         """Upright RGB, (height, width, 3), by the matrix and the range that the video names."""
@@ -38,11 +40,11 @@ class Shot:
         rgb = frame.to_ndarray(
             format="rgb24", src_colorspace=matrix, dst_color_range="JPEG", threads=1
         )
-        return np.ascontiguousarray(np.rot90(rgb, frame.rotation // 90), np.uint8)
+        return np.ascontiguousarray(np.rot90(rgb, self.rotation // 90), np.uint8)
 
 
 class FrameReader:
-    """Reads the frames of a shard, for one thread. In their order no packet is decoded twice."""
+    """Reads the frames of a shard, in one thread; in their order it decodes no group twice."""
 
     def __init__(self, max_bytes: int, max_pixels: int) -> None:
         self.decoded = 0  # packets
@@ -50,9 +52,9 @@ class FrameReader:
         self._of = ("", "")
         self._film: Film | None = None
         self._wrong: BadVideo | None = None
-        self._keys: set[int] = set()  # of the groups that the decoder has gone through, or begun
-        self._frames: Iterator[av.VideoFrame] = iter(())
+        self._groups: set[int] = set()  # that the decoder has gone through, or begun
         self._asked = 0
+        self._frames: Iterator[av.VideoFrame] = iter(())
 
     def read(self, item: Item) -> Shot:
         """Raises BadVideo, or the error of a store."""
@@ -67,8 +69,8 @@ class FrameReader:
                     self._film = Film(*of, *self._limits)
                     self._film.fetch_groups()
                 if frame := self._found(self._film, item.frame):
-                    name = item.file_name.rpartition("/")[0]
-                    return Shot(frame, self._film.video(frame, name))
+                    video = self._film.video(item.file_name.rpartition("/")[0])
+                    return Shot(frame, video, self._film.rotation)
             except BadVideo as exc:
                 self._wrong = exc
             except StorageError:
@@ -80,11 +82,11 @@ class FrameReader:
     def close(self) -> None:
         if self._film is not None:
             self._film.close()
-        self._of, self._film, self._wrong, self._keys = ("", ""), None, None, set()
+        self._of, self._film, self._wrong, self._groups = ("", ""), None, None, set()
 
     def _found(self, film: Film, wanted: VideoFrame) -> av.VideoFrame | None:
-        if wanted.group not in self._keys or wanted.pts <= self._asked:
-            self._keys = {wanted.group}
+        if wanted.group not in self._groups or wanted.pts <= self._asked:
+            self._groups = {wanted.group}
             self._frames = self._decode(film, wanted.group)
         self._asked = wanted.pts
         for frame in self._frames:
@@ -98,37 +100,61 @@ class FrameReader:
     def _decode(self, film: Film, group: int, before: bool = False) -> Iterator[av.VideoFrame]:
         """The frames from a key frame on, but none at or behind a bad packet in decode order.
 
-        Leading pictures need what is not decoded, and where they are missing H.264 may take what
-        later pictures say of them for damage: then the group before is decoded as well.
+        A group with leading pictures, which refer to the group `before` it, is decoded behind that:
+        without, H.264 may take what later pictures say of them for damage.
         """
+        decoder = film.decoder()
         sound: set[int | None] = set()
-        leads = False
-        film.context.flush_buffers()
-        for pts, packet in _packets_from(film, group, before):
-            self.decoded += 1
-            frames = film.decoded(packet)
-            if pts < group:
-                leads = True
-            elif frames is not None:
-                sound.add(pts)
-                self._keys |= {pts} if packet.is_keyframe else set()
-            elif leads and not before and self._keys == {group}:
+        for pts, packet in _packets_of(film, group, before):
+            if pts < group and not before:
                 yield from self._decode(film, group, before=True)
                 return
-            else:
-                self._keys = {each for each in self._keys if each <= pts}
+            self.decoded += 1
+            frames = _fed(decoder, packet)
+            if pts >= group and frames is None:
+                self._groups = {each for each in self._groups if each <= pts}
                 break
+            sound |= {pts} if pts >= group else set()
+            self._groups |= {pts} if packet.is_keyframe else set()
             yield from (each for each in frames or () if each.pts in sound)
-        yield from (each for each in film.decoded(None) or () if each.pts in sound)
+        yield from (each for each in _fed(decoder, None) or () if each.pts in sound)
+
+
+def _fed(
+    decoder: av.VideoCodecContext, packet: "Packet[av.VideoStream] | None"
+) -> list[av.VideoFrame] | None:
+    """The frames that a packet completes, or None the last ones; None for what is bad."""
+    try:
+        frames = decoder.decode(packet)
+    except av.FFmpegError:
+        return None
+    is_bad = packet is not None and packet.is_corrupt
+    return None if is_bad else [each for each in frames if not each.is_corrupt]
+
+
+def _packets_of(film: Film, group: int, before: bool) -> Iterator[Stamped]:
+    """In decode order to the end of the group, and of those that go on from it."""
+    following: list[Stamped] = []
+    for pts, packet in _packets_from(film, group, before):
+        if following and pts > following[0][0]:
+            return
+        yield from following
+        following = [(pts, packet)] if packet.is_keyframe and pts > group else []
+        if not following:
+            yield pts, packet
 
 
 def _packets_from(film: Film, group: int, before: bool) -> Iterator[Stamped]:
     """From a key frame on, or from one before it; none where it is not found."""
-    for back in _BACK_S:
-        film.seek(group - before - round(back / film.time_base))
+    for back in (*_BACK_S, None):
+        if back is None:
+            film.rewind()
+        else:
+            film.seek(group - before - round(back / film.time_base))
         packets = film.packets()
         for pts, packet in packets:
-            if packet.is_keyframe and (pts < group if before else pts == group):
+            is_before = pts < group or back is None
+            if packet.is_keyframe and (is_before if before else pts == group):
                 return chain([(pts, packet)], packets)
             if packet.is_keyframe and pts >= group:
                 break

@@ -8,6 +8,7 @@ import os
 import tempfile
 import threading
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import IO, BinaryIO
@@ -42,7 +43,7 @@ class Whole:
 
 
 class Ranges:
-    """An object in a store, by pieces, of which the last is kept.
+    """An object in a store, by pieces, of which the last few are kept.
 
     A piece is twice as large as the one right before it. Where `groups` says at which bytes groups
     of pictures begin, and the last one ends, it goes no further than its group, and what is sought
@@ -52,21 +53,26 @@ class Ranges:
     groups: Sequence[int] = ()
 
     def __init__(self, uri: str, version: str, size: int, head: bytes) -> None:
-        self.version, self.size = version, size
-        self._uri, self._start, self._piece = uri, 0, head
+        self.version, self.size, self._uri = version, size, uri
+        self._pieces = deque([(0, head)], maxlen=4)
 
     def get(self, start: int, end: int) -> bytes:
         """At least the first of these bytes, if the object has it."""
-        end = min(end, self.size)
-        if start < end and not self._start <= start < self._start + len(self._piece):
-            ask = _piece if self.groups else _index_piece
-            until = min(self._until(start), start + PIECE, self.size)
-            self._piece, self._start = ask(self._uri, self.version, start, until), start
-        return self._piece[start - self._start : max(0, end - self._start)]
+        if not start < min(end, self.size):
+            return b""
+        for at, piece in reversed(self._pieces):
+            if at <= start < at + len(piece):
+                return piece[start - at : end - at]
+        ask = _piece if self.groups else _index_piece
+        until = min(self._until(start), start + PIECE, self.size)
+        piece = ask(self._uri, self.version, start, until)
+        self._pieces.append((start, piece))
+        return piece[: end - start]
 
     def _until(self, start: int) -> int:
-        follows = start == self._start + len(self._piece)
-        more = start + (2 * len(self._piece) if follows and start not in self.groups else HEAD)
+        at, last = self._pieces[-1]
+        follows = start == at + len(last)
+        more = start + (2 * len(last) if follows and start not in self.groups else HEAD)
         place = bisect_right(self.groups, start)
         if not 0 < place < len(self.groups):
             return more

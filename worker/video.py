@@ -4,24 +4,17 @@ from array import array
 from bisect import bisect_right
 from contextlib import closing
 
-import av
-
 from tasks.videos import BadVideo, VideoIndex, VideoLimits
 from worker.film import Film
-
-_TRIED = 64  # packets at most until a frame says how it is turned
 
 
 def look(uri: str, version: str | None, limits: VideoLimits) -> VideoIndex:
     """Raises BadVideo for what is wrong with the video; a store that is away passes through."""
     with closing(Film(uri, version or "", limits.max_bytes, limits.max_pixels)) as film:
         times, keys, end = array("q"), array("q"), 0
-        first: list[av.VideoFrame] = []
         latest = (limits.max_seconds + film.start) / film.time_base
-        for number, (pts, packet) in enumerate(film.packets()):
-            if not film.file.blind:
-                first = film.decoded(packet) or first
-                film.file.blind = bool(first) or number >= _TRIED
+        film.file.blind = True
+        for pts, packet in film.packets():
             if packet.is_keyframe:
                 keys.append(pts)
             if film.shows(packet):
@@ -29,13 +22,11 @@ def look(uri: str, version: str | None, limits: VideoLimits) -> VideoIndex:
                 end = max(end, pts + (packet.duration or 1))
             if len(times) > limits.max_frames or end > latest:
                 raise BadVideo("decode", "too-long", _too_long(limits))
-        first = first or film.decoded(None) or []
         groups = _groups(sorted(keys), sorted(set(times)))
         if not groups:
             raise BadVideo("decode", "no-frames", "it holds no frame that can be decoded")
-        video = film.video(first[0] if first else None)
         frames = array("q", groups), array("q", groups.values())
-        return VideoIndex(video, film.version, *frames, end, film.time_base, film.start)
+        return VideoIndex(film.video(), film.version, *frames, end, film.time_base, film.start)
 
 
 def _groups(keys: list[int], times: list[int]) -> dict[int, int]:
