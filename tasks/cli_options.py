@@ -107,6 +107,7 @@ _COMMON = (
     option("images_from", str, "", "A COCO file whose image ids are kept, by file name."),
     option("extra_images", bool, False, "Number inputs unknown to --images-from, too."),
     option("full_decode", bool, False, "Never decode large JPEGs at reduced scale."),
+    option("save_frames", bool, False, "Keep each annotated frame of a video in OUT/frames."),
     _amount("shard_size", "Images a shard (default: 64; 16 for boards).", least=1, most=100_000),
     option("overwrite", bool, False, "Start anew where the output holds a job."),
     option("gate_parity", bool, False, "First compare 16 inputs with the card's first build."),

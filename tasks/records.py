@@ -55,6 +55,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     fill_holes: int = 0  # holes of fewer pixels are filled
     drop_specks: int = 0  # parts of fewer pixels are dropped
     reduced_decode: bool = True
+    save_frames: bool = False  # of videos, as JPEG in frames/
     max_bytes: int
     max_pixels: int
     max_video_bytes: int = 2 << 30  # of a video that has to be downloaded

@@ -31,6 +31,7 @@ class Wishes:
     drop_specks: int = 0
     mask_format: Literal["rle", "polygon"] = "rle"
     reduced_decode: bool = True
+    save_frames: bool = False
     shard_size: Positive | None = None
     max_failures: int = 0
     overwrite: bool = False

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timezone
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -47,7 +48,7 @@ from worker.attempts import Overtaken, Released, Trying, read_history
 from worker.detections import ModelMismatch
 from worker.fleet import PASSING, FleetStation
 from worker.model import LoadedModel, instruction_set
-from worker.per_image import EVENT, write_per_image
+from worker.per_image import EVENT, save_frame, write_per_image
 from worker.shard import Outcome, annotate, annotate_one, failure_of
 from worker.sheet import write_sheet
 from worker.station import Event, Station
@@ -184,7 +185,7 @@ def _try(due: Due, job: Job, model: LoadedModel, station: Station) -> None:
     with Trying(attempts, station.worker, read_history(attempts)) as attempt:
         station.tell({"event": "taken", **said})
         try:
-            outcomes = _outcomes(left, model, job, attempt, station, away)
+            outcomes = _outcomes(left, model, job, folder, attempt, station, away)
             for outcome in _watched(outcomes, due, station, away):
                 ended.append(outcome)
             look_for_halt(folder)
@@ -202,16 +203,18 @@ def _outcomes(
     items: tuple[Item, ...],
     model: LoadedModel,
     job: Job,
+    folder: Folder,
     attempt: Trying,
     station: Station,
     away: list[StorageError],
 ) -> Any:
     settings, watch, refused = job.asked.settings, attempt.watch, station.refused
+    told: dict[str, Any] = {"watch": watch, "refused": refused}
+    if settings.save_frames:
+        told["keep"] = partial(save_frame, folder, job)
     if not attempt.history.careful:
         threads = station.settings.decode_threads
-        yield from annotate(
-            items, model, settings, threads=threads, watch=watch, refused=refused, away=away
-        )
+        yield from annotate(items, model, settings, threads=threads, away=away, **told)
         return
     for item in items:
         if item.id in attempt.history.given_up:
@@ -219,7 +222,7 @@ def _outcomes(
             yield Outcome(item, failure=failure_of(item, "worker", "crashed", message))
             continue
         attempt.in_hand(item.id)
-        yield annotate_one(item, model, settings, watch, refused)
+        yield annotate_one(item, model, settings, **told)
 
 
 def _watched(

@@ -4,13 +4,18 @@ per-image/<file_name>.json holds {"uri", "image", "annotations"} as COCO has the
 "failure"}. An input whose name is no path, or is another's in an open job, has
 per-image/sha256-<hash of its URI without query>.json. The image's id is that of the plan; in an
 open job ids are given when it is merged, and here it is the input's number in its message.
+
+frames/<file_name> are the pixels of the frames of videos, so that this is where the dataset's are.
 """
 
 import hashlib
+import io
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
+
+from PIL import Image
 
 from storage import get, put
 from storage.errors import BadUri, Exists
@@ -18,6 +23,8 @@ from storage.uris import below, shown
 from tasks.folder import Folder
 from tasks.merge import dataset_record
 from tasks.records import Item, Job, Shard, encode
+from worker.images import Pixels
+from worker.shard import ItemError
 
 EVENT = "maskmill-image"
 WRITERS = 8
@@ -71,3 +78,19 @@ def write_per_image(
 
     with ThreadPoolExecutor(WRITERS) as pool:
         return list(pool.map(write, items))
+
+
+def save_frame(folder: Folder, job: Job, item: Item, pixels: Pixels) -> None:
+    """Keep (H, W, 3) RGB as JPEG with all of its colour (4:4:4): the same again changes nothing.
+
+    In an open job the first of a name has it.
+    """
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=95, subsampling=0)
+    try:
+        uri = below(folder.file("frames"), item.file_name)
+        with suppress(Exists):
+            put(uri, file.getvalue(), create_only=job.open)
+    except BadUri as exc:
+        message = "its name cannot be a path below a folder, so --save-frames cannot keep it"
+        raise ItemError("write", exc.kind, message) from exc

@@ -21,7 +21,7 @@ from tasks.ordered import ordered_map
 from tasks.records import Annotation, Failure, Image, Item, RleMask, Settings, Video
 from tasks.videos import BadVideo
 from worker.detections import Detections, Raw, Wanted
-from worker.images import BadImage, Header, decode, read_header
+from worker.images import BadImage, Header, Pixels, decode, read_header
 from worker.memory import flight
 from worker.model import LoadedModel
 from worker.polygons import polygons
@@ -40,6 +40,7 @@ POST_WINDOW = 4
 
 
 Shoot = Callable[[Item], "Future[Shot] | None"]
+Keep = Callable[[Item, Pixels], None]
 Begun = tuple[Item, "Failure | Future[Shot] | None"]
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -111,10 +112,11 @@ def annotate(
     watch: Stopwatch,
     refused: Callable[[Item], str] = lambda item: "",
     away: list[StorageError] | None = None,
+    keep: Keep = lambda item, pixels: None,
 ) -> Iterator[Outcome]:
     """Outcomes in the items' order. Fetching and decoding run ahead, post-processing beside.
 
-    Frames of videos are read ahead of all that, one after the other.
+    Frames of videos are read ahead of all that, one after the other, and given to `keep`.
     Once a store is `away`, what is fetched is finished, nothing more is fetched, and it is raised.
     """
     away = [] if away is None else away
@@ -133,7 +135,7 @@ def annotate(
         if isinstance(shot, Failure):
             return shot
         try:
-            return _or_failure(item, partial(prepare, item, shot, model, settings, watch))
+            return _or_failure(item, partial(prepare, item, shot, model, settings, watch, keep))
         except StorageError as exc:
             away.append(exc)
             return None
@@ -172,9 +174,12 @@ def annotate_one(
     settings: Settings,
     watch: Stopwatch,
     refused: Callable[[Item], str] = lambda item: "",
+    keep: Keep = lambda item, pixels: None,
 ) -> Outcome:
     """The same for one item with nothing beside it: careful mode, where one input may kill us."""
-    (outcome,) = annotate([item], model, settings, threads=1, watch=watch, refused=refused)
+    (outcome,) = annotate(
+        [item], model, settings, threads=1, watch=watch, refused=refused, keep=keep
+    )
     return outcome
 
 
@@ -208,11 +213,12 @@ def prepare(
     model: LoadedModel,
     settings: Settings,
     watch: Stopwatch,
+    keep: Keep,
 ) -> Prepared:
     if shot is not None:
         with _of_one_item():
             frame = shot.result()
-        return watch.timed("decode", _frame_to_tensor, item, frame, model)
+        return watch.timed("decode", _frame_to_tensor, item, frame, model, keep)
     data = watch.timed("fetch", fetch, item, settings.max_bytes)
     return watch.timed("decode", _to_tensor, item, data, model, settings)
 
@@ -249,10 +255,11 @@ def _to_tensor(item: Item, data: bytes, model: LoadedModel, settings: Settings) 
     return Prepared(item, tensor, frame, header.orientation)
 
 
-def _frame_to_tensor(item: Item, shot: "Shot", model: LoadedModel) -> Prepared:
+def _frame_to_tensor(item: Item, shot: "Shot", model: LoadedModel, keep: Keep) -> Prepared:
     video = shot.video
     with flight.decoding(0, Header(video.codec, video.width, video.height, 1), None):
         pixels = shot.pixels()
+        keep(item, pixels)
         frame = model.intake.frame(*pixels.shape[:2])
         return Prepared(item, model.intake.tensor(pixels, frame), frame, 1, video)
 

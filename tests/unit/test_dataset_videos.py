@@ -92,7 +92,7 @@ def write(folder: Folder, part: int | str, items: list[Item], failing: Iterable[
 
 def job_of(folder: Folder, items: int, shards: int, *, is_open: bool = False) -> Job:
     settings = Settings(
-        categories=CARD.category_list(), class_ids=(1,), max_bytes=1 << 20, max_pixels=1 << 20
+        categories=CARD.category_list(), class_ids=(1,), max_bytes=1 << 20, max_pixels=1 << 22
     )
     model = ModelRef(CARD, "canned.onnx", "onnx", "fp32", "0" * 64)
     wanted = Asked((), Selection(), model, settings, 64)
