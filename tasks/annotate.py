@@ -5,6 +5,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, BinaryIO
 
@@ -13,7 +14,8 @@ import msgspec
 from storage.uris import storable
 from tasks.cards import Model, ModelError
 from tasks.exits import OK, OVER_BUDGET
-from tasks.folder import Folder, missing_shards, read_run
+from tasks.folder import Folder, JobError, find_job, missing_shards, read_run
+from tasks.inputs import absolute
 from tasks.local import Interrupted, Stopped, await_ready, run, start
 from tasks.merge import is_merged
 from tasks.opening import Opened, Sources, continue_job, open_job, sources
@@ -85,9 +87,9 @@ def engines_here() -> list[str]:
     return [engine for engine in ENGINE_PARTS if is_here(engine)]
 
 
-def need_worker_parts(engine: str = "onnx") -> None:
+def need_worker_parts(engine: str = "onnx", *more: str) -> None:
     parts, extra = ENGINE_PARTS[engine]
-    missing = [each for each in WORKER_PARTS if find_spec(each) is None]
+    missing = [each for each in (*WORKER_PARTS, *more) if find_spec(each) is None]
     if not is_here(engine):
         missing.append(" or ".join(parts))
     if missing:
@@ -107,6 +109,19 @@ def _done(job: Job, folder: Folder) -> int:
     cuts: list[int] = [*(job.counts.cuts or range(0, items, job.asked.shard_size)), items]
     missing = (int(number) for number in missing_shards(folder, job))
     return items - sum(cuts[number + 1] - cuts[number] for number in missing)
+
+
+def report(output: str, clip: bool, video: str, as_json: bool) -> int:
+    """What came of a merged job, said once more; or clips of its videos, or of the one named."""
+    job, folder = find_job(absolute(output))
+    record = read_run(folder)
+    if record is None or record["run"] != job.run:
+        raise JobError(f"{folder.uri} is not merged yet; maskmill merge {folder.uri} merges it")
+    if not clip:
+        return finish(job, folder, record["failures"], as_json)
+    need_worker_parts(job.asked.model.engine, "av")
+    code: int = import_module("worker.clip").clips(folder, job, video, as_json)
+    return code
 
 
 def finish(job: Job, folder: Folder, max_failures: int, as_json: bool) -> int:

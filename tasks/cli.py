@@ -251,6 +251,19 @@ def merge(
     end("tasks.following:merge_job", output, replace_edited, as_json)
 
 
+@app.command(epilog="Example:\n\n  maskmill report out --clip --video a.mp4")
+def report(
+    output: JobFolder,
+    clip: Annotated[
+        bool, typer.Option("--clip", help="Draw its videos, with masks, into OUT/clips.")
+    ] = False,
+    video: Annotated[str, typer.Option(help="With --clip: only the video of this name.")] = "",
+    as_json: JsonFlag = False,
+) -> None:
+    """What came of a merged job; or clips of its videos with what was found on them."""
+    end("tasks.annotate:report", output, clip, video, as_json)
+
+
 app.add_typer(models)
 app.add_typer(schedule)
 

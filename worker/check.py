@@ -79,7 +79,7 @@ def _try(model: Model, picture: str, drawing: str) -> Facts:
         failed = ModelError if outcome.failure.stage == "model" else InputError
         raise failed(f"{outcome.failure.uri}: {outcome.failure.message}")
     caption = f"{model.build.file} with {loaded.engine_version}"
-    put(drawing, contact_sheet([(caption, drawn(picture, outcome.annotations, settings))]))
+    put(drawing, contact_sheet([(caption, drawn(outcome.item, outcome.annotations, settings))]))
     taken, all_of_them = getattr(loaded.runtime, "operators", (0, 0))  # by its delegate
     names = {each.id: each.name for each in settings.categories}
     decode: Any = loaded.decode  # it says which tensor it reads each of its parts from

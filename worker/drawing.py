@@ -28,14 +28,18 @@ _PAPER, _INK, _GREY = (24, 24, 27), (235, 235, 235), (70, 70, 74)
 
 
 def draw(
-    pixels: Pixels, records: Sequence[Record], names: Mapping[int, str], image_size: tuple[int, int]
+    pixels: Pixels,
+    records: Sequence[Record],
+    names: Mapping[int, str],
+    image_size: tuple[int, int],
+    room: tuple[int, int] = TILE,
 ) -> Pixels:
-    """The picture with its annotations, no larger than a tile of a sheet, (H, W, 3) RGB.
+    """The picture with its annotations, no larger than its `room`, (H, W, 3) RGB.
 
     The records are in pixels of an image of (height, width) `image_size`, which may be larger than
     `pixels`.
     """
-    picture = _fitted(pixels)
+    picture = _fitted(pixels, room)
     ordered = sorted(records, key=lambda record: -float(record["bbox"][2] * record["bbox"][3]))
     for record in ordered:  # small ones on top
         _paint(picture, _mask(record, image_size, picture.shape[:2]), color_of(record))
@@ -79,10 +83,10 @@ def _tile(pixels: Pixels | None) -> Image.Image:
     return ImageOps.pad(Image.fromarray(pixels), TILE, color=_PAPER)
 
 
-def _fitted(pixels: Pixels) -> Pixels:
-    """A copy that fits a tile; small pictures grow a few times, so that labels have room."""
+def _fitted(pixels: Pixels, room: tuple[int, int] = TILE) -> Pixels:
+    """A copy that fits the room; small pictures grow a few times, so that labels have room."""
     height, width = pixels.shape[:2]
-    scale = min(TILE[0] / width, TILE[1] / height, 4.0)
+    scale = min(room[0] / width, room[1] / height, 4.0)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     way = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
     return np.array(cv2.resize(pixels, size, interpolation=way), dtype=np.uint8)

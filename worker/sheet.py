@@ -1,6 +1,8 @@
 """The contact sheet: a few images of a merged job with what was found on them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from importlib import import_module
 
 import msgspec
 
@@ -8,8 +10,9 @@ from storage import get, put
 from storage.errors import StorageError
 from tasks.folder import SHEET, Folder, exists, read_plan, read_retries, whole_shard
 from tasks.merge import Picked
-from tasks.records import Annotation, Job, Settings
-from worker.drawing import contact_sheet, draw
+from tasks.records import Annotation, Item, Job, Settings
+from tasks.videos import BadVideo
+from worker.drawing import TILE, Record, contact_sheet, draw
 from worker.images import BadImage, Pixels, decode, read_header
 
 TILE_MINIMUM = (900, 900)  # decode no larger than a tile can show
@@ -33,16 +36,40 @@ def _tile(folder: Folder, job: Job, pick: Picked) -> tuple[str, Pixels | None]:
     number = sum(each.score >= SHOWN for each in found)
     caption = f"{item.file_name}: {number} from {SHOWN}, {len(found)} in all"
     try:
-        return caption, drawn(item.uri, found, job.asked.settings)
-    except (StorageError, BadImage):
+        return caption, drawn(item, found, job.asked.settings)
+    except (StorageError, BadImage, BadVideo):
         return f"{item.file_name}: could not be read", None
 
 
-def drawn(uri: str, found: Iterable[Annotation], settings: Settings) -> Pixels:
+def drawn(item: Item, found: Iterable[Annotation], settings: Settings) -> Pixels:
     """An image with what was found on it and may be shown."""
-    data = get(uri, max_bytes=settings.max_bytes)
+    if item.frame is not None:
+        with frame_reader(settings) as read:
+            pixels = read(item)
+        return marked(pixels, found, settings, pixels.shape[:2])
+    data = get(item.uri, max_bytes=settings.max_bytes)
     header = read_header(data, max_pixels=settings.max_pixels)
     pixels = decode(data, header, TILE_MINIMUM)
+    return marked(pixels, found, settings, (header.height, header.width))
+
+
+def marked(
+    pixels: Pixels,
+    found: Iterable[Annotation | Record],
+    settings: Settings,
+    size: tuple[int, ...],
+    room: tuple[int, int] = TILE,
+) -> Pixels:
+    """The pixels of an image of this height and width with what may be shown of what was found."""
     names = {each.id: each.name for each in settings.categories}
-    records = [msgspec.to_builtins(each) for each in found if each.score >= SHOWN]
-    return draw(pixels, records, names, (header.height, header.width))
+    records = ({"score": 1.0, **msgspec.to_builtins(each)} for each in found)
+    shown = [each for each in records if each["score"] >= SHOWN]
+    return draw(pixels, shown, names, (size[0], size[1]), room)
+
+
+@contextmanager
+def frame_reader(settings: Settings) -> Iterator[Callable[[Item], Pixels]]:
+    """What reads frames of videos; images do without the 15 MiB of its decoders."""
+    frames = import_module("worker.frames")
+    with closing(frames.FrameReader(settings.max_video_bytes, settings.max_pixels)) as reader:
+        yield lambda item: reader.read(item).pixels()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from storage import put
+from storage import get, put
 from tests.graphs import write_model
 from tests.pictures import write_folder
 from tests.running import maskmill
@@ -93,3 +93,21 @@ def test_the_same_bytes_for_any_shard_size_and_source(
         assert maskmill(*asked).code == 0
         made.append((out / "instances.json").read_bytes())
     assert made[0] == made[1] == made[2]
+
+
+def test_clips_of_a_job_in_a_bucket(card: Path, films: Path, moto_s3: str) -> None:
+    out = f"{moto_s3}/out"
+    early = maskmill("report", out)
+    assert (early.code, "holds no job" in early.err) == (4, True)
+    assert maskmill("annotate", films, "-m", card, "-o", out, "--every", 10).code == 0
+    assert "8 of 8 inputs" in maskmill("report", out).out
+    ran = maskmill("report", out, "--clip", "--json")
+    assert ran.code == 0, ran.err
+    assert [(each["video"], each["frames"]) for each in ran.events] == [
+        *(("a.mp4", 4), ("deep/turned.mp4", 2))
+    ]
+    for each in ran.events:
+        assert get(each["uri"])[4:8] == b"ftyp"
+    assert ran.events[1]["uri"] == f"{out}/clips/deep/turned.mp4.mp4"
+    wrong = maskmill("report", out, "--clip", "--video", "b.mp4")
+    assert (wrong.code, "has no video 'b.mp4'" in wrong.err) == (4, True)
