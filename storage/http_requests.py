@@ -73,11 +73,12 @@ def post(url: str, body: bytes, headers: Mapping[str, str]) -> int:
 
 def webhook_rules(url: str) -> HttpSettings:
     """A host has to be listed, by name or address, and besides its network if that is private."""
-    rules, host = webhook_settings(), (urlsplit(url).hostname or "").rstrip(".")
+    rules, place = webhook_settings(), parse(url)
+    host = place.host.rstrip(".")
     listed = host in rules.allowed_hosts
     with suppress(ValueError):
         listed |= any(ipaddress.ip_address(host) in each for each in rules.allowed_networks)
-    if not listed or parse(url).scheme not in ("http", "https"):
+    if not listed or place.scheme not in ("http", "https"):
         raise Refused(url, f"is refused: it is of no web host that {rules.variable} lists")
     return rules._replace(allowed_hosts=frozenset())
 
