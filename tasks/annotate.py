@@ -19,7 +19,7 @@ from tasks.inputs import absolute
 from tasks.local import Interrupted, Stopped, await_ready, run, start
 from tasks.merge import is_merged
 from tasks.opening import Opened, Sources, continue_job, open_job, sources
-from tasks.progress import Face, Watcher, choose_face, say_json, tell
+from tasks.progress import Face, Said, Watcher, choose_face, say, say_json
 from tasks.records import Job, Selection
 from tasks.shelf import find_model
 from tasks.wishes import Wishes, asked_for
@@ -33,12 +33,39 @@ ENGINE_PARTS = {
 }
 
 
-def annotate(inputs: Sequence[str], selection: Selection, wishes: Wishes, as_json: bool) -> int:
+def annotate_typed(inputs: Sequence[str], as_json: bool, **typed: Any) -> int | Said:
+    if code := gate(inputs, typed, as_json):
+        return code
+    selection, wishes = as_asked(typed, Selection, Wishes)
+    return annotate(inputs, selection, wishes, as_json)
+
+
+def gate(inputs: Sequence[str], typed: dict[str, Any], as_json: bool) -> int:
+    """With --gate-parity, the exit code of one who would not go on."""
+    if not typed["gate_parity"]:
+        return OK
+    judge = import_module("worker.parity").gate
+    judged: Said | None = judge(inputs, *as_asked(typed, Selection, Wishes))
+    return say(judged, as_json) if judged else OK
+
+
+def as_asked(typed: dict[str, Any], *kinds: type[Any]) -> list[Any]:
+    """What was typed, by the names of options, as values of these kinds."""
+    words = {
+        "from": typed["from_"],
+        "classes": [word for word in typed["classes"].split(",") if word.strip()],
+        "runtime": typed["runtime"] or "",
+        "reduced_decode": not typed["full_decode"],
+    }
+    return [msgspec.convert(typed | words, kind) for kind in kinds]
+
+
+def annotate(inputs: Sequence[str], selection: Selection, wishes: Wishes, as_json: bool) -> Said:
     model = find_model(wishes.model, wishes.runtime, wishes.precision)
     with standard_input(inputs) as stdin:
         given = sources(inputs, selection, stdin)
         done = work_off(model, given, wishes, choose_face(as_json))
-    return finish(*done, wishes.max_failures, as_json)
+    return finish(*done, wishes.max_failures)
 
 
 @contextmanager
@@ -111,34 +138,28 @@ def _done(job: Job, folder: Folder) -> int:
     return items - sum(cuts[number + 1] - cuts[number] for number in missing)
 
 
-def report(output: str, clip: bool, video: str, as_json: bool) -> int:
+def report(output: str, clip: bool, video: str, as_json: bool) -> int | Said:
     """What came of a merged job, said once more; or clips of its videos, or of the one named."""
     job, folder = find_job(absolute(output))
     record = read_run(folder)
     if record is None or record["run"] != job.run:
         raise JobError(f"{folder.uri} is not merged yet; maskmill merge {folder.uri} merges it")
     if not clip:
-        return finish(job, folder, record["failures"], as_json)
+        return finish(job, folder, record["failures"])
     need_worker_parts(job.asked.model.engine, "av")
     code: int = import_module("worker.clip").clips(folder, job, video, as_json)
     return code
 
 
-def finish(job: Job, folder: Folder, max_failures: int, as_json: bool) -> int:
+def finish(job: Job, folder: Folder, max_failures: int) -> Said:
     summary = {"output": folder.uri, **msgspec.to_builtins(job.counts), **(read_run(folder) or {})}
     summary["files"] = {each: folder.file(each) for each in [*summary["files"], "run.json"]}
-    over = summary["failures"] > max_failures
-    code = OVER_BUDGET if over else OK
     # Two columns, never cut: what a path says at its end matters.
-    lines = (f"{label:<15}{text}" for label, text in _rows(summary))
-    tell({"event": "summary", **summary, "exit": code}, lines, as_json)
-    if over and not as_json:
-        print(
-            f"maskmill: {summary['failures']} inputs failed, more than --max-failures"
-            f" {max_failures}; they are listed in {folder.file('failures.jsonl')}",
-            file=sys.stderr,
-        )
-    return code
+    lines = [f"{label:<15}{text}" for label, text in _rows(summary)]
+    if over := summary["failures"] > max_failures:
+        said = f"{summary['failures']} inputs failed, more than --max-failures {max_failures};"
+        lines.append(f"{said} they are listed in {folder.file('failures.jsonl')}")
+    return Said({"event": "summary", **summary}, lines, OVER_BUDGET if over else OK)
 
 
 def _rows(summary: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -1,27 +1,25 @@
 """The `maskmill` command. Nothing heavy is imported before it is needed."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from tasks.cli_models import app as models
 from tasks.cli_options import (
-    DelegateName,
-    DelegateOptions,
+    ASKED,
+    SETTINGS,
     Inputs,
+    JobFolder,
     JsonFlag,
-    Memory,
+    Limit,
     ModelName,
     Output,
     ReplaceEdited,
     Runtime,
-    asking,
-    end,
+    command,
     option,
 )
 from tasks.cli_schedule import app as schedule
-
-JobFolder = Annotated[str, typer.Argument(metavar="OUT", help="A job folder.", show_default=False)]
 
 app = typer.Typer(
     name="maskmill",
@@ -33,39 +31,29 @@ app = typer.Typer(
 )
 
 
-_ANNOTATE_EPILOG = (
-    "Examples:\n\n  maskmill annotate photos/ -m shapes -o out\n\n"
-    "  maskmill annotate 's3://bucket/2024/**/*.jpg' -m my-model.toml -o s3://results/run-1\n\n"
-    "  maskmill annotate coco.json --images-root photos -m shapes -o out --classes disc,star\n\n"
-    "Exit codes: 0 all well, 2 wrong usage, 3 more failures than --max-failures, 4 stopped,"
-    " 5 --gate-parity found the model not at parity."
-)
-
-
-@app.command(epilog=_ANNOTATE_EPILOG)
-@asking
+@command(app, "tasks.annotate:annotate_typed", *SETTINGS, *ASKED)
 def annotate(
-    selection: Any,
-    wishes: dict[str, Any],
     inputs: Inputs,
     model: ModelName,
     output: Output,
     max_failures: Annotated[int, typer.Option(min=0, help="More failures than this: exit 3.")] = 0,
     replace_edited: ReplaceEdited = False,
-    delegate: DelegateName = "",
-    delegate_option: DelegateOptions = None,
-    memory: Memory = "",
     as_json: JsonFlag = False,
 ) -> None:
-    """Annotate images on this machine, with no broker: a COCO dataset in the output folder."""
-    from tasks.wishes import Wishes
+    """Annotate images on this machine, with no broker: a COCO dataset in the output folder.
 
-    wishes |= {"max_failures": max_failures, "replace_edited": replace_edited}
-    wished = Wishes(model=model, output=output, **wishes)
-    end("tasks.annotate:annotate", inputs, selection, wished, as_json)
+    \b
+    Examples:
+      maskmill annotate photos/ -m shapes -o out
+      maskmill annotate 's3://bucket/2024/**/*.jpg' -m my-model.toml -o s3://results/run-1
+      maskmill annotate coco.json --images-root photos -m shapes -o out --classes disc,star
+
+    Exit codes: 0 all well, 2 wrong usage, 3 more failures than --max-failures,
+    4 stopped, 5 --gate-parity found the model not at parity.
+    """
 
 
-@app.command()
+@command(app, "tasks.doctor:doctor")
 def doctor(
     output: Annotated[
         str | None, typer.Argument(help="A job folder to check.", show_default=False)
@@ -73,71 +61,55 @@ def doctor(
     model: Annotated[
         str, typer.Option("--model", "-m", help="Try its builds, and say how fast they are.")
     ] = "",
-    as_json: JsonFlag = False,
 ) -> None:
     """What this machine can run; or whether a job folder is sound."""
-    if output:
-        end("worker.audit:check_folder", output, as_json)
-    end("tasks.doctor:check_machine", model, as_json)
 
 
-@app.command("eval", epilog="Example:\n\n  maskmill eval out --gt instances_val.json")
+@command(app, "worker.evaluate:evaluate", name="eval")
 def evaluate(
-    output: Annotated[str, typer.Argument(help="A merged job folder.", show_default=False)],
+    output: JobFolder,
     truth: Annotated[str, typer.Option("--gt", help="The ground truth, a COCO dataset.")],
-    as_json: JsonFlag = False,
 ) -> None:
-    """COCO box AP, mask AP and their mean, by size and by class."""
-    end("worker.evaluate:evaluate", output, truth, as_json)
+    """COCO box AP, mask AP and their mean, by size and by class, of a merged job.
+
+    Example: maskmill eval out --gt instances_val.json
+    """
 
 
-_PARITY_EPILOG = (
-    "Instances that score at least the threshold in either are matched by mask IoU 0.5. Bounds for"
-    " --require: matched and mask_iou (at least), score_drift, class_flips and, with --gt, ap_loss"
-    " (at most).\n\n"
-    "Examples:\n\n  maskmill parity shapes photos/\n\n"
-    "  maskmill parity shapes val.json --gt val.json --only 'fp32 onnx,int8 litert'"
-    " --require matched=0.95,ap_loss=0.03\n\n"
-    "Exit codes: 0 all well, 2 wrong usage, 4 stopped, 5 one way is outside a bound."
-)
-
-
-@app.command(epilog=_PARITY_EPILOG)
+@command(app, "worker.parity:parity")
 def parity(
     model: Annotated[str, typer.Argument(help="A card's name, or a card.", show_default=False)],
     inputs: Inputs,
     only: Annotated[str, typer.Option(help="These alone, each against the first.")] = "",
     truth: Annotated[str, typer.Option("--gt", help="A COCO dataset, to compare AP as well.")] = "",
     threshold: Annotated[float, typer.Option(min=0, max=1, help="The score that counts.")] = 0.3,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N inputs.")] = None,
+    limit: Limit = None,
     require: Annotated[
         str, typer.Option(help="Exit 5 outside these bounds; none only reports.")
     ] = "matched=0.98,mask_iou=0.95",
     output: Annotated[str, typer.Option("--output", "-o", help="Keep each one's job here.")] = "",
-    as_json: JsonFlag = False,
 ) -> None:
-    """Compare one model's builds, runtimes and precisions on the same inputs."""
-    asked = {"inputs": inputs, "threshold": threshold, "truth": truth, "output": output}
-    end("worker.parity:parity", model, limit, only, require, asked, as_json)
+    """Compare one model's builds, runtimes and precisions on the same inputs.
+
+    Instances that score at least the threshold in either are matched by mask IoU
+    0.5. Bounds for --require: matched and mask_iou (at least), score_drift,
+    class_flips and, with --gt, ap_loss (at most).
+
+    \b
+    Examples:
+      maskmill parity shapes photos/
+      maskmill parity shapes photos/ --only 'fp32 onnx,int8 litert' --require matched=0.95
+      maskmill parity shapes val.json --gt val.json --require matched=0.95,ap_loss=0.03
+
+    Exit codes: 0 all well, 2 wrong usage, 4 stopped, 5 one way is outside a bound.
+    """
 
 
-@app.command()
+@command(app, "tasks.demo:demo")
 def demo(output: Output = "maskmill-demo", as_json: JsonFlag = False) -> None:
     """The whole way on the bundled model and images: annotate, draw, judge."""
-    end("tasks.demo:demo", output, as_json)
 
 
-_SUBMIT_EPILOG = (
-    "Examples:\n\n  maskmill submit s3://bucket/photos/ -m shapes -o s3://bucket/out --wait\n\n"
-    "  maskmill submit photos/ -m shapes -o s3://bucket/out --upload --priority high\n\n"
-    "MASKMILL_BROKER_URL and MASKMILL_STATE say which fleet. Exit codes: 0 all well, 2 wrong usage,"
-    " 3 (with --wait) more failures than --max-failures, 4 stopped, cancelled or no broker."
-)
-_STATUS = "Examples:\n\n  maskmill status s3://bucket/out --watch\n\n  maskmill status s3://bucket/"
-_WORKER_EPILOG = (
-    "Examples:\n\n  maskmill worker -m shapes\n\n"
-    "  MASKMILL_BROKER_URL=redis://broker:6379/0 MASKMILL_STATE=s3://bucket/state maskmill worker"
-)
 _HOW = (
     option("wait", bool, False, "Follow the job to its end."),
     option("dry_run", bool, False, "Say what would be done; plan and send nothing."),
@@ -152,33 +124,21 @@ _HOW = (
 )
 
 
-def submit(
-    selection: Any,
-    wishes: dict[str, Any],
-    inputs: Inputs,
-    model: ModelName,
-    output: Output,
-    as_json: JsonFlag = False,
-    **how: Any,
-) -> None:
-    """Plan a job and hand it to the fleet."""
-    from tasks.records import Routing
-    from tasks.submit import Sharing
+@command(app, "tasks.following:submit_typed", *_HOW, *ASKED)
+def submit(inputs: Inputs, model: ModelName, output: Output, as_json: JsonFlag = False) -> None:
+    """Plan a job and hand it to the fleet that MASKMILL_BROKER_URL and MASKMILL_STATE name.
 
-    sharing = Sharing(upload=how["upload"], shared_paths=how["shared_paths"])
-    routing = Routing(**{name: how[name] for name in ("priority", "target", "per_image")})
-    wishes |= {"model": model, "output": output, "routing": routing, "sharing": sharing}
-    wishes["mixed"] = how["mixed"]
-    if how["dry_run"]:
-        end("tasks.following:dry", inputs, selection, wishes, how["append"], as_json)
-    follow = how["max_failures"] if how["wait"] else None
-    end("tasks.following:send", inputs, selection, wishes, follow, how["append"], as_json)
+    \b
+    Examples:
+      maskmill submit s3://bucket/photos/ -m shapes -o s3://bucket/out --wait
+      maskmill submit photos/ -m shapes -o s3://bucket/out --upload --priority high
+
+    Exit codes: 0 all well, 2 wrong usage, 3 (with --wait) more failures than
+    --max-failures, 4 stopped, cancelled or no broker.
+    """
 
 
-app.command(epilog=_SUBMIT_EPILOG)(asking(submit, *_HOW))
-
-
-@app.command(epilog=_WORKER_EPILOG)
+@command(app, "tasks.fleet_worker:serve", *SETTINGS, reports=False)
 def worker(
     model: Annotated[
         list[str] | None,
@@ -194,17 +154,18 @@ def worker(
     grace: Annotated[
         float, typer.Option(min=0, help="Seconds to finish the shard in hand when told to stop.")
     ] = 20.0,
-    delegate: DelegateName = "",
-    delegate_option: DelegateOptions = None,
-    memory: Memory = "",
 ) -> None:
-    """Work for a fleet: one process with one model, watched by another, until told to stop."""
-    from tasks.fleet_worker import serve
+    """Work for a fleet: one process with one model, watched by another, until told to stop.
 
-    raise typer.Exit(serve(model or [], runtime or "", target or [], grace))
+    \b
+    Examples:
+      maskmill worker -m shapes
+      export MASKMILL_BROKER_URL=redis://broker:6379/0 MASKMILL_STATE=s3://bucket/state
+      maskmill worker
+    """
 
 
-@app.command(epilog=_STATUS)
+@command(app, "tasks.following:status")
 def status(
     output: Annotated[
         str, typer.Argument(metavar="OUT|PREFIX", help="A job folder, or what jobs lie below.")
@@ -214,44 +175,44 @@ def status(
     ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Where jobs stand, from storage: it needs no broker."""
-    end("tasks.following:status", output, watching, as_json)
+    """Where jobs stand, from storage: it needs no broker.
+
+    \b
+    Examples:
+      maskmill status s3://bucket/out --watch
+      maskmill status s3://bucket/
+    """
 
 
-@app.command()
-def cancel(output: JobFolder, as_json: JsonFlag = False) -> None:
+@command(app, "tasks.following:cancel_job")
+def cancel(output: JobFolder) -> None:
     """Have a job stop within seconds, for good until it is resumed."""
-    end("tasks.following:cancel_job", output, as_json)
 
 
-@app.command()
-def resume(output: JobFolder, as_json: JsonFlag = False) -> None:
+@command(app, "tasks.following:resume_job")
+def resume(output: JobFolder) -> None:
     """Let a cancelled or stopped job go on, and send what is missing of any job."""
-    end("tasks.following:resume_job", output, as_json)
 
 
-@app.command(epilog="Example:\n\n  maskmill retry s3://bucket/out --only fetch,decode")
+@command(app, "tasks.following:retry_job")
 def retry(
     output: JobFolder,
     only: Annotated[
         str, typer.Option(help="Only failures of these stages: fetch, decode, model, worker.")
     ] = "",
-    as_json: JsonFlag = False,
 ) -> None:
-    """Try the failed inputs of a finished job again."""
-    stages = [word.strip() for word in only.split(",") if word.strip()]
-    end("tasks.following:retry_job", output, stages, as_json)
+    """Try the failed inputs of a finished job again.
+
+    Example: maskmill retry s3://bucket/out --only fetch,decode
+    """
 
 
-@app.command()
-def merge(
-    output: JobFolder, replace_edited: ReplaceEdited = False, as_json: JsonFlag = False
-) -> None:
+@command(app, "tasks.following:merge_job")
+def merge(output: JobFolder, replace_edited: ReplaceEdited = False) -> None:
     """Merge a job here and now; what is there of an unfinished one goes to partial/."""
-    end("tasks.following:merge_job", output, replace_edited, as_json)
 
 
-@app.command(epilog="Example:\n\n  maskmill report out --clip --video a.mp4")
+@command(app, "tasks.annotate:report")
 def report(
     output: JobFolder,
     clip: Annotated[
@@ -260,8 +221,10 @@ def report(
     video: Annotated[str, typer.Option(help="With --clip: only the video of this name.")] = "",
     as_json: JsonFlag = False,
 ) -> None:
-    """What came of a merged job; or clips of its videos with what was found on them."""
-    end("tasks.annotate:report", output, clip, video, as_json)
+    """What came of a merged job; or clips of its videos with what was found on them.
+
+    Example: maskmill report out --clip --video a.mp4
+    """
 
 
 app.add_typer(models)

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from tasks.cli_options import JsonFlag, end
+from tasks.cli_options import JsonFlag, Limit, command
 
 _ABOUT = "The zoo: what models there are, and what each one needs."
 app = typer.Typer(name="models", no_args_is_help=True, rich_markup_mode="rich", help=_ABOUT)
@@ -12,19 +12,17 @@ app = typer.Typer(name="models", no_args_is_help=True, rich_markup_mode="rich", 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A card's name, a card, or a network.")]
 
 
-@app.command("list")
-def list_models(as_json: JsonFlag = False) -> None:
+@command(app, "tasks.zoo_table:list_models", name="list")
+def list_models() -> None:
     """Every card at hand: accuracy, cost, where it runs, and whether its weights are here."""
-    end("tasks.zoo_table:list_models", as_json)
 
 
-@app.command()
-def show(name: Name, as_json: JsonFlag = False) -> None:
+@command(app, "tasks.zoo_table:show_model")
+def show(name: Name) -> None:
     """All of one card: builds, downloads, checksums, where its files are, licence and source."""
-    end("tasks.zoo_table:show_model", name, as_json)
 
 
-@app.command()
+@command(app, "tasks.pull:pull")
 def pull(
     name: Name,
     precision: Annotated[
@@ -33,31 +31,28 @@ def pull(
     as_json: JsonFlag = False,
 ) -> None:
     """Download a build from where it is published, and verify it."""
-    end("tasks.pull:pull", name, precision, as_json)
 
 
-@app.command(
-    epilog="Example:\n\n  maskmill models reproduce shapes --coco held-out\n\n"
-    "Exit codes: 0 as published, 2 wrong usage, 5 further from it than --tolerance."
-)
+@command(app, "worker.reproduce:reproduce")
 def reproduce(
     name: Name,
     coco: Annotated[str, typer.Option(help="COCO's folder, or images with an instances.json.")],
     output: Annotated[str, typer.Option("--output", "-o", help="Default: reproduce-NAME.")] = "",
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N images.")] = None,
+    limit: Limit = None,
     tolerance: Annotated[
         float, typer.Option(min=0, max=1, help="How far from the card's AP is still the same.")
     ] = 0.005,
     as_json: JsonFlag = False,
 ) -> None:
-    """Run a model over COCO's val2017 and print measured beside published AP."""
-    end("worker.reproduce:reproduce", name, coco, output, limit, tolerance, as_json)
+    """Run a model over COCO's val2017 and print measured beside published AP.
+
+    Example: maskmill models reproduce shapes --coco held-out
+
+    Exit codes: 0 as published, 2 wrong usage, 5 further from it than --tolerance.
+    """
 
 
-@app.command(
-    epilog="Examples:\n\n  maskmill models add best.onnx\n\n"
-    "  maskmill models add mask-rcnn.onnx --name mine --categories cat,dog"
-)
+@command(app, "worker.add_model:add")
 def add(
     file: Annotated[str, typer.Argument(metavar="FILE", help="An .onnx, or an OpenVINO .xml.")],
     name: Annotated[str, typer.Option(help="What it is called (default: as the file).")] = "",
@@ -69,18 +64,22 @@ def add(
     replace: Annotated[bool, typer.Option("--replace", help="The model of that name.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Make a card by looking at a network, and show what it finds on a picture."""
-    told = {"categories": categories, "color": color, "mean": mean, "std": std, "fit": fit}
-    told["name"] = name
-    end("worker.add_model:add", file, told, replace, as_json)
+    """Make a card by looking at a network, and show what it finds on a picture.
+
+    \b
+    Examples:
+      maskmill models add best.onnx
+      maskmill models add mask-rcnn.onnx --name mine --categories cat,dog
+    """
 
 
-@app.command(epilog="Exit codes: 0 all that is here fits, 2 it cannot be used.")
+@command(app, "worker.check:check")
 def check(
-    model: Name,
+    name: Name,
     image: Annotated[str, typer.Argument(help="A picture.", show_default=False)] = "",
     output: Annotated[str, typer.Option("--output", "-o", help="For drawings.")] = "maskmill-check",
-    as_json: JsonFlag = False,
 ) -> None:
-    """Load every build with every engine that is here, run a picture and draw what is found."""
-    end("worker.check:check", model, image, output, as_json)
+    """Load every build with every engine that is here, run a picture and draw what is found.
+
+    Exit codes: 0 all that is here fits, 2 it cannot be used.
+    """

@@ -1,17 +1,12 @@
-"""Options that several commands have: what is asked of a run, declared once."""
-
-from __future__ import annotations
+"""How commands are declared, and the options that several of them have."""
 
 import inspect
 import os
 from collections.abc import Callable
 from importlib import import_module
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
-
-if TYPE_CHECKING:
-    from tasks.records import Selection
 
 MOST = 10**12  # what the scratch database can count
 
@@ -27,7 +22,9 @@ Inputs = Annotated[
         show_default=False,
     ),
 ]
+JobFolder = Annotated[str, typer.Argument(metavar="OUT", help="A job folder.", show_default=False)]
 JsonFlag = Annotated[bool, typer.Option("--json", help="JSON lines instead of text.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Only the first N inputs.")]
 ModelName = Annotated[
     str, typer.Option("--model", "-m", help="A card's name, a card, or a network beside one.")
 ]
@@ -37,27 +34,6 @@ Output = Annotated[
 ReplaceEdited = Annotated[
     bool, typer.Option("--replace-edited", help="Replace an instances.json edited by hand.")
 ]
-
-
-def _setting(variable: str, name: str, said: str, **more: Any) -> Any:
-    """An option whose value goes where the process that computes reads it."""
-
-    def keep(value: Any) -> Any:
-        if value:
-            os.environ[variable] = value if isinstance(value, str) else " ".join(value)
-        return value
-
-    return typer.Option(name, help=said, callback=keep, **more)
-
-
-_BOARDS = "TFLite's: auto (this board's), none or a library's path."
-DelegateName = Annotated[str, _setting("MASKMILL_DELEGATE", "--delegate", _BOARDS)]
-DelegateOptions = Annotated[
-    list[str] | None,
-    _setting("MASKMILL_DELEGATE_OPTIONS", "--delegate-option", "For it.", metavar="KEY=VALUE"),
-]
-_MOST_MEMORY = "The most that the worker may take, as in 512M (MASKMILL_MEMORY)."
-Memory = Annotated[str, _setting("MASKMILL_MEMORY", "--memory", _MOST_MEMORY)]
 
 
 def _numbers(words: str) -> tuple[int, ...]:
@@ -81,7 +57,7 @@ def _amount(name: str, said: str, least: int = 0, most: int = MOST) -> inspect.P
     return option(name, kind, default, said, min=least, max=most)
 
 
-_COMMON = (
+ASKED = (
     _amount("limit", "Only the first N inputs.", least=1),
     _amount("sample", "A random choice of N inputs.", least=1),
     option("seed", int, 0, "The seed of --sample."),
@@ -112,53 +88,49 @@ _COMMON = (
     option("overwrite", bool, False, "Start anew where the output holds a job."),
     option("gate_parity", bool, False, "First compare 16 inputs with the card's first build."),
 )
+SETTINGS = (
+    option("delegate", str, "", "TFLite's: auto (this board's), none or a library's path."),
+    option("delegate_option", list[str] | None, None, "For it.", metavar="KEY=VALUE"),
+    option("memory", str, "", "The most that the worker may take, as in 512M (MASKMILL_MEMORY)."),
+)
+# Where the process that computes looks for them, in the environment.
+_VARIABLES = ("MASKMILL_DELEGATE", "MASKMILL_DELEGATE_OPTIONS", "MASKMILL_MEMORY")
 
 
-def asking(command: Callable[..., None], *more: inspect.Parameter) -> Callable[..., None]:
-    """Give a command the common options, and `more` by name.
+def command(
+    app: typer.Typer, target: str, *options: inspect.Parameter, name: str = "", reports: bool = True
+) -> Callable[[Callable[..., None]], None]:
+    """Make a command of a function's parameters and docstring, with more options.
 
-    It takes them as `selection`, how inputs are chosen, and `wishes`, by the fields of `Wishes`.
+    `target` is who does it, module:function, imported when it runs. It gets what is typed by
+    name; `as_json` too where the function declares it, as that of a command which speaks on its
+    way does. One that `reports` has --json.
     """
-    own = inspect.signature(command, eval_str=True).parameters.values()
 
-    def run(**values: Any) -> None:
-        typed = {each.name: values.pop(each.name) for each in _COMMON}
-        gated = typed.pop("gate_parity")
-        selection, wishes = _asked(typed)
-        about = (values["model"], values["inputs"], selection, wishes, values["as_json"])
-        if gated and (code := _code("worker.parity:gate", *about)):
-            raise typer.Exit(code)
-        command(selection=selection, wishes=wishes, **values)
+    def declare(declared: Callable[..., None]) -> None:
+        own, kind = inspect.signature(declared).parameters, inspect.Parameter.KEYWORD_ONLY
+        flag = inspect.Parameter("as_json", kind, default=False, annotation=JsonFlag)
+        added = [flag] if reports and "as_json" not in own else []
+        given = [each.replace(kind=kind) for each in (*own.values(), *options, *added)]
+        given.sort(key=lambda each: each.default is not each.empty)
 
-    named = [each for each in own if each.name not in ("selection", "wishes", "how")]
-    merged = [*named, *more, *_COMMON]
-    merged.sort(key=lambda each: each.default is not inspect.Parameter.empty)
-    merged = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in merged]
-    run.__signature__ = inspect.Signature(merged)  # type: ignore[attr-defined]
-    run.__annotations__ = {each.name: each.annotation for each in merged}
-    run.__doc__, run.__name__ = command.__doc__, command.__name__
-    return run
+        def run(**typed: Any) -> None:
+            for variable, each in zip(_VARIABLES, SETTINGS, strict=True):
+                if value := typed.pop(each.name, None):
+                    os.environ[variable] = value if isinstance(value, str) else " ".join(value)
+            as_json = typed.pop("as_json") if added else typed.get("as_json", False)
+            end(target, typed, as_json)
 
+        run.__signature__ = inspect.Signature(given)  # type: ignore[attr-defined]
+        run.__annotations__ = {each.name: each.annotation for each in given}
+        app.command(name or declared.__name__, help=declared.__doc__)(run)
 
-def end(command: str, *told: Any) -> NoReturn:
-    """Leave as a command ends: `module:function`, whose last argument is whether to say JSON."""
-    raise typer.Exit(_code(command, *told))
+    return declare
 
 
-def _code(command: str, *told: Any) -> int:
+def end(target: str, told: dict[str, Any], as_json: bool) -> NoReturn:
+    """Leave as `module:function` ends."""
     from tasks.exits import ended
 
-    module, _, name = command.partition(":")
-    return ended(lambda: getattr(import_module(module), name)(*told), bool(told[-1]))
-
-
-def _asked(typed: dict[str, Any]) -> tuple[Selection, dict[str, Any]]:
-    from tasks.records import Selection
-
-    chosen = Selection(**{name: typed.pop(name) for name in Selection.__struct_fields__})
-    words = {
-        "classes": [word for word in typed["classes"].split(",") if word.strip()],
-        "runtime": typed["runtime"] or "",
-        "reduced_decode": not typed.pop("full_decode"),
-    }
-    return chosen, typed | words
+    module, _, name = target.partition(":")
+    raise typer.Exit(ended(lambda: getattr(import_module(module), name)(**told), as_json))

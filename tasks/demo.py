@@ -4,18 +4,18 @@ from importlib import import_module
 from pathlib import Path
 
 from tasks.annotate import annotate, is_here
+from tasks.progress import Said, say
 from tasks.records import Selection
 from tasks.wishes import Wishes
 
 IMAGES = Path(__file__).resolve().parent.parent / "worker" / "demo"
 
 
-def demo(output: str, as_json: bool) -> int:
+def demo(output: str, as_json: bool) -> int | Said:
     runtime = "" if is_here("onnx") else "tflite"  # as on boards
     wishes = Wishes(model="shapes", output=output, runtime=runtime)
     truth = str(IMAGES / "instances.json")
-    code = annotate([truth], Selection(), wishes, as_json)
-    if code:
+    if code := say(annotate([truth], Selection(), wishes, as_json), as_json):
         return code
     next_steps = (
         f"\nLook at {output}/contact-sheet.jpg\n"
@@ -24,5 +24,5 @@ def demo(output: str, as_json: bool) -> int:
         f"  maskmill doctor {output}                whether a job folder is sound\n"
         "  maskmill doctor                          what this machine can run"
     )
-    judged: int = import_module("worker.evaluate").evaluate(output, truth, as_json, next_steps)
+    judged: Said = import_module("worker.evaluate").evaluate(output, truth, next_steps)
     return judged

@@ -16,8 +16,7 @@ from tasks.board import board, targets_of
 from tasks.broker import DEFAULT_QUEUE, BrokerDown, broker_url, make_app, queues_for, waiting
 from tasks.cards import ModelError
 from tasks.environment import SettingError
-from tasks.exits import OK
-from tasks.progress import tell
+from tasks.progress import Said
 from tasks.provenance import installed
 from tasks.shelf import find_model, zoo_cards
 from tasks.state import fleet_state
@@ -27,7 +26,10 @@ PACKAGES = ("onnxruntime", "openvino", "ai-edge-litert", "tflite-runtime")  # th
 _SECRET = ("KEY", "SECRET", "TOKEN", "PASSWORD")
 
 
-def check_machine(model: str, as_json: bool) -> int:
+def doctor(output: str | None, model: str) -> Said:
+    if output:
+        audited: Said = import_module("worker.audit").check_folder(output)
+        return audited
     report = {
         "system": {"python": platform.python_version(), "machine": platform.machine()},
         "engines": _engines(),
@@ -39,8 +41,7 @@ def check_machine(model: str, as_json: bool) -> int:
         "fleet": dict(_fleet()),
         "settings": _settings(),
     }
-    tell({"event": "doctor", **report}, record_lines(report), as_json)
-    return OK
+    return Said({"event": "doctor", **report}, record_lines(report))
 
 
 def _engines() -> dict[str, str]:

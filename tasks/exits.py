@@ -11,7 +11,7 @@ from tasks.environment import SettingError
 from tasks.folder import JobDiffers, JobError
 from tasks.inputs import InputError
 from tasks.local import Stopped
-from tasks.progress import say_json
+from tasks.progress import Said, say, say_json
 from tasks.schedules import ScheduleError
 
 OK, WRONG, OVER_BUDGET, STOPPED, GATE_FAILED = 0, 2, 3, 4, 5
@@ -23,10 +23,11 @@ _WRONG = (
 _STOPPED = (BrokerDown, JobError, StorageError, Stopped)
 
 
-def ended(command: Callable[[], int], as_json: bool) -> int:
+def ended(command: Callable[[], int | Said], as_json: bool) -> int:
     """Run a command; what the person can mend is one sentence and an exit code, not a traceback."""
     try:
-        return command()
+        done = command()
+        return say(done, as_json) if isinstance(done, Said) else done
     except _WRONG as exc:
         return _say(str(exc), WRONG, as_json)
     except ModuleNotFoundError as exc:

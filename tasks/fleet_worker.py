@@ -14,7 +14,6 @@ from tasks.annotate import engines_here, need_worker_parts
 from tasks.board import targets_of
 from tasks.broker import BrokerDown, broker_url, make_app, send_shards
 from tasks.cards import ModelError
-from tasks.exits import ended
 from tasks.folder import JobError, read_job
 from tasks.local import Child, Event, Interrupted, bury, supervise
 from tasks.state import State, fleet_state
@@ -22,19 +21,17 @@ from tasks.state import State, fleet_state
 LAST_WORDS_S = 15.0  # beyond the grace, for the process to say good-bye
 
 
-def serve(models: Sequence[str], engine: str, labels: Sequence[str], grace_s: float) -> int:
-    return ended(lambda: _serve(models, engine, labels, grace_s), as_json=False)
-
-
-def _serve(models: Sequence[str], engine: str, labels: Sequence[str], grace_s: float) -> int:
-    targets = targets_of(labels)
+def serve(
+    model: Sequence[str] | None, runtime: str | None, target: Sequence[str] | None, grace: float
+) -> int:
+    targets = targets_of(target or [])
     state = fleet_state()
     app = make_app(broker_url())
-    engines = [engine] if engine else engines_here()
+    engines = [runtime] if runtime else engines_here()
     if not engines:
         raise ModelError("no engine is installed here: pip install 'maskmill[worker]'")
     need_worker_parts(engines[0])
-    order = {"models": models, "engines": engines, "targets": targets, "grace_s": grace_s}
+    order = {"models": model or [], "engines": engines, "targets": targets, "grace_s": grace}
 
     def hear(event: Event) -> None:
         if event["event"] == "refused":
@@ -53,7 +50,7 @@ def _serve(models: Sequence[str], engine: str, labels: Sequence[str], grace_s: f
         signal.signal(number, signal.default_int_handler)  # which raises KeyboardInterrupt
     try:
         child = Child("worker.serving", order)
-        code, _ = supervise(child, again, hear, grace_s + LAST_WORDS_S)
+        code, _ = supervise(child, again, hear, grace + LAST_WORDS_S)
         return code
     except (Interrupted, KeyboardInterrupt):
         return 0

@@ -5,8 +5,9 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from importlib import import_module
-from typing import Any
+from typing import Any, BinaryIO
 
 from celery import Celery
 from rich.console import Console
@@ -16,7 +17,7 @@ from rich.text import Text
 from storage import open_read, put
 from storage.errors import Exists, StorageError
 from storage.uris import shown
-from tasks.annotate import finish, need_worker_parts, standard_input
+from tasks.annotate import as_asked, finish, gate, need_worker_parts, standard_input
 from tasks.broker import BrokerDown, broker_url, make_app
 from tasks.exits import OK, STOPPED
 from tasks.folder import (
@@ -38,12 +39,12 @@ from tasks.open_jobs import append_inputs, require_same
 from tasks.opening import continue_job, refuse_foreign, sources
 from tasks.ordered import side_by_side
 from tasks.plan import survey
-from tasks.progress import tell
+from tasks.progress import Said, say, tell
 from tasks.reconcile import look_after
-from tasks.records import Job, Retry, Selection, encode
+from tasks.records import Job, Retry, Routing, Selection, encode
 from tasks.state import State, fleet_state
 from tasks.status import Follower, followers, said
-from tasks.submit import send_missing, submit, visible, what_is_asked
+from tasks.submit import Sharing, send_missing, submit, visible, what_is_asked
 from tasks.wishes import Wishes
 
 WATCH_S = 2.0
@@ -53,66 +54,65 @@ STAGES = ("fetch", "decode", "model", "write", "worker")
 ENDED = ("merged", "cancelled", "stopped")
 
 
-def send(
-    inputs: Sequence[str],
-    selection: Selection,
-    wishes: dict[str, Any],
-    follow: int | None,
-    append: bool,
-    as_json: bool,
-) -> int:
-    """Plan and send, or add to an open job; `follow`: the failure budget of one who waits.
-
-    `wishes`: with how the fleet works the job off and sees the inputs.
-    """
-    app, state = make_app(broker_url()), fleet_state()
-    given: dict[str, Any] = {"selection": selection, "app": app, "state": state, **wishes}
+def submit_typed(
+    inputs: Sequence[str], dry_run: bool, append: bool, wait: bool, as_json: bool, **typed: Any
+) -> int | Said:
+    """Plan and send, or add to an open job, and see it through for one who waits."""
+    if code := gate(inputs, typed, as_json):
+        return code
+    selection, wished, routing, sharing = as_asked(typed, Selection, Wishes, Routing, Sharing)
+    how: dict[str, Any] = {"selection": selection, "routing": routing, "sharing": sharing}
     with standard_input(inputs) as stdin:
-        if append:
-            done = append_inputs(inputs, stdin=stdin, **given)
-            rest = "all added"
-        else:
-            done = submit(inputs, stdin=stdin, **given)
-            twice, others = done.job.counts.duplicates, done.job.counts.not_images
-            rest = f"{done.sent} sent; {twice} given twice, {others} not images"
+        if dry_run:
+            return dry(inputs, wished, append, stdin=stdin, **how)
+        app, state = make_app(broker_url()), fleet_state()
+        plan = append_inputs if append else submit
+        done = plan(inputs, stdin=stdin, app=app, state=state, **how, **asdict(wished))
     job, folder, items, shards, sent = done
+    facts = {"job": folder.uri, "items": items, "shards": shards, "sent": sent}
+    twice, others = job.counts.duplicates, job.counts.not_images
+    rest = "all added" if append else f"{sent} sent; {twice} given twice, {others} not images"
     lines = [f"{items} inputs in {shards} shards, {rest}"]
     lines.append(f"follow it with: maskmill status {folder.uri} --watch")
-    facts = {"job": folder.uri, "items": items, "shards": shards, "sent": sent}
-    tell({"event": "submitted", **facts}, lines, as_json)
-    if follow is None:
-        return OK
+    said = Said({"event": "submitted", **facts}, lines)
+    if not wait:
+        return said
+    say(said, as_json)
     watch([Follower(folder, job, state)], app, state, as_json)
     look_for_halt(folder)
-    return finish(job, folder, follow, as_json)
+    return finish(job, folder, wished.max_failures)
 
 
 def dry(
-    inputs: Sequence[str], selection: Selection, wishes: dict[str, Any], append: bool, as_json: bool
-) -> int:
+    inputs: Sequence[str],
+    wished: Wishes,
+    append: bool,
+    *,
+    selection: Selection,
+    routing: Routing,
+    sharing: Sharing,
+    stdin: BinaryIO | None,
+) -> Said:
     """What a submit would do, and what would keep it from it; nothing is written or sent."""
-    sharing, routing = wishes.pop("sharing"), wishes.pop("routing")
-    wished = Wishes(**{**wishes, "output": absolute(wishes["output"])})
-    with standard_input(inputs) as stdin:
-        given = sources(inputs, selection, stdin)
-        _, asked = what_is_asked(given, wished, routing, sharing)
-        if (there := read_job(wished.output)) is None:
-            refuse_foreign(wished.output)
-        elif append:
-            require_same(there, wished, routing)
-        elif not wished.overwrite:
-            continue_job(wished.output, asked)
-        found = find(given.inputs, given.selection.images_root, given.stdin)
-        seen = visible(found, wished.output, sharing, upload=False)
-        some = list(itertools.islice(seen, TRIED))
-        frames = frames_of(itertools.chain(some, seen), given.selection)
-        tally = survey(frames, given.selection, asked.shard_size)
+    wished = replace(wished, output=absolute(wished.output))
+    given = sources(inputs, selection, stdin)
+    _, asked = what_is_asked(given, wished, routing, sharing)
+    if (there := read_job(wished.output)) is None:
+        refuse_foreign(wished.output)
+    elif append:
+        require_same(there, wished, routing)
+    elif not wished.overwrite:
+        continue_job(wished.output, asked)
+    found = find(given.inputs, given.selection.images_root, given.stdin)
+    seen = visible(found, wished.output, sharing, upload=False)
+    some = list(itertools.islice(seen, TRIED))
+    frames = frames_of(itertools.chain(some, seen), given.selection)
+    tally = survey(frames, given.selection, asked.shard_size)
     report = {name: value for name, value in vars(tally).items() if name != "named"}
     report |= {**_expected(tally.items), "model": asked.model.card.name}
     report |= _tried({each.uri for each in some if each.is_image})
     lines = (f"{name.replace('_', ' '):<20}{value}" for name, value in report.items())
-    tell({"event": "dry-run", **report}, lines, as_json)
-    return OK
+    return Said({"event": "dry-run", **report}, lines)
 
 
 def _tried(uris: set[str]) -> dict[str, Any]:
@@ -138,11 +138,11 @@ def _expected(items: int) -> dict[str, Any]:
     return said_so | {"expected_s": round(items / rate) if rate else "unknown: no recent speed"}
 
 
-def status(uri: str, watching: bool, as_json: bool) -> int:
+def status(output: str, watching: bool, as_json: bool) -> int:
     state = fleet_state() if os.environ.get("MASKMILL_STATE") else None
-    found = followers(absolute(uri), state)
+    found = followers(absolute(output), state)
     if not found:
-        raise JobError(f"{shown(uri)} holds no job, nor does anything below it")
+        raise JobError(f"{shown(output)} holds no job, nor does anything below it")
     if watching:
         looks = watch(found, make_app(broker_url()), state, as_json)
         return OK if all(look["state"] == "merged" for look in looks) else STOPPED
@@ -183,24 +183,25 @@ def _send_lost(app: Celery, state: State, each: Follower) -> None:
         print(f"maskmill: {exc}", file=sys.stderr, flush=True)
 
 
-def cancel_job(uri: str, as_json: bool) -> int:
-    _, folder = find_job(absolute(uri))
+def cancel_job(output: str) -> Said:
+    _, folder = find_job(absolute(output))
     cancel(folder)
-    return _told(f"{folder.uri} is cancelled; workers let go of it within seconds", as_json)
+    return _done(f"{folder.uri} is cancelled; workers let go of it within seconds")
 
 
-def resume_job(uri: str, as_json: bool) -> int:
-    job, folder = find_job(absolute(uri))
+def resume_job(output: str) -> Said:
+    job, folder = find_job(absolute(output))
     fleet = make_app(broker_url()), fleet_state()
     lift(folder)
-    return _send_missing(*fleet, job, folder, as_json)
+    return _send_missing(*fleet, job, folder)
 
 
-def retry_job(uri: str, stages: Sequence[str], as_json: bool) -> int:
+def retry_job(output: str, only: str) -> Said:
     """Have the failures of these stages (of all, if none is named) tried again."""
-    job, folder = find_job(absolute(uri))
+    job, folder = find_job(absolute(output))
     fleet = make_app(broker_url()), fleet_state()
     look_for_halt(folder)
+    stages = tuple(word.strip() for word in only.split(",") if word.strip())
     unknown = [each for each in stages if each not in STAGES]
     if unknown:
         raise JobError(f"there is no stage {unknown[0]!r}; there are {', '.join(STAGES)}")
@@ -208,34 +209,32 @@ def retry_job(uri: str, stages: Sequence[str], as_json: bool) -> int:
         raise JobError(f"{folder.uri} is not done yet: wait, or maskmill resume it; then retry")
     done = sorted(written(folder).items())
     failed = side_by_side(lambda one: failed_items(folder, *one, stages), done, threads=16)
-    shards = [shard for (shard, _), failing in zip(done, failed, strict=True) if failing]
+    shards = tuple(shard for (shard, _), failing in zip(done, failed, strict=True) if failing)
     if not shards:
-        return _told(f"{folder.uri} has no failure of that kind", as_json)
+        return _done(f"{folder.uri} has no failure of that kind")
     generation = max(read_retries(folder), default=0) + 1
     try:
-        retry = Retry(tuple(shards), tuple(stages))
-        put(folder.retry(generation), encode(retry), create_only=True)
+        put(folder.retry(generation), encode(Retry(shards, stages)), create_only=True)
     except Exists:
         raise JobError(f"another retry of {folder.uri} was asked for at once") from None
-    return _send_missing(*fleet, job, folder, as_json)
+    return _send_missing(*fleet, job, folder)
 
 
-def merge_job(uri: str, replace_edited: bool, as_json: bool) -> int:
-    job, folder = find_job(absolute(uri))
+def merge_job(output: str, replace_edited: bool) -> Said:
+    job, folder = find_job(absolute(output))
     if missing_shards(folder, job):
-        return _told(f"the job is not done; what is there is in {merge_part(folder, job)}", as_json)
+        return _done(f"the job is not done; what is there is in {merge_part(folder, job)}")
     need_worker_parts(job.asked.model.engine)  # for the contact sheet
     draw = import_module("worker.sheet").write_sheet
     merge_all(folder, job, draw, replace_edited=replace_edited)
     lift(folder, STOPPED_MARK)
-    return _told(f"merged into {folder.file('instances.json')}", as_json)
+    return _done(f"merged into {folder.file('instances.json')}")
 
 
-def _send_missing(app: Celery, state: State, job: Job, folder: Folder, as_json: bool) -> int:
+def _send_missing(app: Celery, state: State, job: Job, folder: Folder) -> Said:
     sent = send_missing(app, state, job, folder)
-    return _told(f"{sent} shards of {folder.uri} were sent", as_json, sent=sent)
+    return _done(f"{sent} shards of {folder.uri} were sent", sent=sent)
 
 
-def _told(sentence: str, as_json: bool, **facts: Any) -> int:
-    tell({"event": "done", "message": sentence, **facts}, [sentence], as_json)
-    return OK
+def _done(sentence: str, **facts: Any) -> Said:
+    return Said({"event": "done", "message": sentence, **facts}, [sentence])

@@ -5,7 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 from rich.console import Console
@@ -26,6 +26,20 @@ def choose_face(as_json: bool) -> Face:
 
 def say_json(event: Event) -> None:
     print(msgspec.json.encode(event).decode(), flush=True)
+
+
+class Said(NamedTuple):
+    """What came of a command: for a program, for a person, and as its exit code."""
+
+    event: Event
+    lines: Iterable[str]
+    code: int = 0
+
+
+def say(said: Said, as_json: bool) -> int:
+    """The code, when it is told."""
+    tell({**said.event, "exit": said.code}, said.lines, as_json)
+    return said.code
 
 
 def tell(event: Event, lines: Iterable[str], as_json: bool) -> None:

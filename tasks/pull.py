@@ -19,15 +19,14 @@ from storage.errors import Full, NotFound, StorageError, Unreachable
 from storage.streams import CHUNK, Opened
 from storage.uris import below
 from tasks.cards import Build, Card, Download, ModelError
-from tasks.exits import OK
-from tasks.progress import choose_face, tell
+from tasks.progress import Said, choose_face
 from tasks.shelf import checksum, fetch_shared, find_card, is_shared, place_of, user_folder
 from tasks.zoo_table import Facts
 
 Told = Callable[[int, int | None], None]  # bytes done, and of how many where that is known
 
 
-def pull(name: str, precision: str, as_json: bool) -> int:
+def pull(name: str, precision: str, as_json: bool) -> Said:
     path, card = find_card(name)
     build = _chosen(card, precision)
     published = _published(build)
@@ -50,8 +49,7 @@ def pull(name: str, precision: str, as_json: bool) -> int:
         here = "" if files else f"{ready} is here; "
         lines.append(f"{here}ready: maskmill annotate photos/ -m {name} -o out")
     event = {"event": "pulled", "model": card.name, "build": build.file, "files": files}
-    tell(event | {"ready": None if ready is None else str(ready)}, lines, as_json)
-    return OK
+    return Said(event | {"ready": None if ready is None else str(ready)}, lines)
 
 
 def _published(build: Build) -> list[Download]:

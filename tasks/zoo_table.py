@@ -10,9 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from tasks.cards import Build, Card, ModelError, read_card
-from tasks.exits import OK
 from tasks.graph_file import files_of, read_graph
-from tasks.progress import say_json, tell
+from tasks.progress import Said
 from tasks.recognise import sides
 from tasks.shelf import find_card, is_shared, place_of, zoo_cards
 
@@ -31,12 +30,9 @@ _EMPTY |= {
 }
 
 
-def list_models(as_json: bool) -> int:
+def list_models() -> Said:
     first_of_name = {path.stem: path for path in reversed(list(zoo_cards()))}
     models = [_listed(first_of_name[name]) for name in sorted(first_of_name)]
-    if as_json:
-        say_json({"event": "models", "models": models})
-        return OK
     table = Table(box=None, pad_edge=False, padding=(0, 1, 1, 0))
     for heading in _COLUMNS:
         table.add_column(heading, overflow="fold", no_wrap=heading in ("model", "box/mask AP"))
@@ -44,8 +40,9 @@ def list_models(as_json: bool) -> int:
         table.add_row(*([model["name"], model["problem"]] if "problem" in model else _cells(model)))
     console = Console(highlight=False, markup=False)
     console.width = max(console.width, 100)
-    console.print(table, _LEGEND, sep="\n")
-    return OK
+    with console.capture() as drawn:
+        console.print(table, _LEGEND, sep="\n", end="")
+    return Said({"event": "models", "models": models}, [drawn.get()])
 
 
 def _listed(path: Path) -> Facts:
@@ -56,10 +53,9 @@ def _listed(path: Path) -> Facts:
         return {"name": path.stem, "card": str(path), "problem": str(exc)}
 
 
-def show_model(name: str, as_json: bool) -> int:
+def show_model(name: str) -> Said:
     model = _known(*find_card(name))
-    tell({"event": "model", **model}, record_lines(model), as_json)
-    return OK
+    return Said({"event": "model", **model}, record_lines(model))
 
 
 def _known(path: Path, card: Card) -> Facts:

@@ -23,16 +23,15 @@ from tasks.cards import (
     parse_card,
 )
 from tasks.categories import Category, from_file
-from tasks.exits import OK
 from tasks.graph_file import files_of, read_graph
-from tasks.progress import tell
+from tasks.progress import Said
 from tasks.recognise import ASKED, Draft, asked, recognise
 from tasks.shelf import ZOO, copy_build, digest, user_folder
 from tasks.zoo_table import Facts
 from worker.check import report_lines, try_build
 
-# What was typed of the model, by option: its name and the keys of ASKED. What is empty the graph
-# tells, or the person is asked for.
+# What was typed of the model, by option, the keys of ASKED. What is empty the graph tells, or the
+# person is asked for.
 Told = dict[str, str]
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
@@ -42,35 +41,34 @@ class _Coco(msgspec.Struct):
     categories: tuple[Category, ...]
 
 
-def add(typed: str, told: Told, replace: bool, as_json: bool) -> int:
-    file = Path(storable(typed))
-    name = told["name"] or file.stem
+def add(file: str, name: str, replace: bool, as_json: bool, **told: str) -> Said:
+    place = Path(storable(file))
+    name = name or place.stem
     folder = user_folder() / name
     _refuse_taken(name, folder, replace)
-    graph = read_graph(file)
+    graph = read_graph(place)
     draft = recognise(graph)
     known = _answers(draft, told, not as_json and sys.stdin.isatty())
-    build = Build(file.name, sha256=digest(file))
+    build = Build(place.name, sha256=digest(place))
     card_path = folder.with_name(f"{name}.toml")
     text = to_toml(_card(name, draft, known, build, graph.metadata.get("license", "")), draft.form)
     card = parse_card(text, card_path)
     with ExitStack() as failed:
         if not folder.exists():
             failed.callback(shutil.rmtree, folder, ignore_errors=True)
-        report = try_build(card, build, file, build.engines[0], "", folder / "sample.jpg")
+        report = try_build(card, build, place, build.engines[0], "", folder / "sample.jpg")
         if report["fits"] is False:
-            raise ModelError(f"{file} was not added: {report['problem']}")
-        _keep(file, folder, text, card_path)
+            raise ModelError(f"{place} was not added: {report['problem']}")
+        _keep(place, folder, text, card_path)
         failed.pop_all()
-    report["path"] = str(folder / file.name)
+    report["path"] = str(folder / place.name)
     event = {"event": "added", "model": name, "card": str(card_path), "build": report}
     lines = [
-        f"{file.name} is a {draft.form}; its card is {card_path}",
+        f"{place.name} is a {draft.form}; its card is {card_path}",
         *report_lines(report),
         f"use it: maskmill annotate photos/ -m {name} -o out",
     ]
-    tell(event, lines, as_json)
-    return OK
+    return Said(event, lines)
 
 
 def _refuse_taken(name: str, folder: Path, replace: bool) -> None:

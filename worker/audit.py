@@ -23,7 +23,7 @@ from tasks.folder import (
     written,
 )
 from tasks.merge import FILES, Hashing, Merged, hash_of, is_merged, write_all
-from tasks.progress import tell
+from tasks.progress import Said
 from tasks.records import Annotation, Job, Shard
 from tasks.segments import segments
 from worker.rle import Rle, is_canonical
@@ -31,15 +31,15 @@ from worker.rle import Rle, is_canonical
 SLACK = 0.011  # boxes are rounded to a hundredth
 
 
-def check_folder(output: str, as_json: bool) -> int:
+def check_folder(output: str) -> Said:
     job, folder = find_job(output)
     found = list(problems(folder, job))
     run = read_run(folder) or {}
     kinds = list(kinds_said(run.get("produced_by", ())))
     event = {"event": "doctor", "output": output, "sound": not found, "problems": found}
     lines = found or [f"{output} is sound: {run.get('inputs')} inputs, each ended once"]
-    tell(event | {"kinds": kinds}, lines + [f"made by {kind}" for kind in kinds], as_json)
-    return STOPPED if found else OK
+    lines += [f"made by {kind}" for kind in kinds]
+    return Said(event | {"kinds": kinds}, lines, STOPPED if found else OK)
 
 
 def problems(folder: Folder, job: Job) -> Iterator[str]:

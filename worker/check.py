@@ -16,7 +16,7 @@ from tasks.cards import Build, Card, Model, ModelError
 from tasks.demo import IMAGES
 from tasks.exits import OK, WRONG
 from tasks.inputs import InputError, absolute
-from tasks.progress import tell
+from tasks.progress import Said
 from tasks.records import Item
 from tasks.shelf import builds_at, model_at
 from tasks.wishes import Wishes, settings_of
@@ -31,13 +31,12 @@ from worker.sheet import SHOWN, drawn
 PICTURE = str(IMAGES / "000001.jpg")
 
 
-def check(name: str, image: str, output: str, as_json: bool) -> int:
+def check(name: str, image: str, output: str) -> Said:
     reports = list(try_builds(name, image, Path(storable(output))))
     usable = [each["fits"] for each in reports if each["fits"] is not None]
     code = OK if usable and all(usable) else WRONG
-    event = {"event": "check", "model": name, "builds": reports, "exit": code}
-    tell(event, (line for each in reports for line in report_lines(each)), as_json)
-    return code
+    event = {"event": "check", "model": name, "builds": reports}
+    return Said(event, [line for each in reports for line in report_lines(each)], code)
 
 
 def try_builds(name: str, image: str, folder: Path) -> Iterator[Facts]:

@@ -14,21 +14,19 @@ from pycocotools.cocoeval import COCOeval
 
 from storage import get
 from storage.errors import NotFound
-from tasks.exits import OK
 from tasks.folder import Folder, JobError, find_job
 from tasks.inputs import InputError
-from tasks.progress import tell
+from tasks.progress import Said
 
 METRICS = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
 Record = dict[str, Any]
 
 
-def evaluate(output: str, truth: str, as_json: bool, more: str = "") -> int:
-    """Measure and say it, with `more` for a person below."""
+def evaluate(output: str, truth: str, more: str = "") -> Said:
+    """What is measured, with `more` for a person below."""
     report = measure(find_job(output)[1], truth)
     event = {"event": "eval", "output": output, "truth": truth, **report}
-    tell(event, [*_lines(report), *more.splitlines()], as_json)
-    return OK
+    return Said(event, [*_lines(report), *more.splitlines()])
 
 
 def _lines(report: Record) -> Iterator[str]:

@@ -20,7 +20,7 @@ from tasks.exits import GATE_FAILED, OK
 from tasks.folder import Folder, read_run
 from tasks.inputs import InputError
 from tasks.opening import sources
-from tasks.progress import choose_face, tell
+from tasks.progress import Said, choose_face
 from tasks.records import Selection
 from tasks.shelf import builds_at, find_model, model_at
 from tasks.wishes import Wishes
@@ -95,43 +95,36 @@ class Question(NamedTuple):
     output: str = ""  # where the job folders stay
 
 
-def parity(
-    model: str, limit: int | None, only: str, require: str, asked: dict[str, Any], as_json: bool
-) -> int:
+def parity(model: str, limit: int | None, only: str, require: str, **asked: Any) -> Said:
     """Run all ways over the inputs, compare each with the first, and judge them by `require`."""
     here, question = ways(model), Question(selection=Selection(limit=limit), **asked)
     names = [word.strip() for word in only.split(",") if word.strip()]
-    return _judge(_chosen(here, names or [*here]), question, require, bool(names), as_json)
+    return _judge(_chosen(here, names or [*here]), question, require, needed=bool(names))
 
 
-def _judge(
-    chosen: Sequence[Way], question: Question, require: str, needed: bool, as_json: bool
-) -> int:
+def _judge(chosen: Sequence[Way], question: Question, require: str, *, needed: bool) -> Said:
     bounds = _bounds(require, question.truth)
     reports = _measure(chosen, question, needed=needed)
     faults = [f"{r['way']}: {fault}" for r in reports for fault in _faults(r, bounds)]
-    code = GATE_FAILED if faults else OK
     event = {"event": "parity", "model": chosen[0].model.card.name, "ways": reports}
-    tell(event | {"faults": faults, "exit": code}, [*_table(reports), *faults], as_json)
-    return code
+    lines = [*_table(reports), *faults]
+    return Said(event | {"faults": faults}, lines, GATE_FAILED if faults else OK)
 
 
-def gate(
-    model: str, inputs: Sequence[str], selection: Selection, wishes: dict[str, Any], as_json: bool
-) -> int:
+def gate(inputs: Sequence[str], selection: Selection, wishes: Wishes) -> Said | None:
     """Compare what a job is to run with the card's first build, on the first of its inputs: with
-    the interpreter and the delegate that it would have."""
+    the interpreter and the delegate that it would have. None where it is that build."""
     if "-" in inputs:
         raise InputError("--gate-parity reads the inputs twice, and standard input is read once")
-    wanted = find_model(model, wishes["runtime"], wishes["precision"])
-    first = next(iter(ways(model).values()))
+    wanted = find_model(wishes.model, wishes.runtime, wishes.precision)
+    first = next(iter(ways(wishes.model).values()))
     if (wanted, {}) == first[1:]:
-        return OK
+        return None
     its = Way(f"{wanted.build.precision} {wanted.engine} as asked", wanted)
     most = min(GATE_IMAGES, selection.limit or GATE_IMAGES)
     limited = msgspec.structs.replace(selection, limit=most)
-    question = Question(inputs, limited, wishes["threshold"] or THRESHOLD)
-    return _judge([first, its], question, BOUNDS, True, as_json)
+    question = Question(inputs, limited, wishes.threshold or THRESHOLD)
+    return _judge([first, its], question, BOUNDS, needed=True)
 
 
 def _chosen(here: dict[str, Way], names: Sequence[str]) -> list[Way]:

@@ -9,7 +9,7 @@ from tasks.cards import Model
 from tasks.exits import GATE_FAILED, OK
 from tasks.folder import find_job
 from tasks.inputs import InputError
-from tasks.progress import tell
+from tasks.progress import Said, say
 from tasks.records import Selection
 from tasks.shelf import find_model
 from tasks.wishes import Wishes
@@ -20,13 +20,13 @@ Report = dict[str, Any]
 
 def reproduce(
     name: str, coco: str, output: str, limit: int | None, tolerance: float, as_json: bool
-) -> int:
+) -> int | Said:
     truth, images = _truth(Path(coco))
     model = find_model(name)
     wishes = Wishes(model=name, output=output or f"reproduce-{model.card.name}")
     selection = Selection(limit=limit, images_root=str(images))
-    code = annotate([str(truth)], selection, wishes, as_json)
-    return code or _judge(model, wishes.output, str(truth), tolerance, as_json)
+    code = say(annotate([str(truth)], selection, wishes, as_json), as_json)
+    return code or _judge(model, wishes.output, str(truth), tolerance)
 
 
 def _truth(coco: Path) -> tuple[Path, Path]:
@@ -43,7 +43,7 @@ def _truth(coco: Path) -> tuple[Path, Path]:
     )
 
 
-def _judge(model: Model, output: str, truth: str, tolerance: float, as_json: bool) -> int:
+def _judge(model: Model, output: str, truth: str, tolerance: float) -> Said:
     report = measure(find_job(output)[1], truth)
     measured = {f"{kind}_ap": report[kind]["ap"] for kind in ("box", "mask")}
     measured["mean_ap"] = report["mean_ap"]
@@ -63,10 +63,8 @@ def _judge(model: Model, output: str, truth: str, tolerance: float, as_json: boo
         "tolerance": tolerance,
         "same": code == OK if own else None,
         "output": output,
-        "exit": code,
     }
-    tell(said, _comparison(said), as_json)
-    return code
+    return Said(said, _comparison(said), code)
 
 
 def _rows(model: Model, measured: Report) -> Iterator[Report]:

@@ -5,15 +5,20 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
 
+from tasks import cli_options
+from tasks.cli import app
 from tasks.cli_options import end
 from tests.running import MASKMILL
 
@@ -54,18 +59,46 @@ def test_imports_go_one_way(package: str, allowed: set[str]) -> None:
             assert tops <= allowed, f"{path} imports {tops - allowed}"
 
 
-NAMED = [
-    pytest.param(*found, id=found[1])
-    for path in (ROOT / "tasks").glob("cli*.py")
-    for found in re.findall(r'"((?:tasks|worker)\.\w+):(\w+)"', path.read_text())
-]
+def leaves(name: str, command: Any) -> Iterator[tuple[str, Any]]:
+    if not hasattr(command, "commands"):
+        yield name, command
+    for word, each in getattr(command, "commands", {}).items():
+        yield from leaves(f"{name} {word}", each)
 
 
-@pytest.mark.parametrize(("module", "name"), NAMED)
-def test_what_the_command_calls_by_name_is_there(module: str, name: str) -> None:
-    said = inspect.signature(getattr(import_module(module), name)).parameters.values()
-    needed = [each.name for each in said if each.default is each.empty]
-    assert needed[-1] == "as_json"
+COMMANDS = dict(leaves("maskmill", typer.main.get_command(app)))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_what_a_command_calls_takes_what_is_typed(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bound = []
+
+    class Module:
+        def __init__(self, module: str) -> None:
+            self.module = import_module(module)
+
+        def __getattr__(self, function: str) -> Callable[..., int]:
+            called = inspect.signature(getattr(self.module, function))
+            return lambda **typed: bound.append(called.bind(**typed)) or 0
+
+    monkeypatch.setattr(cli_options, "import_module", Module)
+    command = COMMANDS[name]
+    with pytest.raises(typer.Exit):
+        command.callback(**{each.name: None for each in command.params if each.name != "help"})
+    assert bound, "or else it ended with a sentence"
+
+
+def test_the_examples_of_the_help_can_be_typed() -> None:
+    tried = 0
+    for name, command in COMMANDS.items():
+        for example in re.findall(r"^(?: *|Example: )(maskmill .*)", command.help, re.MULTILINE):
+            typed = shlex.split(example)[len(name.split()) :]
+            assert example.startswith(name)
+            command.make_context(name, typed)
+            tried += 1
+    assert tried > 15
 
 
 def test_help_starts_without_celery_or_boto() -> None:
@@ -88,6 +121,6 @@ def test_a_command_without_its_extra_says_which_to_install(
     monkeypatch.setitem(sys.modules, "pycocotools.coco", None)
     monkeypatch.delitem(sys.modules, "worker.evaluate", raising=False)
     with pytest.raises(typer.Exit) as ended:
-        end("worker.evaluate:evaluate", "out", "truth.json", False)
+        end("worker.evaluate:evaluate", {"output": "out", "truth": "truth.json"}, False)
     assert ended.value.exit_code == 2
     assert "pip install 'maskmill[worker]'" in capsys.readouterr().err

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tasks.cards import Card, ModelError, read_card
+from tasks.progress import say
 from tasks.shelf import ZOO
 from tasks.zoo_table import list_models, show_model
 from tests import graphs_yolo_seg
@@ -84,7 +85,7 @@ def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_list_as_json(shelf: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (shelf / "broken.toml").write_text("name = ")
-    assert list_models(as_json=True) == 0
+    assert say(list_models(), as_json=True) == 0
     models = {each["name"]: each for each in json.loads(capsys.readouterr().out)["models"]}
     assert "cannot be read" in models["broken"]["problem"]
     shapes = models["shapes"]
@@ -104,7 +105,7 @@ def test_the_list_as_json(shelf: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_the_list_fits_a_hundred_columns(shelf: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert list_models(as_json=False) == 0
+    assert say(list_models(), as_json=False) == 0
     text = capsys.readouterr().out
     assert "\x1b" not in text
     assert max(map(len, text.splitlines())) <= 100
@@ -120,9 +121,9 @@ def test_each_build_has_figures_of_its_own(shelf: Path, capsys: pytest.CaptureFi
     said = 'ap = [{ box = 0.5, mask = 0.4321, source = "measured" }]\n'
     build = f'[[builds]]\nfile = "mine-int8.onnx"\nprecision = "int8"\n{said}'
     (shelf / "mine.toml").write_text((ZOO / "shapes.toml").read_text() + build)
-    assert list_models(as_json=False) == 0
+    assert say(list_models(), as_json=False) == 0
     assert "int8 50/43.21*" in capsys.readouterr().out
-    assert show_model("mine", as_json=False) == 0
+    assert say(show_model("mine"), as_json=False) == 0
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     at = lines.index("file mine-int8.onnx")
     own = lines[at:]
@@ -131,7 +132,7 @@ def test_each_build_has_figures_of_its_own(shelf: Path, capsys: pytest.CaptureFi
 
 
 def test_show_says_what_is_not_published(shelf: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert show_model("yolact-edge-mobilenetv2", as_json=False) == 0
+    assert say(show_model("yolact-edge-mobilenetv2"), as_json=False) == 0
     text = capsys.readouterr().out
     lines = [" ".join(line.split()) for line in text.splitlines()]
     url = lines.index(next(line for line in lines if line.startswith("url https://github.com")))
@@ -140,7 +141,7 @@ def test_show_says_what_is_not_published(shelf: Path, capsys: pytest.CaptureFixt
     ]
     assert {"path not here", "license MIT", "boards i.MX 8M Plus, i.MX 93"} <= set(lines)
     assert "sizes fp32 32 MB, int8 8.5 MB" in lines
-    assert show_model(SECURITY + "0002", as_json=False) == 0
+    assert say(show_model(SECURITY + "0002"), as_json=False) == 0
     text = capsys.readouterr().out
     lines = [" ".join(line.split()) for line in text.splitlines()]
     assert {"size 177479888", "box 0.3986", "mask 0.369", "takes 768×1024"} <= set(lines)
@@ -148,7 +149,7 @@ def test_show_says_what_is_not_published(shelf: Path, capsys: pytest.CaptureFixt
 
 
 def test_show_looks_into_the_file(shelf: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert show_model("shapes", as_json=True) == 0
+    assert say(show_model("shapes"), as_json=True) == 0
     graph = json.loads(capsys.readouterr().out)["builds"][0]["graph"]
     assert graph["inputs"] == ["image (1×3×224×224 float)"]
     assert len(graph["outputs"]) == 4
@@ -156,7 +157,7 @@ def test_show_looks_into_the_file(shelf: Path, capsys: pytest.CaptureFixture[str
 
 def test_a_name_that_nobody_knows(shelf: Path) -> None:
     with pytest.raises(ModelError, match="no model 'nowhere'; the cards at hand: instance-seg"):
-        show_model("nowhere", as_json=False)
+        show_model("nowhere")
 
 
 def test_show_takes_a_network_that_needs_no_card(
@@ -164,7 +165,7 @@ def test_show_takes_a_network_that_needs_no_card(
 ) -> None:
     graphs_yolo_seg.write_model(tmp_path, "raw")
     (tmp_path / "canned.toml").unlink()
-    assert show_model(str(tmp_path / "canned.onnx"), as_json=False) == 0
+    assert say(show_model(str(tmp_path / "canned.onnx")), as_json=False) == 0
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert "card none: the network tells all that one would say" in lines
     assert {"family yolo_seg", "fit letterbox", f"path {tmp_path}/canned.onnx"} <= set(lines)
