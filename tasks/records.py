@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from tasks.cards import Card, Compute, Positive
+from tasks.cards import Card, Compute, Positive, Share
 from tasks.categories import Category
 
 SCHEMA = 1
@@ -42,20 +42,25 @@ class Item(msgspec.Struct, frozen=True, omit_defaults=True):
     problem: Problem | None = None
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything besides the inputs and the model that the dataset's bytes depend on."""
+class Choices(msgspec.Struct, frozen=True, kw_only=True):
+    """What of the dataset is a person's to choose, as it is typed."""
 
-    categories: tuple[Category, ...]  # of the dataset
-    class_ids: tuple[int | None, ...]  # the category of each of the network's classes; None: none
-    threshold: float | None = None  # None: as the card says
-    max_detections: int | None = None
-    keep: tuple[int, ...] = ()  # category ids; empty means all
+    threshold: Share | None = None  # None: as the card says
+    max_detections: Positive | None = None
     mask_format: Literal["rle", "polygon"] = "rle"
     min_area: int = 0  # pixels; what is smaller is dropped
     fill_holes: int = 0  # holes of fewer pixels are filled
     drop_specks: int = 0  # parts of fewer pixels are dropped
     reduced_decode: bool = True
     save_frames: bool = False  # of videos, as JPEG in frames/
+
+
+class Settings(Choices, frozen=True, kw_only=True):
+    """Everything besides the inputs and the model that the dataset's bytes depend on."""
+
+    categories: tuple[Category, ...]  # of the dataset
+    class_ids: tuple[int | None, ...]  # the category of each of the network's classes; None: none
+    keep: tuple[int, ...] = ()  # category ids; empty means all
     max_bytes: int
     max_pixels: int
     max_video_bytes: int = 2 << 30  # of a video that has to be downloaded

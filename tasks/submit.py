@@ -4,13 +4,12 @@ from tasks.submit import submit
 submit(["s3://bucket/photos/"], "shapes", "s3://bucket/out", threshold=0.5)
 """
 
-import itertools
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, BinaryIO, NamedTuple
 
@@ -123,14 +122,13 @@ def submit_message(
         app=app,
         state=state,
         refused=refused,
-        **asdict(wished),
+        **msgspec.structs.asdict(wished),
     )
 
 
 def options_as(message: SubmitMessage | AnnotateMessage, *kinds: type[Any]) -> list[Any]:
     """A message's options as values of these kinds. Nothing is taken that would be ignored."""
-    names = (getattr(kind, "__struct_encode_fields__", kind.__annotations__) for kind in kinds)
-    known = set(itertools.chain(*names)) - NO_OPTIONS
+    known = {name for kind in kinds for name in kind.__struct_encode_fields__} - NO_OPTIONS
     for name in message.options:
         if name not in known:
             raise msgspec.ValidationError(f"options has no {name!r}")

@@ -1,24 +1,19 @@
 """What a person asks of a run besides its inputs, and the settings that this comes to."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
-from tasks.cards import Compute, Model, Positive, Share
+from tasks.cards import Compute, Model, Positive
 from tasks.categories import Category, CategoryId, UnknownClass, from_file, ids_of, mapped, renumber
 from tasks.environment import whole_number
 from tasks.opening import Sources, ask, usual_shard_size
-from tasks.records import Asked, Settings
+from tasks.records import Asked, Choices, Settings
 
 
-@dataclass(frozen=True, kw_only=True)
-class Wishes:
+class Wishes(Choices, frozen=True, kw_only=True):
     """What was typed, besides the inputs and how they are selected."""
 
     model: str
     output: str
-    threshold: Share | None = None
-    max_detections: Positive | None = None
     classes: Sequence[str] = ()
     category_ids: str = ""
     category_map: str = ""
@@ -26,12 +21,6 @@ class Wishes:
     runtime: str = ""
     precision: Compute = "f32"
     mixed: bool = False
-    min_area: int = 0
-    fill_holes: int = 0
-    drop_specks: int = 0
-    mask_format: Literal["rle", "polygon"] = "rle"
-    reduced_decode: bool = True
-    save_frames: bool = False
     shard_size: Positive | None = None
     max_failures: int = 0
     overwrite: bool = False
@@ -48,9 +37,8 @@ def asked_for(
 
 def settings_of(model: Model, wishes: Wishes) -> Settings:
     categories, class_ids = _categories(model, wishes)
-    as_typed = set(Settings.__struct_fields__) & set(Wishes.__dataclass_fields__)
     return Settings(
-        **{name: getattr(wishes, name) for name in as_typed},
+        **{name: getattr(wishes, name) for name in Choices.__struct_fields__},
         categories=categories,
         class_ids=class_ids,
         keep=ids_of(categories, wishes.classes),
