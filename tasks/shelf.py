@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 
 from storage import get, list_entries, open_read, open_write, put
@@ -37,15 +37,19 @@ def cache_folder() -> Path:
     return Path(cache) / "maskmill" / "models"
 
 
-def zoo_cards() -> Iterator[Path]:
-    """The cards at hand: a person's own first, then shared ones, then the bundled ones."""
-    yield from sorted(user_folder().glob("*.toml"))
-    if shared_folder():
-        for entry in list_entries(shared_folder()):
-            name = relative(entry.uri, shared_folder())
-            if name.endswith(".toml") and "/" not in name:
-                yield _shared_card(name)
-    yield from sorted(ZOO.glob("*.toml"))
+def zoo_cards(name: str = "") -> Iterator[Path]:
+    """The cards at hand, or those of one name: a person's own first, then shared, then bundled."""
+    wanted = f"{name}.toml" if name else ""
+    yield from _cards_in(user_folder(), wanted)
+    for entry in list_entries(shared_folder()) if shared_folder() else ():
+        path = relative(entry.uri, shared_folder())
+        if path.endswith(".toml") and "/" not in path and wanted in ("", path):
+            yield _shared_card(path)
+    yield from _cards_in(ZOO, wanted)
+
+
+def _cards_in(folder: Path, wanted: str) -> list[Path]:
+    return sorted(each for each in folder.glob("*.toml") if wanted in ("", each.name))
 
 
 def is_shared(card_path: Path) -> bool:
@@ -121,7 +125,11 @@ def find_card(name: str) -> tuple[Path, Card]:
             return path, derived_card(path)
         path = path.with_suffix(".toml")
     elif path.suffix.lower() != ".toml":
-        path = _card_named(name)
+        named = next(zoo_cards(name), None)
+        if named is None:
+            known = ", ".join(sorted({each.stem for each in zoo_cards()})) or "none"
+            raise ModelError(f"there is no model {shown(name)!r}; the cards at hand: {known}")
+        path = named
     return path, read_card(path)
 
 
@@ -214,21 +222,6 @@ def copy_build(uri: str, place: Path, written: ExitStack) -> str:
                 found.update(chunk)
                 copy.write(chunk)
     return found.hexdigest()
-
-
-def _card_named(name: str) -> Path:
-    if len(name.encode()) > 200:  # no file system has such a name
-        raise ModelError(f"there is no model {shown(name)[:40]}…")
-    own, bundled = (folder / f"{name}.toml" for folder in (user_folder(), ZOO))
-    if own.is_file():
-        return own
-    if shared_folder() and "/" not in name:
-        with suppress(NotFound):
-            return _shared_card(f"{name}.toml")
-    if bundled.is_file():
-        return bundled
-    known = ", ".join(sorted({path.stem for path in zoo_cards()})) or "none"
-    raise ModelError(f"there is no model {name!r}; the cards at hand: {known}")
 
 
 def _require_same(expected: str, found: str, said: str) -> None:
