@@ -1,11 +1,11 @@
 """What travels on the queue: which job and which shard, never data. Any of it may be lost."""
 
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 
 from tasks.inputs import ListLine
-from tasks.records import SCHEMA
+from tasks.records import Schema
 
 Number = Annotated[int, msgspec.Meta(ge=0)]
 Hash = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{1,64}$")]  # part of a key: nothing else
@@ -13,7 +13,7 @@ Hash = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{1,64}$")]  # part of a key
 
 class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     task: ClassVar[str]  # its name, which clients know
-    schema: int = SCHEMA
+    schema: Schema = 1
 
 
 class ShardMessage(Message, frozen=True):
@@ -61,14 +61,3 @@ class AnnotateMessage(Message, frozen=True):
 
 class ReconcileMessage(Message, frozen=True):
     task = "maskmill.reconcile"
-
-
-M = TypeVar("M", bound=Message)
-
-
-def parse(kind: type[M], body: dict[str, Any]) -> M:
-    """A message's body as its type; a wrong one is refused with the field that is wrong."""
-    message = msgspec.convert(body, kind)
-    if message.schema != SCHEMA:
-        raise msgspec.ValidationError(f"schema {message.schema} is not one this worker reads")
-    return message

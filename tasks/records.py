@@ -7,7 +7,7 @@ import msgspec
 from tasks.cards import Card, Compute, Positive, Share
 from tasks.categories import Category
 
-SCHEMA = 1
+Schema = Annotated[int, msgspec.Meta(ge=1, le=1)]  # all that there ever was
 Index = Annotated[int, msgspec.Meta(ge=0)]
 
 
@@ -138,7 +138,7 @@ class Job(msgspec.Struct, frozen=True):
     alternate_paths: tuple[str, ...] = ()
     routing: Routing = Routing()
     open: bool = False  # no plan in advance: parts are added while it runs
-    schema: int = SCHEMA
+    schema: Schema = 1
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -211,7 +211,7 @@ class Shard(msgspec.Struct, frozen=True):
     annotations: tuple[Annotation, ...]
     failures: tuple[Failure, ...]
     empty_masks: int = 0  # detections dropped because no pixel of their mask was left
-    schema: int = SCHEMA
+    schema: Schema = 1
 
 
 class Retry(msgspec.Struct, frozen=True):
@@ -219,7 +219,7 @@ class Retry(msgspec.Struct, frozen=True):
 
     shards: tuple[int | str, ...]
     stages: tuple[str, ...] = ()  # only failures of these stages; empty means all
-    schema: int = SCHEMA
+    schema: Schema = 1
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):

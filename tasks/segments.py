@@ -22,7 +22,7 @@ from storage.uris import shown, without_frame, without_query
 from tasks.folder import Folder, JobError, ShardName, decoded, read_plan, read_shard, shard_objects
 from tasks.ordered import side_by_side
 from tasks.plan import scratch
-from tasks.records import SCHEMA, Annotation, Failure, Image, Item, ProducedBy, Shard, encode
+from tasks.records import Annotation, Failure, Image, Item, ProducedBy, Schema, Shard, encode
 
 MOST_BYTES = 8 << 20  # of a segment's items; what is over goes into the next
 MOST_OBJECTS = 100_000
@@ -45,7 +45,7 @@ class Header(msgspec.Struct, frozen=True):
     objects: tuple[str, ...]  # the shard objects taken in: a part's name, or <name>.r<generation>
     produced_by: tuple[ProducedBy, ...]
     empty_masks: int
-    schema: int = SCHEMA
+    schema: Schema = 1
 
 
 class Ended(msgspec.Struct, frozen=True, omit_defaults=True):

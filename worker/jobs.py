@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timezone
 from functools import partial
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from celery import shared_task
@@ -31,12 +31,11 @@ from tasks.markers import halt_of, look_for_halt
 from tasks.merge import merge_all
 from tasks.messages import (
     AnnotateMessage,
-    M,
     MergeMessage,
+    Message,
     ReconcileMessage,
     ShardMessage,
     SubmitMessage,
-    parse,
 )
 from tasks.open_jobs import append_message
 from tasks.reconcile import reconcile
@@ -54,6 +53,7 @@ from worker.sheet import write_sheet
 from worker.station import Event, Station
 
 log = logging.getLogger("maskmill.worker")
+M = TypeVar("M", bound=Message)
 
 LOOK_S = 2.0  # how often a shard looks for a marker that ends its job
 
@@ -87,7 +87,7 @@ def _read(kind: type[M], args: tuple[Any, ...], body: dict[str, Any]) -> M:
         encode(body)
     except UnicodeEncodeError as exc:
         raise msgspec.ValidationError("it holds text that is not UTF-8") from exc
-    return parse(kind, body)
+    return msgspec.convert(body, kind)
 
 
 @task(ShardMessage)

@@ -263,7 +263,7 @@ def test_a_rolling_upgrade(made: Fleet, out: Path, oracle: Oracle) -> None:
     recover(made, out)
     oracle.check(out, "18. rolling upgrade, messages of other versions", 6)
     reasons = [json.loads(get(uri))["reason"] for uri in dead_letters(made)]
-    for words in ("lease", "schema 2", "positional", "maskmill.inspect", "form"):
+    for words in ("lease", "$.schema", "positional", "maskmill.inspect", "form"):
         assert any(words in reason for reason in reasons), reasons
 
 

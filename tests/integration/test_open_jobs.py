@@ -248,7 +248,7 @@ def test_bad_messages_are_kept_with_the_reason(
         ("never overwritten", {"options": {"overwrite": True}}),
         ("$.threshold", {"options": {"threshold": "much"}}),
         ("shard_size", {"options": {"shard_size": -1}}),
-        ("schema 2", {"schema": 2}),
+        ("<= 1 - at `$.schema`", {"schema": 2}),
         ("neither a URI nor a path", {"items": ["photos/a.jpg"]}),
         (".. parts", {"items": [{"uri": one, "file_name": "../../etc/x"}]}),
         ("same file name", {"items": [one, {"uri": "/a", "file_name": Path(one).name}, "/a/x",
