@@ -26,7 +26,7 @@ from PIL import (
 )
 
 Pixels = NDArray[np.uint8]  # (height, width, 3), RGB
-Kind = Literal["empty", "not-an-image", "truncated", "corrupt", "too-many-pixels", "unsupported"]
+Kind = Literal["empty", "not-an-image", "corrupt", "too-many-pixels", "unsupported"]
 
 MAX_PIXELS = 100_000_000
 
@@ -96,10 +96,10 @@ def decode(data: bytes, header: Header, minimum: tuple[int, int] | None = None) 
     """
     image = _open(data, header.format)
     # Zeros in place of the end are what a broken-off download leaves; they decode to grey.
-    if header.format == "JPEG" and data.endswith(bytes(16)) and _ends_early(data, "JPEG"):
-        raise _broken(data, header.format)
+    if header.format == "JPEG" and data.endswith(bytes(16)) and _has_no_end(data):
+        raise _broken("JPEG")
     scale = reduction(header, minimum)
-    with _broken_if_refused(data, header.format):
+    with _broken_if_refused(header.format):
         if scale > 1:
             image.draft(image.mode, (image.width // scale, image.height // scale))
         image.load()
@@ -140,18 +140,18 @@ def _detect(data: bytes) -> str:
 
 def _open(data: bytes, format: str) -> Any:
     """The plugin itself, not Image.open: no guessing, and no size limit but ours."""
-    with _broken_if_refused(data, format):
+    with _broken_if_refused(format):
         return _FORMATS[format][0](io.BytesIO(data))
 
 
 @contextmanager
-def _broken_if_refused(data: bytes, format: str) -> Iterator[None]:
+def _broken_if_refused(format: str) -> Iterator[None]:
     try:
         yield
     except MemoryError:
         raise
     except Exception as exc:
-        raise _broken(data, format) from exc
+        raise _broken(format) from exc
 
 
 def _check_pixels(width: int, height: int, max_pixels: int) -> None:
@@ -167,7 +167,7 @@ def _check_pixels(width: int, height: int, max_pixels: int) -> None:
 def _webp_size(data: bytes) -> tuple[int, int]:
     """Width and height from the first chunk (RFC 9649, sections 2.5 to 2.7)."""
     if len(data) < 30:
-        raise _broken(data, "WebP")
+        raise _broken("WebP")
     chunk, body = data[12:16], data[20:30]
     if chunk == b"VP8X":
         return 1 + int.from_bytes(body[4:7], "little"), 1 + int.from_bytes(body[7:10], "little")
@@ -201,20 +201,12 @@ def _upright(pixels: Pixels, orientation: int) -> Pixels:
     return np.ascontiguousarray(turned[::down, ::across])
 
 
-def _broken(data: bytes, format: str) -> BadImage:
-    if _ends_early(data, format):
-        return BadImage("truncated", f"The {format} ends before its pixels do.")
+def _broken(format: str) -> BadImage:
     return BadImage(
         "corrupt", f"The {format} is damaged or cut off, or of a variant not read here."
     )
 
 
-def _ends_early(data: bytes, format: str) -> bool:
-    """Whether a broken file, where that is easy to tell, is shorter than it says. A whole one may
-    lack its end mark, or have more after it."""
-    if format == "JPEG":
-        return data.rfind(b"\xff\xd9") <= data.rfind(b"\xff\xda")
-    if format == "PNG":
-        return b"IEND" not in data[-64:]
-    at, extra = {"WebP": (4, 8), "BMP": (2, 0)}.get(format, (len(data), 0))
-    return int.from_bytes(data[at : at + 4], "little") + extra > len(data)
+def _has_no_end(data: bytes) -> bool:
+    """Whether a JPEG's last scan has no end mark; a whole file may have more after it."""
+    return data.rfind(b"\xff\xd9") <= data.rfind(b"\xff\xda")

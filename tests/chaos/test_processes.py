@@ -99,7 +99,7 @@ def test_the_poison_corpus(made: Fleet, tmp_path: Path, out: Path, oracle: Oracl
         recover(made, out)
     assert failures(out) == {
         "empty.jpg": "decode/empty",
-        "truncated.jpg": "decode/truncated",
+        "truncated.jpg": "decode/corrupt",
         "text.png": "decode/not-an-image",
         "bomb.png": "decode/too-many-pixels",
         "playlist.jpg": "decode/not-an-image",

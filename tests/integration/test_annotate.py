@@ -108,7 +108,7 @@ def test_each_bad_input_is_one_record_and_the_rest_goes_on(tmp_path: Path, card:
     assert summary["event"] == "summary"
     assert failures(out) == {
         "empty.jpg": "decode/empty",
-        "truncated.jpg": "decode/truncated",
+        "truncated.jpg": "decode/corrupt",
         "text.png": "decode/not-an-image",
         "bomb.png": "decode/too-many-pixels",
         "big.jpg": "fetch/too-large",
