@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -51,11 +50,9 @@ def proven(
     """A runtime on a delegate, if that finds in a few pictures what the CPU finds in them."""
     if runtime.delegate is None:
         return runtime
-    what, fed, start = f"the delegate {runtime.delegate.library}", list(pictures), monotonic()
+    what, fed = f"the delegate {runtime.delegate.library}", list(pictures)
     try:
-        told = [runtime.run(each) for each in fed[:1]]
-        log.info("%s: its first run took %.1f s", what, monotonic() - start)
-        told += [runtime.run(each) for each in fed[1:]]
+        told = [runtime.run(each) for each in fed]
     except RunFailed as exc:
         return on_the_cpu(runtime.path, settings, f"{what} fails: {exc}")
     wanted = []

@@ -111,7 +111,6 @@ def test_a_delegate_that_computes_right_is_used(
     on_cpu = loaded(tmp_path, delegate="none", tflite=interpreter)
     assert (on_npu.runtime.device, on_cpu.runtime.device) == ("npu", "CPU")
     assert f"the delegate {library} took 4 of 16 operators" in caplog.text
-    assert "its first run took" in caplog.text
     image = np.random.default_rng(0).integers(-128, 128, (1, 64, 64, 3)).astype(np.int8)
     told, wanted = (each.runtime.run({"image": image}) for each in (on_npu, on_cpu))
     for name, value in wanted.items():
