@@ -3,7 +3,7 @@
 import io
 import math
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -17,13 +17,12 @@ from worker.images import Pixels
 Record = Mapping[str, Any]  # a COCO annotation: bbox, segmentation as RLE, category_id, score
 Color = tuple[int, int, int]
 Box = tuple[int, int, int, int]  # x1, y1, x2, y2, the last two outside
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 TILE = (640, 480)  # the room for a picture on a sheet: width, height
-_CAPTION = 30
+_CAPTION, _LABEL = 30, 18  # pixels high
 _GAP = 8
 _OPACITY = 0.45
-_LONGEST_NAME = 0.4  # of the picture's width
+_LONGEST_NAME, _LONGEST_CAPTION = 30, 75  # letters
 _PAPER, _INK, _GREY = (24, 24, 27), (235, 235, 235), (70, 70, 74)
 
 
@@ -69,7 +68,7 @@ def contact_sheet(tiles: Sequence[tuple[str, Pixels | None]]) -> bytes:
         x = _GAP + number % columns * width
         y = _GAP + number // columns * height
         sheet.paste(_tile(pixels), (x, y))
-        text = _shortened(pen, _printable(caption), font, TILE[0])
+        text = _shortened(caption, _LONGEST_CAPTION)
         pen.text((x, y + TILE[1] + _CAPTION / 2), text, _INK, font, anchor="lm")
     file = io.BytesIO()
     sheet.save(file, "JPEG", quality=88)
@@ -119,49 +118,29 @@ def _box(record: Record, scale: tuple[float, float], shape: tuple[int, ...]) -> 
 def _labelled(
     picture: Pixels, boxed: Sequence[tuple[Record, Box]], names: Mapping[int, str]
 ) -> Pixels:
-    """Labels, the best scores first, each where it covers the least of those before it."""
+    """Each box's label over its left corner, moved into the picture; the best scores on top."""
     image = Image.fromarray(picture)
     pen = ImageDraw.Draw(image)
     font = ImageFont.load_default(14)
-    taken = np.zeros(picture.shape[:2], dtype=np.bool_)  # by labels
-    for record, box in sorted(boxed, key=lambda pair: -float(pair[0]["score"])):
+    for record, (left, top, *_) in sorted(boxed, key=lambda pair: float(pair[0]["score"])):
         name = names.get(record["category_id"], str(record["category_id"]))
-        score = f" {record['score']:.2f}"
-        room = image.width * _LONGEST_NAME - pen.textlength(score, font)
-        text = _shortened(pen, _printable(name), font, room) + score
-        size = (math.ceil(pen.textlength(text, font)) + 6, 18)
-        places = _places(box, size, image.size)
-        x1, y1, x2, y2 = min(places, key=lambda at: taken[at[1] : at[3], at[0] : at[2]].sum())
-        taken[y1:y2, x1:x2] = True
+        text = f"{_shortened(name, _LONGEST_NAME)} {record['score']:.2f}"
+        width = math.ceil(pen.textlength(text, font)) + 6
+        x, y = max(0, min(left, image.width - width)), max(0, top - _LABEL)
         color = color_of(record)
-        pen.rectangle((x1, y1, x2 - 1, y2 - 1), color)
+        pen.rectangle((x, y, x + width - 1, y + _LABEL - 1), color)
         ink = (0, 0, 0) if np.dot(color, (0.299, 0.587, 0.114)) > 128 else (255, 255, 255)
-        pen.text((x1 + 3, (y1 + y2) / 2), text, ink, font, anchor="lm")
+        pen.text((x + 3, y + _LABEL / 2), text, ink, font, anchor="lm")
     return np.array(image)
 
 
-def _places(box: Box, size: tuple[int, int], room: tuple[int, int]) -> Iterator[Box]:
-    """Where a label may stand, best first, moved into the picture: over, in, under its box."""
-    x1, y1, x2, y2 = box
-    for y in (y1 - size[1], y1, y2 - size[1], y2, (y1 + y2 - size[1]) // 2):
-        for x in (x1, x2 - size[0]):
-            left = max(0, min(x, room[0] - size[0]))
-            top = max(0, min(y, room[1] - size[1]))
-            yield left, top, min(left + size[0], room[0]), min(top + size[1], room[1])
+def _shortened(text: str, most: int) -> str:
+    """At most so many letters, cut in the middle: both ends of a path tell something.
 
-
-def _printable(text: str) -> str:
-    """Without control characters, and without the accents that Pillow's own font does not have."""
+    Without control characters, and without the accents that Pillow's own font does not have.
+    """
     plain = unicodedata.normalize("NFKD", text)
-    return "".join(c if c.isprintable() else " " for c in plain if not unicodedata.combining(c))
-
-
-def _shortened(pen: ImageDraw.ImageDraw, text: str, font: Font, room: float) -> str:
-    """The text, cut in its middle so that it fits: both ends of a path tell something."""
-    if pen.textlength(text, font) <= room:
-        return text
-    for keep in range(min(len(text) - 1, int(room)), 0, -1):  # no letter is under a pixel wide
-        shorter = text[: keep // 2] + "…" + text[len(text) - (keep + 1) // 2 :]
-        if pen.textlength(shorter, font) <= room:
-            return shorter
-    return ""
+    kept = [c if c.isprintable() else " " for c in plain if not unicodedata.combining(c)]
+    if len(kept) > most:
+        kept[most // 2 : most // 2 - most + 1] = "…"
+    return "".join(kept)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from itertools import combinations, pairwise
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -140,13 +140,17 @@ def test_labels_stay_inside(monkeypatch, box: tuple[int, int, int, int]) -> None
     assert 0 <= y1 < y2 < 480
 
 
-def test_labels_make_way_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_best_score_is_written_last_and_so_on_top(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = labels_of(monkeypatch)
-    draw(ground(), [boxed(100, 100, 400, 400, score=0.5 + n / 100) for n in range(6)], NAMES)
-    assert seen[0][0] == "person 0.55", "the best score has the best place"
-    for (_, one), (_, other) in combinations(seen, 2):
-        apart = one[2] < other[0] or other[2] < one[0] or one[3] < other[1] or other[3] < one[1]
-        assert apart
+    draw(ground(), [boxed(100, 100, 400, 400, score=score) for score in (0.5, 0.9, 0.7)], NAMES)
+    assert [words for words, _ in seen] == ["person 0.50", "person 0.70", "person 0.90"]
+
+
+def test_long_names_are_cut_in_their_middle(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = labels_of(monkeypatch)
+    name = "the beginning of it" + " and more" * 9 + " and the end"
+    draw(ground(), [boxed(100, 100, 400, 400)], {1: name})
+    assert seen[0][0] == "the beginning o…re and the end 0.87"
 
 
 @pytest.mark.parametrize("category", range(1, 91, 4))
