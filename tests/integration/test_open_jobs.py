@@ -200,10 +200,10 @@ class Reads:
         disk = import_module("storage.disk")
         really = disk.open_versioned
 
-        def counted(location: Any) -> Any:
+        def counted(location: Any, *part: Any) -> Any:
             kinds = ("plan", "shards", "segments")
             self.kinds[next((k for k in kinds if f"/{k}/" in location.uri), "other")] += 1
-            return really(location)
+            return really(location, *part)
 
         self._patch.setattr(disk, "open_versioned", counted)
         return self

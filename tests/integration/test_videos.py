@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import cv2
 import numpy as np
 import pytest
 import urllib3
@@ -88,6 +89,12 @@ def frames_in(found: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     return by_video
 
 
+def saved_number(out: str, image: dict[str, Any]) -> int:
+    """What stands on a frame that was kept beside the dataset."""
+    data = np.frombuffer(get(f"{out}/frames/{image['file_name']}"), np.uint8)
+    return number_of(cv2.imdecode(data, cv2.IMREAD_COLOR))
+
+
 def every_tick(frames: Shown, rate: int) -> list[int]:
     step = Fraction(1, rate)
     last = int(frames[-1][1] / step)
@@ -112,7 +119,7 @@ def test_every_frame_is_the_one_that_it_says(
     tmp_path: Path, mixed: Path, card: Path, shown: dict[str, Shown], options: str
 ) -> None:
     """By number, by time and by key frames."""
-    how = (*options.split(), "-m", card, "--shard-size", 5)
+    how = (*options.split(), "-m", card, "--shard-size", 5, "--save-frames")
     ran = maskmill("annotate", mixed, "-o", tmp_path / "out", *how)
     assert ran.code == 3, ran.err  # for the one that is no video
     found = dataset(str(tmp_path / "out"))
@@ -122,19 +129,27 @@ def test_every_frame_is_the_one_that_it_says(
         expected = CHOICES[options](shown[name])
         assert [each["frame_index"] for each in images] == expected
         for each in images:
-            assert each["timestamp"] == round(float(shown[name][each["frame_index"]][1]), 6)
+            number, time, _ = shown[name][each["frame_index"]]
+            assert each["timestamp"] == round(float(time), 6)
+            assert saved_number(f"{tmp_path}/out", each) == number
             assert each["file_name"] == f"{name}/frame_{each['frame_index']:06d}.jpg"
     assert len(found["images"]) == 3 + sum(map(len, frames.values()))
     (failure,) = map(json.loads, (tmp_path / "out" / "failures.jsonl").read_text().splitlines())
     assert (failure["file_name"], failure["stage"]) == ("c.mp4", "decode")
 
 
-def test_the_same_bytes_from_s3(mixed: Path, card: Path, moto_s3: str, undisturbed: bytes) -> None:
+def test_the_same_bytes_from_s3(
+    mixed: Path, card: Path, moto_s3: str, undisturbed: bytes, shown: dict[str, Shown]
+) -> None:
     for path in filter(Path.is_file, mixed.rglob("*")):
         put(f"{moto_s3}/in/{path.relative_to(mixed)}", path.read_bytes())
-    ran = maskmill("annotate", f"{moto_s3}/in/", "-m", card, "-o", f"{moto_s3}/out")
+    out = f"{moto_s3}/out"
+    ran = maskmill("annotate", f"{moto_s3}/in/", "-m", card, "-o", out, "--save-frames")
     assert ran.code == 3, ran.err
-    assert get(f"{moto_s3}/out/instances.json") == undisturbed
+    assert get(f"{out}/instances.json") == undisturbed
+    for name, images in frames_in(dataset(out)).items():
+        numbers = [saved_number(out, each) for each in images]
+        assert numbers == [number for number, _, _ in shown[name]]
 
 
 def test_fragments_in_words_and_lists(
@@ -149,7 +164,7 @@ def test_fragments_in_words_and_lists(
         '{"uri": "b.mkv#frame=29", "file_name": "last.jpg"}',
     ]
     (mixed / "list.jsonl").write_text("\n".join(lines))
-    command = ("annotate", mixed / "list.jsonl", f"{mixed}/b.mkv#t=0", "-m", card)
+    command = ("annotate", mixed / "list.jsonl", f"{mixed}/b.mkv#t=0", "-m", card, "--save-frames")
     ran = maskmill(*command, "-o", tmp_path / "out", "--json")
     (mixed / "list.jsonl").unlink()
     assert ran.code == 3, ran.err
@@ -163,6 +178,8 @@ def test_fragments_in_words_and_lists(
         "last.jpg",
         "b.mkv/frame_000000.jpg",
     ]
+    numbers = [saved_number(str(tmp_path / "out"), each) for each in found["images"]]
+    assert numbers == [12, 3, *inside, 129, 100]
     (failure,) = map(json.loads, (tmp_path / "out" / "failures.jsonl").read_text().splitlines())
     assert failure["uri"].endswith("clip.mp4#frame=500")
     assert (failure["stage"], failure["kind"]) == ("decode", "no-frame")
