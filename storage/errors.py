@@ -9,6 +9,11 @@ from typing import Any
 
 from storage.redact import shown
 
+# Kinds that are wrong with one input; any other is wrong with its store, and with all in it.
+OF_ONE_INPUT = frozenset(
+    ("not-found", "denied", "too-large", "expired", "unreachable", "refused", "bad-uri", "changed")
+)
+
 
 class StorageError(Exception):
     """`uri` is safe to show, and `why` goes on from it. The kind of `NotFound` is "not-found"."""

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib import import_module
 
+from storage.errors import OF_ONE_INPUT, StorageError
 from storage.uris import of_frame, shown
 from tasks.environment import whole_number
 from tasks.fragments import Part, span_of
@@ -39,6 +40,10 @@ def frames_of(
             return index
         except BadVideo as exc:
             return Problem(exc.stage, exc.kind, exc.message)
+        except StorageError as exc:
+            if exc.kind not in OF_ONE_INPUT:
+                raise
+            return Problem("fetch", exc.kind, str(exc))
         except ImportError as exc:
             lacks = f"{shown(each.uri)} is a video, which needs {exc.name}"
             raise InputError(f"{lacks}: pip install 'maskmill[worker]'") from exc

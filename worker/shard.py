@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storage import get_versioned
-from storage.errors import StorageError
+from storage.errors import OF_ONE_INPUT, StorageError
 from storage.uris import shown
 from tasks.ordered import ordered_map
 from tasks.records import Annotation, Failure, Image, Item, RleMask, Settings, Video
@@ -32,10 +32,6 @@ from worker.runtimes import RunFailed
 if TYPE_CHECKING:  # PyAV is loaded where there is a video
     from worker.frames import Shot
 
-# Wrong with one input; any other storage error is wrong with the store, and ends the attempt.
-ITEM_ERRORS = frozenset(
-    ("not-found", "denied", "too-large", "expired", "unreachable", "refused", "bad-uri", "changed")
-)
 POST_WINDOW = 4
 
 
@@ -237,7 +233,7 @@ def _of_one_item() -> Iterator[None]:
     try:
         yield
     except StorageError as exc:
-        if exc.kind not in ITEM_ERRORS:
+        if exc.kind not in OF_ONE_INPUT:
             raise
         raise ItemError("fetch", exc.kind, str(exc)) from exc
 

@@ -28,7 +28,7 @@ from tests.graphs import write_model
 from tests.integration.test_open_jobs import await_parts, send_bare
 from tests.pictures import write_folder
 from tests.running import maskmill
-from tests.services import http_server, url_of
+from tests.services import http_server, reply, url_of
 from tests.videos import Recipe, number_of, write
 
 VFR = [n * 40 + n % 3 * 11 for n in range(30)]
@@ -220,6 +220,61 @@ def test_the_choice_is_part_of_the_question_and_no_matter_to_images(
     assert "videos" not in dataset(str(tmp_path / "out"))
     other = maskmill(*command, "--fps", "3")
     assert (other.code, "fps (2.0 before, 3.0 now)" in other.err) == (2, True)
+
+
+def test_videos_over_http(tmp_path: Path, mixed: Path, card: Path) -> None:
+    """Presigned, expired, gone, forbidden, of no store; what is signed is in the plan alone."""
+    data = (mixed / "a" / "clip.mp4").read_bytes()
+
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        place = request.path.partition("?")[0]
+        old = b"<Error><Message>Request has expired</Message></Error>"
+        start, _, last = (
+            request.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")
+        )
+        end = min(int(last or len(data)) + 1, len(data))
+        part = {"Content-Range": f"bytes {start}-{end - 1}/{len(data)}", "ETag": '"1"'}
+        if place == "/clip.mp4":
+            reply(request, 206, data[int(start) : end], part)
+        else:
+            reply(request, *{"/old.mp4": (403, old)}.get(place, (404, b"")))
+
+    with http_server(answer) as server:
+        base = url_of(server)
+        words = [
+            f"{base}/clip.mp4?X-Amz-Signature=SECRET#frame=7",
+            f"{base}/clip.mp4?X-Amz-Signature=SECRET#t=0.5",
+            f"{base}/old.mp4?X-Amz-Signature=SECRET#t=0.5",
+            f"{base}/gone.mp4",
+            "http://169.254.169.254/latest.mp4",
+            "gs://bucket/other.mp4",
+        ]
+        listed = tmp_path / "urls.txt"
+        listed.write_text("\n".join(words))
+        command = ("annotate", listed, "-m", card, "-o", tmp_path / "out", "--save-frames")
+        ran = maskmill(*command, MASKMILL_HTTP_ALLOW="127.0.0.1")
+        assert ran.code == 3, ran.err
+    out = str(tmp_path / "out")
+    assert [saved_number(out, each) for each in dataset(out)["images"]] == [7, 12]
+    lines = (tmp_path / "out" / "failures.jsonl").read_text().splitlines()
+    ends = {each["file_name"]: (each["uri"], each["kind"]) for each in map(json.loads, lines)}
+    assert ends == {
+        "old.mp4#t=0.5": (f"{base}/old.mp4#t=0.5", "expired"),
+        "gone.mp4": (f"{base}/gone.mp4", "not-found"),
+        "latest.mp4": ("http://169.254.169.254/latest.mp4", "refused"),
+        "bucket/other.mp4": ("gs://bucket/other.mp4", "bad-uri"),
+    }
+    texts = (tmp_path / "out").rglob("*.json*")
+    holders = {path.parent.parent.name for path in texts if "SECRET" in path.read_text()}
+    assert holders == {"plan"}
+
+
+def test_a_store_that_is_away_ends_the_planning(tmp_path: Path, card: Path, moto_s3: str) -> None:
+    word = "s3://no-such-bucket-of-ours/missing.mp4"
+    ran = maskmill("annotate", word, "-m", card, "-o", tmp_path / "out")
+    assert (ran.code, ran.err.count("\n")) == (4, 1), ran.err
+    assert "no-such-bucket-of-ours" in ran.err
+    assert not (tmp_path / "out" / "job.json").exists()
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage import put
-from storage.errors import Unavailable
+from storage.errors import NotFound, Unavailable
 from storage.uris import without_frame
 from tasks.annotate import _done
 from tasks.folder import Folder, JobError, read_plan
@@ -49,6 +49,8 @@ class Reader:
             self.looked.append((uri, version))
         if "away" in uri:
             raise Unavailable(uri, "is away")
+        if "gone" in uri:
+            raise NotFound(uri)
         if "broken" in uri:
             raise BadVideo("decode", "no-video", "The file holds no video.")
         pts = [1000 + 40 * n for n in range(COUNT)]
@@ -212,6 +214,7 @@ def test_one_frame_is_not_sampled_and_may_have_a_name(reader: Reader) -> None:
     [
         (Found("broken.mp4", "n", part=WHOLE), {}, ["broken.mp4"], "The file holds no video."),
         (Found("broken.mp4", "n", part=T3), {}, ["broken.mp4#t=3"], "The file holds no video."),
+        (Found("s3://b/gone", "n", part=T3), {}, ["s3://b/gone#t=3"], "s3://b/gone does not exist"),
         (Found("v.mp4", "n", part=T3), {}, ["v.mp4#t=3"], "has 50 frames, and ends at 2.000 s"),
         (Found("v.mp4", "n", part=WHOLE), {"from_": "9"}, ["v.mp4"], "has 50 frames"),
         (
@@ -221,7 +224,14 @@ def test_one_frame_is_not_sampled_and_may_have_a_name(reader: Reader) -> None:
             "has 50 frames",
         ),
     ],
-    ids=["no video", "a part of none", "after its end", "nothing chosen", "no such numbers"],
+    ids=[
+        "no video",
+        "a part of none",
+        "not there",
+        "after its end",
+        "nothing chosen",
+        "no such numbers",
+    ],
 )
 def test_what_has_no_frame_is_an_item_that_says_why(
     reader: Reader, found: Found, how: dict[str, Any], uris: list[str], why: str
