@@ -97,9 +97,9 @@ def bytes_of(uri: str, version: str, max_bytes: int) -> Whole | Ranges:
     if opened.end is not None and opened.end <= HEAD:  # the store gives parts
         with opened.stream as stream:
             head = stream.read(HEAD)
-        if not version:  # whether it does so of a version remains to be seen
+        if opened.version and not version:  # whether it gives those of one remains to be seen
             return bytes_of(uri, opened.version, max_bytes)
-        if head[4:8] in BOXES:
+        if version and head[4:8] in BOXES:
             return Ranges(uri, version, opened.size or 0, head)
         opened = open_from(uri, 0, version)
     file = _download(opened, max_bytes)
