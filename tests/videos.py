@@ -79,9 +79,8 @@ def write(folder: Path, recipe: Recipe) -> Path:
         stream.codec_context.thread_count = 1
         if recipe.rotation:
             stream.set_display_rotation(recipe.rotation)
-        sound = container.add_stream("aac", rate=8000, layout="mono") if recipe.sound else None
-        if sound is not None:
-            _write_sound(container, sound, recipe)
+        if recipe.sound:
+            write_sound(container, float(recipe.frames / recipe.rate))
         for packet in _packets(stream, recipe, base):
             container.mux(packet)
     return path
@@ -104,11 +103,9 @@ def _upright_size(recipe: Recipe) -> tuple[int, int]:
     return sides[::-1] if recipe.rotation % 180 else sides
 
 
-def _write_sound(
-    container: av.container.OutputContainer, sound: av.AudioStream, recipe: Recipe
-) -> None:
-    """Silence from 0 on, for as long as the video."""
-    seconds = float(recipe.frames / recipe.rate)
+def write_sound(container: av.container.OutputContainer, seconds: float) -> None:
+    """Silence from 0 on; streams of pictures have to be added before."""
+    sound = container.add_stream("aac", rate=8000, layout="mono")
     for start in range(0, int(8000 * seconds), 1024):
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
         frame.sample_rate, frame.pts, frame.time_base = 8000, start, Fraction(1, 8000)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import random
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -15,8 +19,11 @@ import storage
 from storage.s3_clients import client_for
 from storage.uris import join, parse
 from tasks.videos import BadVideo, VideoLimits
+from tests.graphs import write_model
+from tests.pictures import write_folder
 from tests.ranges import Ranged
 from tests.reading import LIMITS, in_shards, indexed, items_of, read
+from tests.running import maskmill
 from tests.services import http_server, url_of
 from tests.videos import RECIPES, Pixels, Recipe, numbered, write
 from worker import ranges
@@ -220,3 +227,73 @@ def test_what_is_too_much_to_download(serve: Serve, tmp_path: Path, announced: b
         look(url, None, limits)
     assert (caught.value.stage, caught.value.kind) == ("fetch", "too-large")
     assert sent[0] < 64 << 20
+
+
+@pytest.fixture(scope="module")
+def card(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("models"), "a")
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures between videos, one of which is damaged and one of which is none."""
+    folder = write_folder(tmp_path_factory.mktemp("mixed"), 5)
+    for name, kind in {"a": "open groups in mp4", "q": "rotated by 90", "z": "vp9"}.items():
+        made = write(folder, RECIPES[kind])
+        made.rename(folder / f"{name}{made.suffix}")
+    data = bytearray((folder / "a.mp4").read_bytes())
+    with av.open(str(folder / "a.mp4")) as container:
+        hit = [each for each in container.demux(video=0) if each.size][20]
+    data[hit.pos + 8 : hit.pos + hit.size] = bytes(hit.size - 8)
+    (folder / "a.mp4").write_bytes(data)
+    (folder / "none.mp4").write_bytes(b"hello")
+    return folder
+
+
+def annotated(folder: Path, card: Path, out: Path, *options: object) -> bytes:
+    ran = maskmill("annotate", folder, "-m", card, "-o", out, "--max-failures", 99, *options)
+    assert ran.code == 0, ran.err
+    assert "mmco" not in ran.err
+    return (out / "instances.json").read_bytes() + (out / "failures.jsonl").read_bytes()
+
+
+def test_frames_beside_pictures(tmp_path: Path, mixed: Path, card: Path) -> None:
+    """The same bytes in shards of any size, and in careful mode, where frames go one by one."""
+    whole = annotated(mixed, card, tmp_path / "64", "--shard-size", 64)
+    dataset = json.loads((tmp_path / "64" / "instances.json").read_bytes())
+    lines = (tmp_path / "64" / "failures.jsonl").read_text().splitlines()
+    failed = {each["file_name"]: each["kind"] for each in map(json.loads, lines)}
+    assert failed.pop("none.mp4") == "not-a-video"
+    assert set(failed.values()) == {"damaged"}
+    assert 0 < len(failed) < 13
+    assert all(each.startswith("a.mp4/frame_") for each in failed)
+    sides = {each["name"]: (each["width"], each["height"]) for each in dataset["videos"]}
+    assert sides == {"a.mp4": (128, 96), "q.mp4": (96, 128), "z.webm": (128, 96)}
+    frames = [each for each in dataset["images"] if "video_id" in each]
+    assert len(frames) == 120 - len(failed)
+    for each in frames:
+        assert each["timestamp"] == each["frame_index"] / 25
+        assert each["file_name"].endswith(f"/frame_{each['frame_index']:06d}.jpg")
+    assert len(dataset["images"]) == len(frames) + 5
+    for size in (1, 7):
+        assert annotated(mixed, card, tmp_path / str(size), "--shard-size", size) == whole
+
+
+def test_memory_does_not_grow_with_the_length(tmp_path: Path, long: Path) -> None:
+    """All frames of a long video, and of one of a tenth of its length, each read in a process."""
+    short = write(tmp_path, dataclasses.replace(LONG, frames=300))
+    peaks = [_peak(path) for path in (short, long)]
+    print(f"peak {peaks[0] / 1024:.1f} MiB with 300 frames, {peaks[1] / 1024:.1f} with 3000")
+    assert peaks[1] < 1.1 * peaks[0]
+
+
+def _peak(path: Path) -> int:
+    """In KiB; unlike ru_maxrss it knows nothing of the process that started this one."""
+    code = (
+        "import sys; from pathlib import Path; from tests.reading import indexed, items_of, read;"
+        " index = indexed(sys.argv[1]); found = read(items_of(sys.argv[1], index));"
+        " assert all(a == b for a, b in found.items());"
+        " print(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])"
+    )
+    command = [sys.executable, "-c", code, str(path)]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
