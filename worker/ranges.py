@@ -1,7 +1,8 @@
 """A stored video's bytes at any place: from its own file, in ranges, or from a download.
 
-Of MP4 and MOV only what is asked for comes over the network. Other containers do not say in one
-place where their frames lie: they are downloaded, and the last one is kept for the next shard.
+Of MP4 and MOV only what is asked for comes over the network. Other containers, and those in
+fragments, do not say in one place where their frames lie: they are downloaded, and the last one is
+kept for the next shard.
 """
 
 import os
@@ -27,22 +28,61 @@ _last_download: dict[tuple[str, str], IO[bytes]] = {}
 _one_at_a_time = threading.Lock()  # looks at it
 
 
-class Whole:
+class Source:
+    """What FFmpeg reads. Errors of a store pass through it.
+
+    `blind`, it gives zeros: for who needs no more of an MP4 than its tables, which have been read.
+    """
+
+    blind = False
+    in_fragments = False  # tables lie among the packets
+
+    def __init__(self, version: str, size: int) -> None:
+        self.version, self.size, self._position, self._last = version, size, 0, b""
+
+    def get(self, start: int, end: int) -> bytes:
+        """At least the first of these bytes, all of which it has."""
+        raise NotImplementedError
+
+    def read(self, most: int) -> bytes:
+        start, end = self._position, min(self._position + most, self.size)
+        if self.blind or start >= end:
+            data = bytes(max(0, end - start))
+        else:
+            data = self.get(start, end)
+            self.in_fragments |= b"mvex" in self._last + data
+            self._last = data[-3:]
+        self._position += len(data)
+        return data
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}
+        self._position = base[whence] + offset
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def close(self) -> None:
+        """Let go of what it holds open."""
+
+
+class Whole(Source):
     """A file on this machine."""
 
     def __init__(self, stream: BinaryIO, version: str) -> None:
-        self.version, self.stream = version, stream
-        self.size = os.fstat(stream.fileno()).st_size
+        super().__init__(version, os.fstat(stream.fileno()).st_size)
+        self._stream = stream
 
     def get(self, start: int, end: int) -> bytes:
-        self.stream.seek(start)
-        return self.stream.read(max(0, end - start))
+        self._stream.seek(start)
+        return self._stream.read(end - start)
 
     def close(self) -> None:
-        self.stream.close()
+        self._stream.close()
 
 
-class Ranges:
+class Ranges(Source):
     """An object in a store, by pieces, of which the last few are kept.
 
     A piece is twice as large as the one right before it. Where `groups` says at which bytes groups
@@ -53,13 +93,10 @@ class Ranges:
     groups: Sequence[int] = ()
 
     def __init__(self, uri: str, version: str, size: int, head: bytes) -> None:
-        self.version, self.size, self._uri = version, size, uri
-        self._pieces = deque([(0, head)], maxlen=4)
+        super().__init__(version, size)
+        self._uri, self._pieces = uri, deque([(0, head)], maxlen=4)
 
     def get(self, start: int, end: int) -> bytes:
-        """At least the first of these bytes, if the object has it."""
-        if not start < min(end, self.size):
-            return b""
         for at, piece in reversed(self._pieces):
             if at <= start < at + len(piece):
                 return piece[start - at : end - at]
@@ -79,11 +116,8 @@ class Ranges:
         end = max(self.groups[place], start + HEAD)
         return min(more, end) if follows else end
 
-    def close(self) -> None:
-        pass
 
-
-def bytes_of(uri: str, version: str, max_bytes: int) -> Whole | Ranges:
+def bytes_of(uri: str, version: str, max_bytes: int, in_ranges: bool = True) -> Source:
     """Of any version where it is "". BadVideo for another, or for too much to download."""
     with _one_at_a_time:
         if (uri, version) in _last_download:
@@ -98,8 +132,8 @@ def bytes_of(uri: str, version: str, max_bytes: int) -> Whole | Ranges:
         with opened.stream as stream:
             head = stream.read(HEAD)
         if opened.version and not version:  # whether it gives those of one remains to be seen
-            return bytes_of(uri, opened.version, max_bytes)
-        if version and head[4:8] in BOXES:
+            return bytes_of(uri, opened.version, max_bytes, in_ranges)
+        if in_ranges and version and head[4:8] in BOXES:
             return Ranges(uri, version, opened.size or 0, head)
         opened = open_from(uri, 0, version)
     file = _download(opened, max_bytes)
@@ -139,7 +173,7 @@ def _download(opened: Opened, max_bytes: int) -> IO[bytes]:
                 "fetch",
                 "too-large",
                 f"the video has to be downloaded, and has more than {max_bytes} bytes"
-                " (MASKMILL_MAX_VIDEO_BYTES); of MP4 and MOV only parts are",
+                " (MASKMILL_MAX_VIDEO_BYTES)",
             )
         except BaseException:
             file.close()

@@ -13,7 +13,7 @@ def look(uri: str, version: str | None, limits: VideoLimits) -> VideoIndex:
     with closing(Film(uri, version or "", limits.max_bytes, limits.max_pixels)) as film:
         times, keys, end = array("q"), array("q"), 0
         latest = (limits.max_seconds + film.start) / film.time_base
-        film.file.blind = True
+        film.source.blind = film.is_movie and not film.source.in_fragments
         for pts, packet in film.packets():
             if packet.is_keyframe:
                 keys.append(pts)
@@ -26,7 +26,9 @@ def look(uri: str, version: str | None, limits: VideoLimits) -> VideoIndex:
         if not groups:
             raise BadVideo("decode", "no-frames", "it holds no frame that can be decoded")
         frames = array("q", groups), array("q", groups.values())
-        return VideoIndex(film.video(), film.version, *frames, end, film.time_base, film.start)
+        return VideoIndex(
+            film.video(), film.source.version, *frames, end, film.time_base, film.start
+        )
 
 
 def _groups(keys: list[int], times: list[int]) -> dict[int, int]:
