@@ -65,6 +65,22 @@ def test_the_frames_are_where_the_dataset_says(card: Path, films: Path, tmp_path
     assert {each["id"]: each["file_name"] for each in found} == names
 
 
+def test_a_frame_under_a_name_of_its_own(card: Path, films: Path, tmp_path: Path) -> None:
+    lines = [
+        {"uri": f"{films / 'a.mp4'}#frame=7", "file_name": "seven.jpg"},
+        {"uri": f"{films / 'a.mp4'}#t=0.36", "file_name": "some/nine.jpg"},
+    ]
+    (tmp_path / "list.jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines))
+    out = tmp_path / "out"
+    asked = ("annotate", tmp_path / "list.jsonl", "-m", card, "-o", out, "--save-frames")
+    assert maskmill(*asked).code == 0
+    dataset = load(out / "instances.json")
+    assert [each["name"] for each in dataset["videos"]] == ["a.mp4"]
+    indices = {each["file_name"]: each["frame_index"] for each in dataset["images"]}
+    assert indices == {"seven.jpg": 7, "some/nine.jpg": 9}
+    assert number_of(np.asarray(Image.open(out / "frames" / "some" / "nine.jpg"))) == 9
+
+
 def test_frames_that_cannot_be_kept_stop_the_job(card: Path, films: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
