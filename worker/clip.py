@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.progress import track
 
 from storage import open_read, open_write
+from storage.disk import translating
 from storage.errors import StorageError
 from storage.uris import below, shown
 from tasks.exits import OK
@@ -63,7 +64,8 @@ def clips(folder: Folder, job: Job, only: str, as_json: bool) -> int:
             name = video["name"]
             uri = below(folder.file("clips"), f"{name}.mp4")
             with tempfile.NamedTemporaryFile(prefix="maskmill-clip-") as made:
-                _encode(made.name, track(_drawn(db, job, video), name, count, **bar))
+                with translating(made.name, writing=True):
+                    _encode(made.name, track(_drawn(db, job, video), name, count, **bar))
                 with open_write(uri) as file:
                     shutil.copyfileobj(made, file, 1 << 20)
             event = {"event": "clip", "video": name, "frames": count, "uri": uri}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import resource
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 from PIL import Image as Picture
 
 from storage import get, put
+from storage.errors import Full
 from storage.uris import of_frame
 from tasks.annotate import report
 from tasks.folder import Folder, JobError
@@ -191,6 +193,19 @@ def test_a_source_that_is_gone_is_named(folder: Folder, tmp_path: Path) -> None:
     with pytest.raises(JobError, match="not the one that was planned"):
         draw_clips(folder, job)
     assert not Path(folder.file("clips")).exists()
+
+
+def test_a_full_scratch_disk_is_said_to_be(folder: Folder, tmp_path: Path) -> None:
+    noise = np.random.default_rng(1).integers(0, 256, (480, 640, 3), np.uint8)
+    source = write(tmp_path, Recipe(frames=9, width=640, height=480, picture=lambda *_: noise))
+    job = merged(folder, {source: range(9)})
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, usual[1]))
+    try:
+        with pytest.raises(Full, match="the disk or the quota is full"):
+            draw_clips(folder, job)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
 
 
 def test_the_command_says_what_is_missing(
