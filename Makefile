@@ -72,6 +72,7 @@ bench: $(READY) ## speed and memory, as ratios within one run
 	$(BIN)/python -m tests.bench.postprocess
 	$(BIN)/python -m tests.bench.memory
 	$(BIN)/python -m tests.bench.edge
+	$(BIN)/python -m tests.bench.video
 
 recipe-setup: $(RECIPE_READY) ## the environment of the training recipe, with PyTorch for the CPU
 recipe-shapes: $(RECIPE_READY) ## train the demo model from nothing and judge it: an hour (RUN=runs/new)

@@ -20,7 +20,7 @@ import boto3
 import numpy as np
 from numpy.typing import NDArray
 
-from storage import put, s3_reads
+from storage import put, s3
 from tasks.folder import read_plan
 from tasks.frames import frames_of
 from tasks.inputs import find
@@ -106,14 +106,14 @@ def reading(film: Path) -> None:
         fetched += answer.get("ContentLength", 0)
         return answer
 
-    really = s3_reads.ask
+    really = s3.ask
     keys = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_REGION": "us-east-1"}
     with moto_server() as endpoint, patch.dict(os.environ, keys, MASKMILL_S3_ENDPOINT_URL=endpoint):
         boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1").create_bucket(
             Bucket="bench"
         )
         put("s3://bench/long.mp4", film.read_bytes())
-        with patch.object(s3_reads, "ask", ask), tempfile.TemporaryDirectory() as out:
+        with patch.object(s3, "ask", ask), tempfile.TemporaryDirectory() as out:
             numbers = tuple(range(GOP // 2, GOP * 90, GOP * 9))
             shards = plan(Path(out), "s3://bench/long.mp4", Selection(frames=numbers), 64)
             planned = fetched
