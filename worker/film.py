@@ -7,7 +7,7 @@ hold their frames themselves: no playlist leads anywhere.
 from collections.abc import Iterator
 from contextlib import suppress
 from fractions import Fraction
-from itertools import islice
+from itertools import chain, islice
 from typing import cast
 
 import av
@@ -92,7 +92,8 @@ class Film:
 
     def _rotation(self) -> int:
         """Degrees counter-clockwise; the first frame says it, if one of the first packets does."""
-        for _, packet in islice(self.packets(), _TRIED):
+        tried = (packet for _, packet in islice(self.packets(), _TRIED))
+        for packet in chain(tried, [None]):  # those of a short video wait for its end
             with suppress(av.FFmpegError):
                 for frame in self._stream.codec_context.decode(packet):
                     return frame.rotation
