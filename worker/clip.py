@@ -9,6 +9,7 @@ import sqlite3
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from fractions import Fraction
 from typing import Any
 
@@ -29,8 +30,10 @@ from tasks.plan import scratch
 from tasks.progress import tell
 from tasks.records import Item, Job, encode
 from tasks.videos import BadVideo
+from worker.drawing import draw
 from worker.images import Pixels
-from worker.sheet import frame_reader, marked
+from worker.shard import frame_reader
+from worker.sheet import SHOWN
 
 WIDEST, LABELLED = 1280, 640  # pixels across, the latter so that labels have room
 CLOCK = Fraction(1, 90_000)  # seconds, as in MPEG
@@ -83,7 +86,8 @@ def _gather(db: sqlite3.Connection, folder: Folder, job: Job) -> None:
             row = each["video_id"], each["timestamp"], each["id"], each["file_name"]
             db.execute("INSERT INTO frame VALUES (?, ?, ?, ?)", row)
     for each in _records(folder, "annotations"):
-        db.execute("INSERT INTO found VALUES (?, ?)", (each["image_id"], encode(each)))
+        if each.setdefault("score", 1.0) >= SHOWN:
+            db.execute("INSERT INTO found VALUES (?, ?)", (each["image_id"], encode(each)))
     for items in side_by_side(lambda part: read_plan(folder, part), parts(folder, job)):
         rows = ((each.file_name, encode(each)) for each in items if each.frame is not None)
         db.executemany("INSERT OR IGNORE INTO item VALUES (?, ?)", rows)
@@ -97,24 +101,26 @@ def _records(folder: Folder, table: str) -> Iterator[dict[str, Any]]:
 def _drawn(db: sqlite3.Connection, job: Job, video: dict[str, Any]) -> Iterator[Shown]:
     """The video's frames in order, each with what was found on it."""
     settings, shortest = job.asked.settings, 1 / (video["fps"] or 25)
+    names = {each.id: each.name for each in settings.categories}
     room = min(WIDEST, max(LABELLED, video["width"])), 2 * WIDEST
     frames = db.execute(
         "SELECT frame.id, body, time, lag(time, 1, time - ?) OVER near, lead(time) OVER near"
         f" {_OF_VIDEO} WINDOW near AS (ORDER BY time) ORDER BY time",
         (LONE_S, video["id"]),
     )
-    with frame_reader(settings) as read:
+    with closing(frame_reader(settings)) as reader:
         for image, body, time, before, after in frames:
             item = msgspec.json.decode(body, type=Item)
             try:
-                pixels = read(item)
+                pixels = reader.read(item).pixels()
             except (BadVideo, StorageError) as exc:
                 raise JobError(f"{shown(item.uri)} cannot be drawn on: {exc}") from exc
             found = db.execute("SELECT body FROM found WHERE image = ?", (image,))
-            records = (msgspec.json.decode(record) for (record,) in found)
+            records = [msgspec.json.decode(record) for (record,) in found]
+            height, width = pixels.shape[:2]
             if after is None:
                 after = time + min(time - before, max(video["duration"] - time, shortest))
-            yield marked(pixels, records, settings, pixels.shape[:2], room), time, after
+            yield draw(pixels, records, names, (height, width), room), time, after
 
 
 def _encode(path: str, pictures: Iterable[Shown]) -> None:

@@ -1,8 +1,7 @@
 """The contact sheet: a few images of a merged job with what was found on them."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
-from importlib import import_module
+from collections.abc import Iterable, Sequence
+from contextlib import closing
 
 import msgspec
 
@@ -12,8 +11,9 @@ from tasks.folder import SHEET, Folder, exists, read_plan, read_retries, whole_s
 from tasks.merge import Picked
 from tasks.records import Annotation, Item, Job, Settings
 from tasks.videos import BadVideo
-from worker.drawing import TILE, Record, contact_sheet, draw
+from worker.drawing import contact_sheet, draw
 from worker.images import BadImage, Pixels, decode, read_header
+from worker.shard import frame_reader
 
 TILE_MINIMUM = (900, 900)  # decode no larger than a tile can show
 
@@ -43,33 +43,14 @@ def _tile(folder: Folder, job: Job, pick: Picked) -> tuple[str, Pixels | None]:
 
 def drawn(item: Item, found: Iterable[Annotation], settings: Settings) -> Pixels:
     """An image with what was found on it and may be shown."""
-    if item.frame is not None:
-        with frame_reader(settings) as read:
-            pixels = read(item)
-        return marked(pixels, found, settings, pixels.shape[:2])
-    data = get(item.uri, max_bytes=settings.max_bytes)
-    header = read_header(data, max_pixels=settings.max_pixels)
-    pixels = decode(data, header, TILE_MINIMUM)
-    return marked(pixels, found, settings, (header.height, header.width))
-
-
-def marked(
-    pixels: Pixels,
-    found: Iterable[Annotation | Record],
-    settings: Settings,
-    size: tuple[int, ...],
-    room: tuple[int, int] = TILE,
-) -> Pixels:
-    """The pixels of an image of this height and width with what may be shown of what was found."""
+    if item.frame is None:
+        data = get(item.uri, max_bytes=settings.max_bytes)
+        header = read_header(data, max_pixels=settings.max_pixels)
+        pixels, size = decode(data, header, TILE_MINIMUM), (header.height, header.width)
+    else:
+        with closing(frame_reader(settings)) as reader:
+            pixels = reader.read(item).pixels()
+        size = pixels.shape[0], pixels.shape[1]
     names = {each.id: each.name for each in settings.categories}
-    records = ({"score": 1.0, **msgspec.to_builtins(each)} for each in found)
-    shown = [each for each in records if each["score"] >= SHOWN]
-    return draw(pixels, shown, names, (size[0], size[1]), room)
-
-
-@contextmanager
-def frame_reader(settings: Settings) -> Iterator[Callable[[Item], Pixels]]:
-    """What reads frames of videos; images do without the 15 MiB of its decoders."""
-    frames = import_module("worker.frames")
-    with closing(frames.FrameReader(settings.max_video_bytes, settings.max_pixels)) as reader:
-        yield lambda item: reader.read(item).pixels()
+    records = [msgspec.to_builtins(each) for each in found if each.score >= SHOWN]
+    return draw(pixels, records, names, size)
