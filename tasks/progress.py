@@ -14,8 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 Event = dict[str, Any]
 Face = Literal["bar", "lines", "json"]
 
-LINES_EVERY_S = 10.0
-JSON_EVERY_S = 1.0
+EVERY_S = {"bar": 0.0, "lines": 10.0, "json": 1.0}
 
 
 def choose_face(as_json: bool) -> Face:
@@ -99,32 +98,25 @@ class Watcher:
 
     def hear(self, event: Event) -> None:
         self.tally.hear(event)
-        kind, numbers = event["event"], self.tally.numbers()
-        if self._face == "json":
-            if kind != "image" or "failed" in event:
-                say_json(event)
-            if self._due(JSON_EVERY_S, kind):
-                say_json({"event": "progress", **numbers})
-            return
-        if kind in _REMARKS:
+        kind, now = event["event"], time.monotonic()
+        if self._face == "json" and (kind != "image" or "failed" in event):
+            say_json(event)
+        elif self._face != "json" and kind in _REMARKS:
             said = _REMARKS[kind].format(**event)
             self.bar.console.print(said, markup=False, highlight=False, soft_wrap=True)
-        if self._face == "bar":
-            doing = _DOING.get(kind, "annotating")
-            self.bar.update(
-                self._task, completed=numbers["done"], description=doing, pace=_pace(numbers)
-            )
-        elif self._due(LINES_EVERY_S, kind):
-            done = f"{numbers['done']}/{numbers['total']} images"
-            print(f"{done}, {_pace(numbers)}", file=sys.stderr, flush=True)
+        # Now and then, and once more when the last image is in.
+        if now - self._last >= EVERY_S[self._face] or kind == "merging":
+            self._last = now
+            self._show(_DOING.get(kind, "annotating"), self.tally.numbers())
 
-    def _due(self, every_s: float, kind: str) -> bool:
-        """Now and then, and once more when the last image is in."""
-        now = time.monotonic()
-        if now - self._last < every_s and kind != "merging":
-            return False
-        self._last = now
-        return True
+    def _show(self, doing: str, numbers: Event) -> None:
+        done, pace = numbers["done"], _pace(numbers)
+        if self._face == "json":
+            say_json({"event": "progress", **numbers})
+        elif self._face == "lines":
+            print(f"{done}/{numbers['total']} images, {pace}", file=sys.stderr, flush=True)
+        else:
+            self.bar.update(self._task, completed=done, description=doing, pace=pace)
 
 
 _DOING = {"merging": "merging", "merged": "done", "stopping": "stopping"}
