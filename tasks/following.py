@@ -5,11 +5,11 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
 from importlib import import_module
 from typing import Any, BinaryIO
 
 from celery import Celery
+from msgspec import structs
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
@@ -67,7 +67,7 @@ def submit_typed(
             return dry(inputs, wished, append, stdin=stdin, **how)
         app, state = make_app(broker_url()), fleet_state()
         plan = append_inputs if append else submit
-        done = plan(inputs, stdin=stdin, app=app, state=state, **how, **asdict(wished))
+        done = plan(inputs, stdin=stdin, app=app, state=state, **how, **structs.asdict(wished))
     job, folder, items, shards, sent = done
     facts = {"job": folder.uri, "items": items, "shards": shards, "sent": sent}
     twice, others = job.counts.duplicates, job.counts.not_images
@@ -94,7 +94,7 @@ def dry(
     stdin: BinaryIO | None,
 ) -> Said:
     """What a submit would do, and what would keep it from it; nothing is written or sent."""
-    wished = replace(wished, output=absolute(wished.output))
+    wished = structs.replace(wished, output=absolute(wished.output))
     given = sources(inputs, selection, stdin)
     _, asked = what_is_asked(given, wished, routing, sharing)
     if (there := read_job(wished.output)) is None:
