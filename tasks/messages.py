@@ -28,35 +28,37 @@ class MergeMessage(Message, frozen=True):
     job: str
 
 
-class SubmitMessage(Message, frozen=True):
-    """What `maskmill submit` is asked, from any client: it is planned on the worker that takes it.
+class Asking(Message, frozen=True, kw_only=True):
+    """What any client may ask for.
 
-    options: by the names of the command's options, with underscores.
+    output: the job's folder.
+    options: those of `maskmill submit` by name, with underscores.
     """
 
-    task = "maskmill.submit"
-    inputs: tuple[str, ...]
     model: str
     output: str
     options: dict[str, Any] = {}
 
 
-class AnnotateMessage(Message, frozen=True):
-    """Inputs for an open job, from any client: stored by the worker that takes it, then sent on.
+class SubmitMessage(Asking, frozen=True):
+    """A job as `maskmill submit` makes it: it is planned on the worker that takes this."""
 
-    items: URIs, or {"uri": …, "file_name": …}, taken as they are. output: the job's folder; the
-    first message opens the job, and later ones ask for the same model and options.
-    options: those of `maskmill submit` by name, with underscores, save those that choose inputs,
-    number or overwrite: threshold, classes, fps (of videos among the items), priority, target,
-    per_image (a file for each input as soon as it is done), shard_size (inputs a shard where a
-    message has many) and so on.
+    task = "maskmill.submit"
+    inputs: tuple[str, ...]
+
+
+class AnnotateMessage(Asking, frozen=True):
+    """Inputs for an open job: stored by the worker that takes this, then sent on.
+
+    items: URIs, or {"uri": …, "file_name": …}, taken as they are. The first message opens the job,
+    and later ones ask for the same model and options, save those that choose inputs, number or
+    overwrite: threshold, classes, fps (of videos among the items), priority, target, per_image (a
+    file for each input as soon as it is done), shard_size (inputs a shard where a message has many)
+    and so on.
     """
 
     task = "maskmill.annotate"
     items: Annotated[tuple[str | ListLine, ...], msgspec.Meta(min_length=1)]
-    model: str
-    output: str
-    options: dict[str, Any] = {}
 
 
 class ReconcileMessage(Message, frozen=True):

@@ -26,7 +26,7 @@ from tasks.frames import may_read
 from tasks.inputs import LIST_SUFFIXES, Found, InputError, absolute
 from tasks.markers import look_for_halt
 from tasks.merge import is_merged
-from tasks.messages import AnnotateMessage, SubmitMessage
+from tasks.messages import Asking, SubmitMessage
 from tasks.opening import Sources, open_job, sources
 from tasks.ordered import asked_once
 from tasks.records import Asked, Job, Routing, Selection
@@ -126,7 +126,7 @@ def submit_message(
     )
 
 
-def options_as(message: SubmitMessage | AnnotateMessage, *kinds: type[Any]) -> list[Any]:
+def options_as(message: Asking, *kinds: type[Any]) -> list[Any]:
     """A message's options as values of these kinds. Nothing is taken that would be ignored."""
     known = {name for kind in kinds for name in kind.__struct_encode_fields__} - NO_OPTIONS
     for name in message.options:

@@ -31,6 +31,7 @@ from tasks.markers import halt_of, look_for_halt
 from tasks.merge import merge_all
 from tasks.messages import (
     AnnotateMessage,
+    Asking,
     MergeMessage,
     Message,
     ReconcileMessage,
@@ -122,7 +123,7 @@ def annotate_items(message: AnnotateMessage) -> None:
     append_message(message, fleet.app, fleet.state, fleet.admit, refused, fleet.open_jobs)
 
 
-def _for_client(message: SubmitMessage | AnnotateMessage) -> FleetStation:
+def _for_client(message: Asking) -> FleetStation:
     """This worker's station, if its limits let it do what a client asks for."""
     assert isinstance(station, FleetStation)  # one machine's own broker has no such message
     station.limits.check_message(message)

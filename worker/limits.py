@@ -8,7 +8,7 @@ from storage.uris import parse, shown
 from tasks.cards import ModelError
 from tasks.folder import JobError
 from tasks.inputs import meant
-from tasks.messages import AnnotateMessage, SubmitMessage
+from tasks.messages import Asking
 
 _UP = re.compile(r"(?:^|[/\\])\.\.(?:[/\\;]|$)")  # a server may take it for the folder above
 
@@ -39,7 +39,7 @@ class Limits:
         if not self._below_any(uri, self.output_roots):
             raise JobError(f"{shown(uri)} is not below any of this worker's MASKMILL_OUTPUT_ROOTS")
 
-    def check_message(self, message: SubmitMessage | AnnotateMessage) -> None:
+    def check_message(self, message: Asking) -> None:
         """Its output, and the files that it would have this worker read on the way to a plan."""
         self.check_output(message.output)
         options = {**message.options, "model": message.model}
