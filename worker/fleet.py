@@ -12,7 +12,7 @@ from celery.exceptions import Reject
 from storage import list_entries, put
 from storage.errors import StorageError
 from storage.uris import basename, join
-from tasks.broker import BrokerDown, queue_of, send_merge, send_shards
+from tasks.broker import queue_of, send_merge, send_shards
 from tasks.cards import ModelError
 from tasks.environment import SettingError
 from tasks.folder import Folder, JobError, exists, missing_shards
@@ -65,7 +65,7 @@ class FleetStation(Station):
             self._leave(message, job, str(reason))
         else:
             self._pause()
-            self._hand_back(message, job)
+            send_shards(self.app, message.job, job, [message.shard])
 
     def bury(self, reason: Exception | str, task: str, body: object) -> None:
         """Keep a message that cannot be acted on; until it is kept, the queue has it.
@@ -95,10 +95,7 @@ class FleetStation(Station):
         self.done_below[folder] = below
         if below < job.counts.shards or is_merged(folder, job) or missing_shards(folder, job):
             return
-        try:
-            send_merge(self.app, folder.uri)
-        except BrokerDown as exc:
-            log.warning("%s, or the reconciler does", exc)
+        send_merge(self.app, folder.uri)
 
     def unmerged(self, folder: Folder, reason: Exception) -> None:
         """What the next try would not mend either stops the job, so that who follows it knows."""
@@ -122,13 +119,7 @@ class FleetStation(Station):
         else:  # in a pool's child the consumer is another process's
             here = current_task.request.hostname
             self.app.control.cancel_consumer(queue_of(job), destination=[here])
-        self._hand_back(message, job)
-
-    def _hand_back(self, message: ShardMessage, job: Job) -> None:
-        try:
-            send_shards(self.app, message.job, job, [message.shard])
-        except BrokerDown as exc:
-            log.warning("%s, or the reconciler does", exc)
+        send_shards(self.app, message.job, job, [message.shard])
 
     def _pause(self) -> None:
         """While a store may come back."""

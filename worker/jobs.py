@@ -98,6 +98,8 @@ def shard(message: ShardMessage) -> None:
         return
     try:
         run_shard(message, job, station)
+    except BrokerDown:
+        raise  # of what is to follow on the shard
     except Exception as exc:  # noqa: BLE001 - whatever it is, another worker may be luckier
         station.broke_off(message, job, exc)
 
@@ -286,6 +288,8 @@ def deliver(station: Station) -> None:
                 _write(due, job, kept.record, items_due(*due), station)
                 log.info("shard %s of %s is delivered from the spool", due.shard, folder.uri)
                 station.ended(folder, job)
+        except BrokerDown as exc:
+            log.warning("%s, or the reconciler does", exc)
         except (JobError, StorageError) as exc:  # another's store may be there
             log.warning("shard %s of %s stays in the spool: %s", due.shard, folder.uri, exc)
 
