@@ -208,16 +208,16 @@ def cached_build(uri: str, sha256: str) -> Path:
     if _is_whole(place):
         return place
     with ExitStack() as written:
-        _require_same(sha256, copy_build(uri, place, written), shown(uri))
+        _require_same(sha256, copy_build(uri, str(place), written), shown(uri))
     return place
 
 
-def copy_build(uri: str, place: Path, written: ExitStack) -> str:
+def copy_build(uri: str, place: str, written: ExitStack) -> str:
     """The network at `uri` to a place that has it once `written` ends well; gives its SHA-256."""
-    found = hashlib.sha256()
-    for part in files_of(place):
-        copy = written.enter_context(open_write(str(part)))
-        with open_read(uri.removesuffix(place.suffix) + part.suffix) as stream:
+    found, ending = hashlib.sha256(), Path(place).suffix
+    for part in files_of(Path(place)):
+        copy = written.enter_context(open_write(place.removesuffix(ending) + part.suffix))
+        with open_read(uri.removesuffix(ending) + part.suffix) as stream:
             while chunk := stream.read(CHUNK):
                 found.update(chunk)
                 copy.write(chunk)

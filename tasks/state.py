@@ -9,26 +9,23 @@ workers/<id>.json: a worker's hardware, speed and shard in hand, every few secon
 import hashlib
 import json
 import os
-import shutil
 import time
 from collections.abc import Iterator
-from contextlib import suppress
-from pathlib import Path
+from contextlib import ExitStack, suppress
 from secrets import token_hex
 from typing import Any, TypeVar
 
 import msgspec
 
-from storage import delete, get, open_write, put
+from storage import delete, get, put
 from storage.errors import NotFound
 from storage.redact import without_queries
 from storage.uris import join, storable
 from tasks.environment import SettingError
 from tasks.folder import entries_of, exists
-from tasks.graph_file import files_of
 from tasks.records import encode
+from tasks.shelf import copy_build
 
-CHUNK = 1 << 20
 AWAY_S = 30.0  # without a word, a worker is taken to be gone
 GONE_S = 3600.0
 
@@ -80,14 +77,11 @@ class State:
 
     def keep_model(self, path: str, sha256: str) -> str:
         """A copy of a build that every worker can read, by its hash; the URI of its main file."""
-        folder = join(self.uri, f"models/{sha256}")
-        for part in reversed(files_of(Path(path))):  # the main file last, so that it means all
-            there = join(folder, part.name)
-            if exists(there):
-                continue
-            with part.open("rb") as source, open_write(there) as target:
-                shutil.copyfileobj(source, target, CHUNK)
-        return join(folder, Path(path).name)
+        there = join(self.uri, f"models/{sha256}/{os.path.basename(path)}")
+        if not exists(there):
+            with ExitStack() as written:  # the main file is there last, so that it means all
+                copy_build(path, there, written)
+        return there
 
     def bury_message(self, reason: str, letter: dict[str, Any]) -> str:
         """Keep a message that nobody can read; the URI of what is kept."""

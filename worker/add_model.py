@@ -120,7 +120,7 @@ def _keep(file: Path, folder: Path, card: str, card_path: Path) -> None:
     """The files, then their card, and none where one cannot be written; older ones go at last."""
     with ExitStack() as written:
         written.enter_context(open_write(str(card_path))).write(card.encode())
-        copy_build(str(file), folder / file.name, written)
+        copy_build(str(file), str(folder / file.name), written)
     for old in folder.iterdir():
         if old.name not in ("sample.jpg", *(part.name for part in files_of(file))):
             old.unlink()
