@@ -1,6 +1,8 @@
 """Where the parts of a job lie in its folder, and what they say about how far it is."""
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+import itertools
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -11,10 +13,11 @@ from storage import exists as exists
 from storage.errors import NotFound
 from storage.uris import join, shown
 from tasks.ordered import side_by_side
-from tasks.records import Attempt, Image, Item, Job, Retry, Shard
+from tasks.records import Attempt, Image, Item, Job, Shard
 
 SHEET = "contact-sheet.jpg"
 READERS = 4  # shards read side by side where all are held to be merged
+_NAME = re.compile(r"([^.]+)(?:\.r([0-9]+))?\.jsonl?")  # of a shard, and its generation
 T = TypeVar("T")
 
 ShardName = int | str  # a planned shard's number, or the hash that names a part of an open job
@@ -40,14 +43,13 @@ class Folder:
     uri: str
     run: str
 
-    def plan(self, shard: ShardName) -> str:
-        return join(self.uri, f"plan/{self.run}/{_stem(shard)}.jsonl")
+    def plan(self, shard: ShardName, generation: int = 0) -> str:
+        """What is to be done; in a later generation the failed inputs that are tried again."""
+        part = "retries" if generation else "plan"
+        return join(self.uri, f"{part}/{self.run}/{_stem(shard, generation)}.jsonl")
 
     def shard(self, shard: ShardName, generation: int = 0) -> str:
         return join(self.uri, f"shards/{self.run}/{_stem(shard, generation)}.json")
-
-    def retry(self, generation: int) -> str:
-        return join(self.uri, f"retries/{self.run}/{generation:03d}.json")
 
     def attempts(self, shard: ShardName, generation: int = 0) -> str:
         return join(self.uri, f"attempts/{self.run}/{_stem(shard, generation)}")
@@ -80,8 +82,8 @@ def find_job(uri: str) -> tuple[Job, Folder]:
     return job, Folder(uri, job.run)
 
 
-def read_plan(folder: Folder, shard: ShardName) -> tuple[Item, ...]:
-    uri = folder.plan(shard)
+def read_plan(folder: Folder, shard: ShardName, generation: int = 0) -> tuple[Item, ...]:
+    uri = folder.plan(shard, generation)
     try:
         return tuple(decoded(line, Item, uri) for line in get(uri).splitlines())
     except NotFound as exc:
@@ -118,14 +120,6 @@ def _image_of(each: Any) -> int:
     return int(each.id if isinstance(each, Image) else each.image_id)
 
 
-def failed_items(
-    folder: Folder, shard: ShardName, generations: Iterable[int], stages: Collection[str]
-) -> set[int]:
-    """The items of a shard that failed after all, in one of these stages if any is named."""
-    failures = whole_shard(folder, shard, generations).failures
-    return {each.image_id for each in failures if not stages or each.stage in stages}
-
-
 def read_run(folder: Folder) -> dict[str, Any] | None:
     """run.json, which seals a merge; None while there is none."""
     uri = folder.file("run.json")
@@ -138,17 +132,15 @@ def read_run(folder: Folder) -> dict[str, Any] | None:
 def missing_shards(folder: Folder, job: Job) -> list[ShardName]:
     """Shards with an object still to come, in order: one listing, and one of the retries."""
     done = written(folder)
-    missing = {shard for shard in parts(folder, job) if 0 not in done.get(shard, ())}
-    for generation, retry in read_retries(folder).items():
-        missing |= {shard for shard in retry.shards if generation not in done.get(shard, ())}
-    return sorted(missing)
+    wanted = itertools.chain(((shard, 0) for shard in parts(folder, job)), retries(folder))
+    return sorted({shard for shard, generation in wanted if generation not in done.get(shard, ())})
 
 
 def parts(folder: Folder, job: Job) -> Sequence[ShardName]:
     """The names of all shards that there are to be, in order."""
     if not job.open:
         return range(job.counts.shards)
-    return sorted(stem for stem, _ in _names(join(folder.uri, f"plan/{folder.run}/")))
+    return sorted(shard for shard, _ in _named(folder, "plan"))
 
 
 def written(folder: Folder) -> dict[ShardName, set[int]]:
@@ -161,48 +153,27 @@ def written(folder: Folder) -> dict[ShardName, set[int]]:
 
 def shard_objects(folder: Folder) -> Iterator[tuple[ShardName, int]]:
     """The shard objects that are there, with their generations, from one listing."""
-    for stem, rest in _names(join(folder.uri, f"shards/{folder.run}/")):
-        shard: ShardName = int(stem) if stem.isdigit() and len(stem) < 16 else stem
-        if rest == "json":
-            yield shard, 0
-        elif rest.startswith("r") and rest[1:].removesuffix(".json").isdigit():
-            yield shard, int(rest[1:].removesuffix(".json"))
+    return _named(folder, "shards")
 
 
-def read_retries(folder: Folder) -> dict[int, Retry]:
-    """What was asked to be tried again, by generation."""
-    stems = _names(join(folder.uri, f"retries/{folder.run}/"))
-    return {
-        number: decoded(get(folder.retry(number)), Retry, folder.retry(number))
-        for number in sorted(int(stem) for stem, _ in stems if stem.isdigit())
-    }
+def retries(folder: Folder) -> Iterator[tuple[ShardName, int]]:
+    """The shards of which failed inputs are to be tried again, each with its generation."""
+    return _named(folder, "retries")
 
 
-def _names(prefix: str) -> Iterator[tuple[str, str]]:
-    """The names below a prefix, cut at the first dot."""
-    for entry in entries_of(prefix):
-        stem, _, rest = entry.uri.rpartition("/")[2].partition(".")
-        yield stem, rest
+def _named(folder: Folder, part: str) -> Iterator[tuple[ShardName, int]]:
+    for entry in entries_of(folder.file(f"{part}/{folder.run}/")):
+        if found := _NAME.fullmatch(entry.uri.rpartition("/")[2]):
+            stem = found[1]
+            yield int(stem) if stem.isdigit() and len(stem) < 16 else stem, int(found[2] or 0)
 
 
 def generation_due(folder: Folder, shard: ShardName) -> int | None:
     """Which object of a shard is still to come, if any is."""
     if not exists(folder.shard(shard)):
         return 0
-    for generation, retry in read_retries(folder).items():
-        if shard in retry.shards and not exists(folder.shard(shard, generation)):
-            return generation
-    return None
-
-
-def items_due(folder: Folder, shard: ShardName, generation: int) -> tuple[Item, ...]:
-    """The shard's items; in a later generation those whose failures are to be tried again."""
-    items = read_plan(folder, shard)
-    if generation == 0:
-        return items
-    earlier = (g for g in range(1, generation) if exists(folder.shard(shard, g)))
-    failed = failed_items(folder, shard, earlier, read_retries(folder)[generation].stages)
-    return tuple(item for item in items if item.id in failed)
+    again = sorted(generation for name, generation in retries(folder) if name == shard)
+    return next((each for each in again if not exists(folder.shard(shard, each))), None)
 
 
 def attempt_uri(attempts: str, number: int) -> str:

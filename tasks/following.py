@@ -23,11 +23,13 @@ from tasks.exits import OK, STOPPED
 from tasks.folder import (
     Folder,
     JobError,
-    failed_items,
+    ShardName,
     find_job,
     missing_shards,
     read_job,
-    read_retries,
+    read_plan,
+    retries,
+    whole_shard,
     written,
 )
 from tasks.frames import frames_of
@@ -41,7 +43,7 @@ from tasks.ordered import side_by_side
 from tasks.plan import survey
 from tasks.progress import Said, say, tell
 from tasks.reconcile import look_after
-from tasks.records import Job, Retry, Routing, Selection, encode
+from tasks.records import Job, Routing, Selection, encode_lines
 from tasks.state import State, fleet_state
 from tasks.status import Follower, followers, said
 from tasks.submit import Sharing, send_missing, submit, visible, what_is_asked
@@ -207,14 +209,20 @@ def retry_job(output: str, only: str) -> Said:
         raise JobError(f"there is no stage {unknown[0]!r}; there are {', '.join(STAGES)}")
     if missing_shards(folder, job):
         raise JobError(f"{folder.uri} is not done yet: wait, or maskmill resume it; then retry")
-    done = sorted(written(folder).items())
-    failed = side_by_side(lambda one: failed_items(folder, *one, stages), done, threads=16)
-    shards = tuple(shard for (shard, _), failing in zip(done, failed, strict=True) if failing)
-    if not shards:
-        return _done(f"{folder.uri} has no failure of that kind")
-    generation = max(read_retries(folder), default=0) + 1
+    latest = max((generation for _, generation in retries(folder)), default=0)
+
+    def again(shard: ShardName, done: set[int]) -> bool:
+        failures = whole_shard(folder, shard, done).failures
+        ids = {each.image_id for each in failures if each.stage in (stages or STAGES)}
+        if ids:
+            items = [item for item in read_plan(folder, shard) if item.id in ids]
+            put(folder.plan(shard, latest + 1), encode_lines(items), create_only=True)
+        return bool(ids)
+
     try:
-        put(folder.retry(generation), encode(Retry(shards, stages)), create_only=True)
+        done = sorted(written(folder).items())
+        if not any(list(side_by_side(lambda one: again(*one), done, threads=16))):
+            return _done(f"{folder.uri} has no failure of that kind")
     except Exists:
         raise JobError(f"another retry of {folder.uri} was asked for at once") from None
     return _send_missing(*fleet, job, folder)

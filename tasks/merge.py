@@ -23,8 +23,8 @@ from tasks.folder import (
     exists,
     missing_shards,
     read_job,
-    read_retries,
     read_run,
+    retries,
     shard_objects,
     whole_shards,
 )
@@ -56,7 +56,8 @@ class Overtaken(JobError):
 class Picked(msgspec.Struct, frozen=True):
     image: int
     shard: int | str
-    file_name: str  # in an open job the shard has other ids than the dataset
+    file_name: str
+    found: tuple[Annotation, ...]
 
 
 Draw = Callable[[Folder, Job, list[Picked]], bool]
@@ -66,7 +67,7 @@ Draw = Callable[[Folder, Job, list[Picked]], bool]
 class Merged:
     """What a merge found, for run.json, the summary and the contact sheet."""
 
-    generation: int  # of the latest retry that it takes in
+    retried: int  # how many shards' retries it takes in
     counts: Counter[str]  # as run.json has them
     by_class: Counter[int] = field(default_factory=Counter)
     by_failure: Counter[str] = field(default_factory=Counter)
@@ -84,7 +85,7 @@ def merge_all(folder: Folder, job: Job, draw: Draw, *, replace_edited: bool = Fa
             continue
         seal(folder, job, merged, drawn=draw(folder, job, merged.picks))
         # One that was held up may have put an older dataset over that of a retry.
-        if merged.generation == _latest_retry(folder):
+        if merged.retried == _retried(folder):
             return
 
 
@@ -97,7 +98,7 @@ def merge_part(folder: Folder, job: Job) -> str:
 
 def merge(folder: Folder, job: Job, *, replace_edited: bool = False, into: str = "") -> Merged:
     """Write instances.json, results.json and failures.jsonl; `seal` comes when all else is done."""
-    merged = Merged(_latest_retry(folder), Counter(inputs=job.counts.items))
+    merged = Merged(_retried(folder), Counter(inputs=job.counts.items))
     if not into and not job.open and missing_shards(folder, job):
         raise Outdated(f"{folder.uri} is not done yet")  # a message that came late, into a retry
     sealed = read_run(folder) if not into else None
@@ -142,7 +143,7 @@ def seal(folder: Folder, job: Job, merged: Merged, *, drawn: bool, into: str = "
         peak = max(peak, attempt.peak)
     record = {
         "run": job.run,
-        "generation": merged.generation,
+        "retried": merged.retried,
         "instances_sha256": merged.sha256,
         **merged.counts,
         "annotations_by_class": {
@@ -169,7 +170,7 @@ def is_merged(folder: Folder, job: Job) -> bool:
     if job.open:
         up_to_date = record.get("shard_objects") == sum(1 for _ in shard_objects(folder))
     else:
-        up_to_date = record.get("generation", 0) == _latest_retry(folder)
+        up_to_date = record.get("retried", 0) == _retried(folder)
     return up_to_date and all(exists(folder.file(name)) for name in record["files"])
 
 
@@ -263,12 +264,13 @@ def dataset_record(each: Annotation, number: int, polygons: bool) -> dict[str, A
 
 def _draw(draws: list[tuple[bool, bytes, Picked]], shard: Shard) -> None:
     """Keep the few images with the best lots: annotated ones first, then by a hash of the name."""
-    annotated = {each.image_id for each in shard.annotations}
+    found: dict[int, list[Annotation]] = {}
+    for each in shard.annotations:
+        found.setdefault(each.image_id, []).append(each)
     for image in shard.images:
         lot = hashlib.blake2b(image.file_name.encode(), digest_size=8).digest()
-        draws.append(
-            (image.id not in annotated, lot, Picked(image.id, shard.shard, image.file_name))
-        )
+        pick = Picked(image.id, shard.shard, image.file_name, tuple(found.get(image.id, ())))
+        draws.append((not pick.found, lot, pick))
     draws[:] = heapq.nsmallest(PICKS, draws, key=lambda draw: draw[:2])
 
 
@@ -288,8 +290,8 @@ def _refuse_edited(folder: Folder, job: Job, ours: set[str]) -> None:
         )
 
 
-def _latest_retry(folder: Folder) -> int:
-    return max(read_retries(folder), default=0)
+def _retried(folder: Folder) -> int:
+    return sum(1 for _ in retries(folder))
 
 
 def refuse_replaced(folder: Folder) -> None:

@@ -36,7 +36,7 @@ from tasks.opening import (
 )
 from tasks.ordered import side_by_side
 from tasks.plan import commit_job, shards_of
-from tasks.records import Counts, Item, Job, Routing, Sampling, Selection, encode
+from tasks.records import Counts, Item, Job, Routing, Sampling, Selection, encode, encode_lines
 from tasks.shelf import find_model, find_models
 from tasks.state import KnownJob, State, fleet_state
 from tasks.submit import Sharing, Submitted, check_output, options_as, visible
@@ -181,7 +181,7 @@ def _store(opened: Opened, found: Iterator[Found], size: int | None, app: Celery
             Item(n, each.uri, each.file_name, each.version, each.frame, each.problem)
             for n, each in found
         ]
-        data = b"".join(encode(item) + b"\n" for item in items)
+        data = encode_lines(items)
         name = hashlib.sha256(data).hexdigest()[:32]
         put(folder.plan(name), data, create_only=True)
         return name, len(items)

@@ -23,7 +23,7 @@ from storage.uris import shown, without_frame
 from tasks.folder import Folder, JobError, entries_of
 from tasks.inputs import Found, InputError, coco_images
 from tasks.ordered import side_by_side
-from tasks.records import Counts, Item, Job, Problem, Selection, VideoFrame, encode
+from tasks.records import Counts, Item, Job, Problem, Selection, VideoFrame, encode, encode_lines
 
 SAID = 100_000  # of so many inputs each one is told, for a long plan is silent else
 NAMED = 10  # how many of the files that are no images a summary names
@@ -249,10 +249,9 @@ def _write_parts(folder: Folder, shards: Iterable[list[Item]]) -> Iterator[int]:
 
     def write(part: tuple[int, list[Item]]) -> int:
         number, chosen = part
-        data = b"".join(encode(item) + b"\n" for item in chosen)
         if folder.plan(number) not in there:
             with suppress(Exists):  # another planner of the same is at work
-                put(folder.plan(number), data, create_only=True)
+                put(folder.plan(number), encode_lines(chosen), create_only=True)
         return len(chosen)
 
     return side_by_side(write, enumerate(shards), WRITERS)

@@ -214,14 +214,6 @@ class Shard(msgspec.Struct, frozen=True):
     schema: Schema = 1
 
 
-class Retry(msgspec.Struct, frozen=True):
-    """One more generation: the failed inputs of these shards are tried again."""
-
-    shards: tuple[int | str, ...]
-    stages: tuple[str, ...] = ()  # only failures of these stages; empty means all
-    schema: Schema = 1
-
-
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     """Who tried a shard. `beat` is renewed while it runs; `ended` says how it came to an end."""
 
@@ -241,7 +233,10 @@ def encode(value: Any) -> bytes:
     return msgspec.json.encode(value)
 
 
+encode_lines = msgspec.json.Encoder().encode_lines
+
+
 # msgspec takes a type apart when it first decodes one. Threads that do so at the same time can end
 # the process when the garbage collector runs in between, so this one has done it before them.
-for _kind in (Item, Job, Shard, Retry, Attempt):
+for _kind in (Item, Job, Shard, Attempt):
     msgspec.json.Decoder(_kind)

@@ -23,8 +23,8 @@ from tasks.folder import (
     ShardName,
     exists,
     generation_due,
-    items_due,
     read_job,
+    read_plan,
     read_shard,
 )
 from tasks.markers import halt_of, look_for_halt
@@ -177,7 +177,7 @@ def _model(job: Job, station: Station) -> LoadedModel:
 
 def _try(due: Due, job: Job, model: LoadedModel, station: Station) -> None:
     folder, shard, _ = due
-    items = items_due(*due)
+    items = read_plan(*due)
     before = spool.kept_of(due, _produced_by(model))
     done = {image.id for image in before.images} | {each.image_id for each in before.failures}
     left = tuple(item for item in items if item.id not in done)
@@ -285,7 +285,7 @@ def deliver(station: Station) -> None:
             if job is None or job.run != folder.run or halt_of(folder) or exists(due.uri):
                 spool.forget(due)
             elif kept.whole:
-                _write(due, job, kept.record, items_due(*due), station)
+                _write(due, job, kept.record, read_plan(*due), station)
                 log.info("shard %s of %s is delivered from the spool", due.shard, folder.uri)
                 station.ended(folder, job)
         except BrokerDown as exc:

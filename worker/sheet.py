@@ -7,7 +7,7 @@ import msgspec
 
 from storage import get, put
 from storage.errors import StorageError
-from tasks.folder import SHEET, Folder, exists, read_plan, read_retries, whole_shard
+from tasks.folder import SHEET, Folder, read_plan
 from tasks.merge import Picked
 from tasks.records import Annotation, Item, Job, Settings
 from tasks.videos import BadVideo
@@ -29,10 +29,8 @@ def write_sheet(folder: Folder, job: Job, picks: Sequence[Picked]) -> bool:
 
 
 def _tile(folder: Folder, job: Job, pick: Picked) -> tuple[str, Pixels | None]:
-    generations = [n for n in read_retries(folder) if exists(folder.shard(pick.shard, n))]
-    shard = whole_shard(folder, pick.shard, generations)
     item = next(each for each in read_plan(folder, pick.shard) if each.file_name == pick.file_name)
-    found = [each for each in shard.annotations if each.image_id == item.id]
+    found = pick.found
     number = sum(each.score >= SHOWN for each in found)
     caption = f"{item.file_name}: {number} from {SHOWN}, {len(found)} in all"
     try:

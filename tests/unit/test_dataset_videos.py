@@ -31,7 +31,6 @@ from tasks.records import (
     Job,
     ModelRef,
     ProducedBy,
-    Retry,
     RleMask,
     Selection,
     Settings,
@@ -39,6 +38,7 @@ from tasks.records import (
     Video,
     VideoFrame,
     encode,
+    encode_lines,
 )
 from worker.audit import problems
 from worker.per_image import write_per_image
@@ -167,10 +167,10 @@ def test_a_job_of_images_has_no_videos(folder: Folder) -> None:
 
 def test_a_partial_merge_and_a_retry_have_the_videos(folder: Folder) -> None:
     job = planned(folder, 3, failing=[2, 5, 7])
-    put(folder.retry(1), encode(Retry((1,))))
+    items = [item(n, *each) for n, each in enumerate(MIXED, 1)]
+    put(folder.plan(1, 1), encode_lines(items[4:5]))
     merge_part(folder, job)
     assert [each["name"] for each in dataset(folder, "partial/")["videos"]] == ["clip.mp4"]
-    items = [item(n, *each) for n, each in enumerate(MIXED, 1)]
     put(folder.shard(1, 1), encode(ended(1, items[4:5])))
     merge_all(folder, job, NOTHING_DRAWN)
     made = dataset(folder)

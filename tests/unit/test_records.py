@@ -12,7 +12,7 @@ def asked(*types):
     raise AssertionError(f"{types} are taken apart only now")
 
 msgspec._utils._eval_type = asked
-for kind in (records.Item, records.Job, records.Shard, records.Retry, records.Attempt):
+for kind in (records.Item, records.Job, records.Shard, records.Attempt):
     try:
         msgspec.json.decode(b"{}", type=kind)
     except msgspec.ValidationError:
