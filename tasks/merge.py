@@ -31,7 +31,7 @@ from tasks.folder import (
 from tasks.plan import scratch
 from tasks.provenance import producer_versions
 from tasks.records import Annotation, Image, Job, Shard, encode
-from tasks.segments import segments
+from tasks.segments import TABLES, Segments
 from tasks.shelf import checksum
 
 FILES = ("instances.json", "results.json", "failures.jsonl")
@@ -104,7 +104,7 @@ def merge(folder: Folder, job: Job, *, replace_edited: bool = False, into: str =
     sealed = read_run(folder) if not into else None
     with ExitStack() as stack:
         files = [stack.enter_context(open_write(folder.file(into + name))) for name in FILES]
-        taken = stack.enter_context(segments(folder)) if job.open else None
+        taken = Segments(folder, stack.enter_context(scratch(TABLES))) if job.open else None
         if taken is not None:
             taken.grow()
             merged.counts = taken.counts()

@@ -10,7 +10,6 @@ import re
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from itertools import groupby
 from typing import Any
 
@@ -21,7 +20,6 @@ from storage.errors import Exists, NotFound
 from storage.uris import shown, without_frame, without_query
 from tasks.folder import Folder, JobError, ShardName, decoded, read_plan, read_shard, shard_objects
 from tasks.ordered import side_by_side
-from tasks.plan import scratch
 from tasks.records import Annotation, Failure, Image, Item, ProducedBy, Schema, Shard, encode
 
 MOST_BYTES = 8 << 20  # of a segment's items; what is over goes into the next
@@ -30,12 +28,12 @@ NAME_TAKEN = "another input of this open job has this file name; append it with 
 
 _SIGNED = re.compile(r"https?://[^?#]*\?(|[^#]*&)(X-(Amz|Goog)-Signature|Signature|sig)=", re.I)
 
-_TABLES = """
+TABLES = """
 CREATE TABLE item (key TEXT PRIMARY KEY, id INTEGER, image TEXT) WITHOUT ROWID;
 CREATE INDEX image ON item (image);
 CREATE TABLE object (name TEXT PRIMARY KEY, taken INTEGER, empty_masks INTEGER) WITHOUT ROWID;
 CREATE TABLE outcome (
-    identity TEXT, failed INTEGER, generation INTEGER, part TEXT, made BLOB, body BLOB
+    identity TEXT, key TEXT, failed INTEGER, generation INTEGER, part TEXT, made BLOB, body BLOB
 );
 CREATE INDEX place ON outcome (identity, failed, generation DESC, part);
 """
@@ -107,7 +105,7 @@ class Segments:
                 empty = header.empty_masks
                 for line in file:
                     each = decoded(line, Ended, uri)
-                    if each.failure and not self._state(each.key)[1]:
+                    if each.failure and self._one("SELECT image FROM item WHERE key = ?", each.key):
                         continue
                     yield Shard(
                         each.part,
@@ -160,15 +158,12 @@ class Segments:
         names: dict[str, str] = {}
         lines: list[bytes] = []
         number, size, last = self._one("SELECT coalesce(max(id), 0) FROM item"), 0, ""
-        for at, by, body in self._best():
+        for at, known, by, body in self._best():
             if size > MOST_BYTES:
                 break
             last = at
-            each = msgspec.json.decode(body, type=Ended)
-            known, failed = self._state(each.key)
-            if not known or (failed and each.image):  # an end is final, but a failure can be mended
-                each = self._free_of_clashes(each, names)
-            if known and not (failed and each.image):
+            each = self._free_of_clashes(msgspec.json.decode(body, type=Ended), names)
+            if known and each.failure:
                 continue
             number += not known
             each = _numbered(each, known or number, made.setdefault(by, len(made)))
@@ -188,10 +183,14 @@ class Segments:
         )
         return encode(header) + b"\n" + b"".join(lines), last if full else None
 
-    def _best(self) -> Iterator[tuple[str, bytes, bytes]]:
-        """Of each new item the end that counts: a success, else the latest failure."""
+    def _best(self) -> Iterator[tuple[str, int, bytes, bytes]]:
+        """Of each item the end that counts: a success, else the latest failure; with its id, or 0.
+
+        An end that a segment has is final, but a failure can be mended.
+        """
         rows = self._db.execute(
-            "SELECT identity, made, body FROM outcome"
+            "SELECT identity, coalesce(id, 0), made, body FROM outcome LEFT JOIN item USING (key)"
+            " WHERE id IS NULL OR (image IS NULL AND NOT failed)"
             " ORDER BY identity, failed, generation DESC, part"
         )
         for _, same in groupby(rows, key=lambda row: row[0]):
@@ -208,24 +207,13 @@ class Segments:
         failure = Failure(each.image.id, each.uri, name, "write", "name-taken", NAME_TAKEN)
         return msgspec.structs.replace(each, image=None, annotations=(), failure=failure)
 
-    def _state(self, key: str) -> tuple[int, bool]:
-        """An item's id, 0 while it has none, and whether a failure is all there is of it."""
-        row = self._db.execute("SELECT id, image FROM item WHERE key = ?", (key,)).fetchone()
-        return (row[0], row[1] is None) if row else (0, False)
-
-    def _one(self, query: str) -> int:
-        return int(self._db.execute(query).fetchone()[0])
+    def _one(self, query: str, *values: str) -> Any:
+        return self._db.execute(query, values).fetchone()[0]
 
     def _many(self, table: str, rows: Iterable[tuple[Any, ...]]) -> None:
         for row in rows:
             marks = ",".join("?" * len(row))
             self._db.execute(f"INSERT OR REPLACE INTO {table} VALUES ({marks})", row)
-
-
-@contextmanager
-def segments(folder: Folder) -> Iterator[Segments]:
-    with scratch(_TABLES) as db:
-        yield Segments(folder, db)
 
 
 def segment_uri(folder: Folder, number: int) -> str:
@@ -245,7 +233,7 @@ def _object(part: ShardName, generation: int) -> str:
 
 def _outcomes(
     shard: Shard, generation: int, items: Iterable[Item]
-) -> Iterator[tuple[str, int, int, str, bytes, bytes]]:
+) -> Iterator[tuple[str, str, int, int, str, bytes, bytes]]:
     images = {each.id: each for each in shard.images}
     failures = {each.image_id: each for each in shard.failures}
     found: dict[int, list[Annotation]] = {}
@@ -266,7 +254,7 @@ def _outcomes(
             failure=failures.get(item.id),
             annotations=tuple(found.get(item.id, ())),
         )
-        yield same, int(each.image is None), generation, part, made, encode(each)
+        yield same, each.key, int(each.image is None), generation, part, made, encode(each)
 
 
 def _numbered(each: Ended, number: int, made_by: int) -> Ended:

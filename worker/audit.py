@@ -3,7 +3,6 @@ of everything in it."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 
 from tasks.annotate import kinds_said
 from tasks.categories import Category
@@ -23,9 +22,10 @@ from tasks.folder import (
     written,
 )
 from tasks.merge import FILES, Hashing, Merged, hash_of, is_merged, write_all
+from tasks.plan import scratch
 from tasks.progress import Said
 from tasks.records import Annotation, Job, Shard
-from tasks.segments import segments
+from tasks.segments import TABLES, Segments
 from worker.rle import Rle, is_canonical
 
 SLACK = 0.011  # boxes are rounded to a hundredth
@@ -110,8 +110,9 @@ def _dataset_problems(folder: Folder, job: Job) -> Iterator[str]:
         yield "the job is not merged, or a file of it is gone"
         return
     anew, files = Merged(0, Counter()), [Hashing() for _ in FILES]
-    with segments(folder) if job.open else nullcontext() as taken:
-        write_all(job, anew, taken.shards() if taken else whole_shards(folder, job), files)
+    with scratch(TABLES) as db:
+        shards = Segments(folder, db).shards() if job.open else whole_shards(folder, job)
+        write_all(job, anew, shards, files)
     for name, made in zip(FILES, files, strict=True):
         if hash_of(folder.file(name)) != made.digest.hexdigest():
             yield f"{folder.file(name)} is not what its shards make: somebody changed it"

@@ -15,6 +15,7 @@ from storage.errors import Exists
 from tasks.cards import Build, Card
 from tasks.folder import Folder, JobError
 from tasks.merge import Edited, is_merged, merge_all
+from tasks.plan import scratch
 from tasks.records import (
     Annotation,
     Asked,
@@ -32,7 +33,7 @@ from tasks.records import (
     VideoFrame,
     encode,
 )
-from tasks.segments import Segments, identity, segment_uri, segments
+from tasks.segments import TABLES, Segments, identity, segment_uri
 
 CARD = Card("canned", "yolact", (Build("canned.onnx"),), ("ash",))
 MADE_BY = ProducedBy("0" * 64, "onnx", "1", "fp32", "", "avx2")
@@ -292,7 +293,8 @@ def test_what_does_not_fit_one_segment_goes_into_the_next(
     assert ids(dataset) == {name: n + 1 for n, name in enumerate(sorted(ids(dataset)))}, (
         "in order over segments"
     )
-    with segments(folder) as found:
+    with scratch(TABLES) as db:
+        found = Segments(folder, db)
         assert found.count > 4
         assert found.counts() == {"inputs": 20, "shard_objects": 10}
 
@@ -330,8 +332,8 @@ def test_of_two_mergers_the_second_goes_on_from_the_first(
         if not interleaved:
             interleaved.append(uri)
             add(folder, "0a", ("s3://b/0.jpg", "ok"), ("s3://b/a.jpg", "ok"))
-            with segments(folder) as other:
-                other.grow()
+            with scratch(TABLES) as db:
+                Segments(folder, db).grow()
             add(folder, "cc", ("s3://b/c.jpg", "ok"))
             with pytest.raises(Exists):
                 put_really(uri, data, **options)
