@@ -91,9 +91,7 @@ def work_off(model: Model, given: Sources, wishes: Wishes, face: Face) -> Opened
     child = start(model)
     try:
         await_ready(child)
-        job, folder = there or open_job(
-            output, given, asked, [model.path], overwrite=wishes.overwrite
-        )
+        job, folder = there or open_job(output, given, asked, overwrite=wishes.overwrite)
         if face == "json":
             say_json({"event": "planned", **msgspec.to_builtins(job.counts)})
         watcher = Watcher(face, job.counts.items, _done(job, folder))

@@ -98,7 +98,7 @@ def dry(
     """What a submit would do, and what would keep it from it; nothing is written or sent."""
     wished = structs.replace(wished, output=absolute(wished.output))
     given = sources(inputs, selection, stdin)
-    _, asked = what_is_asked(given, wished, routing, sharing)
+    asked = what_is_asked(given, wished, routing, sharing)
     if (there := read_job(wished.output)) is None:
         refuse_foreign(wished.output)
     elif append:

@@ -24,23 +24,14 @@ from tasks.folder import Folder, JobDiffers, read_job
 from tasks.frames import frames_of
 from tasks.inputs import Found, InputError, ListLine, absolute, find, in_list
 from tasks.messages import AnnotateMessage
-from tasks.opening import (
-    Opened,
-    ask,
-    differing,
-    model_of,
-    models_of,
-    refuse_foreign,
-    sources,
-    usual_shard_size,
-)
+from tasks.opening import Opened, Sources, differing, refuse_foreign, sources
 from tasks.ordered import side_by_side
 from tasks.plan import commit_job, shards_of
 from tasks.records import Counts, Item, Job, Routing, Sampling, Selection, encode, encode_lines
 from tasks.shelf import find_model, find_models
 from tasks.state import KnownJob, State, fleet_state
 from tasks.submit import Sharing, Submitted, check_output, options_as, visible
-from tasks.wishes import Wishes, settings_of
+from tasks.wishes import Wishes, asked_for, settings_of
 
 Admit = Callable[[Job, Folder], None]
 Remembered = dict[bytes, Opened]  # by what was asked
@@ -123,11 +114,10 @@ def open_job(
 
 def _new_job(wished: Wishes, routing: Routing, state: State) -> Job:
     models = find_models(wished.model, wished.runtime, wished.precision, wished.mixed)
-    size = usual_shard_size(models, routing.target)
-    asked = ask(sources((), Selection()), models, settings_of(models[0], wished), size)
-    kept, *also = [state.keep_model(each.path, each.sha256) for each in models]
-    counts = Counts(items=0, shards=0)
-    return Job(secrets.token_hex(6), asked, counts, kept, tuple(also), routing, open=True)
+    kept = [state.keep_model(each) for each in models]
+    usual = msgspec.structs.replace(wished, shard_size=None)  # what is typed is of one message
+    asked = asked_for(Sources((), Selection()), kept, usual, routing.target)
+    return Job(secrets.token_hex(6), asked, Counts(items=0, shards=0), routing, open=True)
 
 
 def require_same(job: Job, wished: Wishes, routing: Routing) -> None:
@@ -137,15 +127,14 @@ def require_same(job: Job, wished: Wishes, routing: Routing) -> None:
     there = job.asked
     if wished.model == there.model.card.name:
         engine = wished.runtime or there.model.engine
-        model = msgspec.structs.replace(model_of(job), engine=engine, compute=wished.precision)
+        model = msgspec.structs.replace(there.model, engine=engine, compute=wished.precision)
     else:
         model = find_model(wished.model, wished.runtime, wished.precision)
     names = ("max_bytes", "max_pixels", "max_video_bytes")
     limits = {name: getattr(there.settings, name) for name in names}
     settings = msgspec.structs.replace(settings_of(model, wished), **limits)
-    models = [model, *models_of(job)[1:]]
-    asked = ask(sources((), Selection()), models, settings, there.shard_size)
-    differences = differing(there, asked) + ["mixed"] * (wished.mixed and not there.alternates)
+    differences = differing(there, msgspec.structs.replace(there, model=model, settings=settings))
+    differences += ["mixed"] * (wished.mixed and not there.alternates)
     differences += [
         name.replace("_", " ")
         for name in Routing.__struct_fields__

@@ -14,7 +14,7 @@ from tasks.fragments import span_of
 from tasks.frames import frames_of, may_read
 from tasks.inputs import Found, InputError, absolute, find
 from tasks.plan import commit_job, write_plan
-from tasks.records import Asked, Job, ModelRef, Routing, Selection, Settings, encode
+from tasks.records import Asked, Job, Routing, Selection, Settings, encode
 
 SHARD_SIZE = 64
 BOARD_SHARD_SIZE = 16  # a quarter of the usual visibility timeout at 56 s an image
@@ -62,15 +62,8 @@ def ask(given: Sources, models: Iterable[Model], settings: Settings, shard_size:
         images_from=without_query(given.selection.images_from),
     )
     words = (f"- {_digest(given.stdin)}" if word == "-" else word for word in given.inputs)
-    inputs, (model, *others) = tuple(map(without_query, words)), map(_reference, models)
+    inputs, (model, *others) = tuple(map(without_query, words)), models
     return Asked(inputs, selection, model, settings, shard_size, tuple(others))
-
-
-def _reference(model: Model) -> ModelRef:
-    build = model.build
-    return ModelRef(
-        model.card, build.file, model.engine, build.precision, model.sha256, model.compute
-    )
 
 
 def _digest(stdin: BinaryIO | None) -> str:
@@ -87,7 +80,6 @@ def open_job(
     output: str,
     given: Sources,
     asked: Asked,
-    model_paths: Sequence[str],
     *,
     routing: Routing | None = None,
     overwrite: bool = False,
@@ -110,8 +102,7 @@ def open_job(
     found = frames_of(found, given.selection, refused)
     salt = encode(asked) + (replaced.run.encode() if replaced else b"")
     folder, counts = write_plan(output, salt, found, given.selection, asked.shard_size)
-    path, *others = model_paths
-    job = Job(folder.run, asked, counts, path, tuple(others), routing or Routing())
+    job = Job(folder.run, asked, counts, routing or Routing())
     replaced = read_job(output)
     noted(folder)
     if not commit_job(folder, job, replace=overwrite):
@@ -147,23 +138,6 @@ def continue_job(output: str, asked: Asked) -> Opened | None:
     return Opened(there, Folder(output, there.run))
 
 
-def model_of(job: Job) -> Model:
-    """The model that a job is pinned to; the first choice of a mixed one."""
-    return models_of(job)[0]
-
-
-def models_of(job: Job) -> list[Model]:
-    """What may make a job's shards, in order of preference."""
-    paths = (job.model_path, *job.alternate_paths)
-    references = (job.asked.model, *job.asked.alternates)
-    return [_model(*each) for each in zip(references, paths, strict=True)]
-
-
-def _model(reference: ModelRef, path: str) -> Model:
-    build = next(each for each in reference.card.builds if each.file == reference.file)
-    return Model(reference.card, build, path, reference.sha256, reference.engine, reference.compute)
-
-
 def differing(before: Asked, now: Asked) -> list[str]:
     """What two jobs were asked differently, named as a person would, with both values."""
     return [
@@ -178,7 +152,7 @@ def _flat(asked: Asked) -> dict[str, Any]:
     values: dict[str, Any] = {"inputs": list(asked.inputs), "shard size": asked.shard_size}
     values |= msgspec.to_builtins(asked.selection)
     model = asked.model
-    values["model"] = f"{model.card.name} {model.file} {model.sha256[:12]}"
+    values["model"] = f"{model.card.name} {model.build.file} {model.sha256[:12]}"
     values["model card"] = msgspec.to_builtins(model.card)
     values["engine"] = f"{model.engine} {model.compute}"
     values["alternates"] = [f"{m.engine} {m.compute} {m.sha256[:12]}" for m in asked.alternates]

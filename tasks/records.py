@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from tasks.cards import Card, Compute, Positive, Share
+from tasks.cards import Model, Positive, Share
 from tasks.categories import Category
 
 Schema = Annotated[int, msgspec.Meta(ge=1, le=1)]  # all that there ever was
@@ -88,24 +88,15 @@ class Selection(Sampling, frozen=True, kw_only=True):
     extra_images: bool = False
 
 
-class ModelRef(msgspec.Struct, frozen=True):
-    card: Card
-    file: str
-    engine: str
-    precision: str
-    sha256: str
-    compute: Compute = "f32"
-
-
 class Asked(msgspec.Struct, frozen=True):
     """What the person asked for: the same again continues a job, anything else is refused."""
 
     inputs: tuple[str, ...]
     selection: Selection
-    model: ModelRef
+    model: Model  # whose path is the submitter's file, or a copy that all can read
     settings: Settings
     shard_size: int
-    alternates: tuple[ModelRef, ...] = ()  # mixed: builds and engines that may make a shard as well
+    alternates: tuple[Model, ...] = ()  # mixed: builds and engines that may make a shard as well
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,8 +125,6 @@ class Job(msgspec.Struct, frozen=True):
     run: str
     asked: Asked
     counts: Counts
-    model_path: str = ""  # where the weights are: the submitter's file, or a copy that all can read
-    alternate_paths: tuple[str, ...] = ()
     routing: Routing = Routing()
     open: bool = False  # no plan in advance: parts are added while it runs
     schema: Schema = 1

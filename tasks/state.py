@@ -21,6 +21,7 @@ from storage import delete, get, put
 from storage.errors import NotFound
 from storage.redact import without_queries
 from storage.uris import join, storable
+from tasks.cards import Model
 from tasks.environment import SettingError
 from tasks.folder import entries_of, exists
 from tasks.records import encode
@@ -75,13 +76,13 @@ class State:
             return msgspec.json.decode(get(self._job(uri, run)), type=KnownJob)
         return None
 
-    def keep_model(self, path: str, sha256: str) -> str:
-        """A copy of a build that every worker can read, by its hash; the URI of its main file."""
-        there = join(self.uri, f"models/{sha256}/{os.path.basename(path)}")
+    def keep_model(self, model: Model) -> Model:
+        """The model with its build where every worker can read it, by its hash."""
+        there = join(self.uri, f"models/{model.sha256}/{os.path.basename(model.path)}")
         if not exists(there):
             with ExitStack() as written:  # the main file is there last, so that it means all
-                copy_build(path, there, written)
-        return there
+                copy_build(model.path, there, written)
+        return msgspec.structs.replace(model, path=there)
 
     def bury_message(self, reason: str, letter: dict[str, Any]) -> str:
         """Keep a message that nobody can read; the URI of what is kept."""

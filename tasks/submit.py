@@ -79,12 +79,11 @@ def submit(
     sharing = sharing or Sharing()
     routing = routing or Routing()
     given = sources(inputs, selection or Selection(), stdin)
-    models, asked = what_is_asked(given, wished, routing, sharing)
+    asked = what_is_asked(given, wished, routing, sharing, state.keep_model)
     job, folder = open_job(
         wished.output,
         given,
         asked,
-        [state.keep_model(each.path, each.sha256) for each in models],
         routing=routing,
         overwrite=wished.overwrite,
         checked=lambda found: visible(found, wished.output, sharing),
@@ -97,16 +96,20 @@ def submit(
 
 
 def what_is_asked(
-    given: Sources, wished: Wishes, routing: Routing, sharing: Sharing
-) -> tuple[list[Model], Asked]:
-    """The models and the job that this comes to; what workers could not do is refused."""
+    given: Sources,
+    wished: Wishes,
+    routing: Routing,
+    sharing: Sharing,
+    kept: Callable[[Model], Model] = lambda model: model,
+) -> Asked:
+    """The job that this comes to, of models that are kept; what workers could not do is refused."""
     check_output(wished.output, sharing)
     check_target(routing.target)
     models = find_models(wished.model, wished.runtime, wished.precision, wished.mixed)
     for word in given.inputs:
         if word != "-" and not word.endswith(LIST_SUFFIXES):  # a list may name what lies elsewhere
             check_input(word, sharing)
-    return models, asked_for(given, models, wished, routing.target)
+    return asked_for(given, [kept(each) for each in models], wished, routing.target)
 
 
 def submit_message(

@@ -16,7 +16,6 @@ from tasks.cards import Model, ModelError
 from tasks.environment import SettingError
 from tasks.folder import Folder, JobError
 from tasks.messages import ShardMessage
-from tasks.opening import models_of
 from tasks.records import Item, Job, encode
 from tasks.shelf import cached_build
 from worker.attempts import Released, worker_name
@@ -67,7 +66,7 @@ class Station:
 
     def servable(self, job: Job) -> list[Model]:
         """Which of a job's models this worker may run, the preferred first."""
-        models = models_of(job)
+        models = [job.asked.model, *job.asked.alternates]
         if not job.asked.alternates:
             return models
         mine = (each for each in models if each.engine in self.engines)

@@ -16,23 +16,13 @@ import redis
 import storage.disk
 from storage import put
 from tasks.broker import BATCH, BrokerDown, make_app, queue_of, send_shards, waiting
-from tasks.cards import Card
+from tasks.cards import Build, Card, Model
 from tasks.categories import coco80
 from tasks.folder import Folder
 from tasks.inputs import find
 from tasks.opening import commit_job
 from tasks.plan import write_plan
-from tasks.records import (
-    Asked,
-    Counts,
-    Job,
-    ModelRef,
-    ProducedBy,
-    Selection,
-    Settings,
-    Shard,
-    encode,
-)
+from tasks.records import Asked, Counts, Job, ProducedBy, Selection, Settings, Shard, encode
 from tasks.state import State
 from tasks.submit import send_missing
 from tests.services import redis_server
@@ -52,7 +42,8 @@ def broker(redis_url: str) -> str:
 
 def job_of(shards: int) -> Job:
     settings = Settings(categories=coco80(), class_ids=(), max_bytes=1, max_pixels=1)
-    model = ModelRef(Card("x", "yolact", (), "coco80"), "x.onnx", "onnx", "fp32", "0" * 64)
+    card = Card("x", "yolact", (Build("x.onnx"),), "coco80")
+    model = Model(card, card.builds[0], "", "0" * 64, "onnx")
     asked = Asked(("in",), Selection(), model, settings, 1)
     return Job("run", asked, Counts(items=shards, shards=shards))
 

@@ -18,7 +18,7 @@ import pytest
 from pycocotools.coco import COCO
 
 from storage import get, put
-from tasks.cards import Build, Card
+from tasks.cards import Build, Card, Model
 from tasks.folder import Folder
 from tasks.merge import Merged, merge_all, merge_part, write_all
 from tasks.records import (
@@ -29,7 +29,6 @@ from tasks.records import (
     Image,
     Item,
     Job,
-    ModelRef,
     ProducedBy,
     RleMask,
     Selection,
@@ -94,7 +93,7 @@ def job_of(folder: Folder, items: int, shards: int, *, is_open: bool = False) ->
     settings = Settings(
         categories=CARD.category_list(), class_ids=(1,), max_bytes=1 << 20, max_pixels=1 << 22
     )
-    model = ModelRef(CARD, "canned.onnx", "onnx", "fp32", "0" * 64)
+    model = Model(CARD, CARD.builds[0], "", "0" * 64, "onnx")
     wanted = Asked((), Selection(), model, settings, 64)
     job = Job(RUN, wanted, Counts(items=items, shards=shards), open=is_open)
     put(folder.file("job.json"), encode(job))

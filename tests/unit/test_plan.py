@@ -14,21 +14,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage import get, list_entries, put
-from tasks.cards import Card
+from tasks.cards import Build, Card, Model
 from tasks.categories import coco80
 from tasks.folder import read_plan
 from tasks.inputs import Found, InputError
 from tasks.opening import differing
 from tasks.ordered import ordered_map
 from tasks.plan import write_plan
-from tasks.records import Asked, Item, ModelRef, Selection, Settings
+from tasks.records import Asked, Item, Selection, Settings
 
 CARD = Card(name="x", family="yolact", builds=(), categories="coco80")
 
 
 def asked(shard_size: int = 3, **selection: object) -> Asked:
     options = Settings(categories=coco80(), class_ids=(), max_bytes=1, max_pixels=1)
-    model = ModelRef(CARD, "x.onnx", "onnx", "fp32", "0" * 64)
+    model = Model(CARD, Build("x.onnx"), "", "0" * 64, "onnx")
     return Asked(("in",), Selection(**selection), model, options, shard_size)
 
 

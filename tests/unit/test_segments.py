@@ -12,7 +12,7 @@ import pytest
 import tasks.segments
 from storage import get, list_entries, open_read, put
 from storage.errors import Exists
-from tasks.cards import Build, Card
+from tasks.cards import Build, Card, Model
 from tasks.folder import Folder, JobError
 from tasks.merge import Edited, is_merged, merge_all
 from tasks.plan import scratch
@@ -24,7 +24,6 @@ from tasks.records import (
     Image,
     Item,
     Job,
-    ModelRef,
     ProducedBy,
     RleMask,
     Selection,
@@ -52,7 +51,7 @@ def job(folder: Folder) -> Job:
     settings = Settings(
         categories=CARD.category_list(), class_ids=(1,), max_bytes=1 << 20, max_pixels=1 << 20
     )
-    model = ModelRef(CARD, "canned.onnx", "onnx", "fp32", "0" * 64)
+    model = Model(CARD, CARD.builds[0], "", "0" * 64, "onnx")
     asked = Asked((), Selection(), model, settings, 64)
     made = Job("run", asked, Counts(items=0, shards=0), open=True)
     put(folder.file("job.json"), encode(made))

@@ -32,7 +32,7 @@ def test_a_picture_that_is_gone_is_said_to_be(tmp_path: Path, there: bool) -> No
     wanted = asked()
     settings = msgspec.structs.replace(wanted.settings, max_bytes=1 << 20, max_pixels=1 << 20)
     wanted = msgspec.structs.replace(wanted, settings=settings)
-    job = Job("run", wanted, Counts(items=1, shards=1), "x.onnx")
+    job = Job("run", wanted, Counts(items=1, shards=1))
     caption, pixels = _tile(folder, job, Picked(1, 0, "a.jpg", ()))
     if there:
         assert caption == "a.jpg: 0 from 0.3, 0 in all"
