@@ -9,6 +9,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from storage import errors
@@ -58,7 +59,9 @@ def delete(location: Location) -> None:
 def open_write(location: Location, only_new: bool = False) -> Iterator[BinaryIO]:
     """A stream into a temporary file, which gets its name once all of it is on the disk."""
     with translating(location.uri, writing=True):
-        temporary = _temporary_beside(location.path)
+        _make_folders(location.path)
+        folder = os.path.dirname(location.path)
+        temporary = os.path.join(folder, _TEMPORARY + secrets.token_hex(8))
         stream = io.BufferedWriter(_MappedFile(location.uri, temporary, "xb"), 1 << 17)
     try:
         yield stream
@@ -69,7 +72,7 @@ def open_write(location: Location, only_new: bool = False) -> Iterator[BinaryIO]
                 _link(temporary, location)
             else:
                 os.replace(temporary, location.path)
-            _sync(os.path.dirname(location.path) or ".")
+            _sync(folder or ".")
     finally:
         with suppress(OSError, errors.StorageError):  # a full disk fails the flush once more
             stream.close()
@@ -104,21 +107,15 @@ def _warn_of_races(folder: str) -> None:
     )
 
 
-def _temporary_beside(path: str) -> str:
-    """A new name in the folder of `path`, which is made, durably, where it is missing."""
-    folder = os.path.dirname(path) or "."
-    missing = []
-    while not os.path.isdir(folder):
-        missing.append(folder)
-        folder = os.path.dirname(folder) or "."
-    for folder in reversed(missing):
+def _make_folders(path: str) -> None:
+    """Those that hold `path`, durably, where they are missing."""
+    for folder in reversed([each for each in Path(path).parents if not os.path.isdir(each)]):
         with suppress(FileExistsError):
             os.mkdir(folder)
-        _sync(os.path.dirname(folder) or ".")
-    return os.path.join(os.path.dirname(path), _TEMPORARY + secrets.token_hex(8))
+        _sync(folder.parent)
 
 
-def _sync(path: str) -> None:
+def _sync(path: str | Path) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
