@@ -44,8 +44,7 @@ _FORMATS: dict[str, tuple[type[ImageFile.ImageFile], str, bytes]] = {
 }
 _UNREAD = {"GIF": rb"GIF8", "HEIC": rb".{4}ftyp(.{4}){0,60}(he(i[cmsx]|v[cx])|m[is]f1)"}
 _NOT_READ = {"I", "F", "LAB", "HSV"}  # of 32-bit samples is not said what is white
-# EXIF orientations: those from 5 on have rows for columns, and apart from that these are reversed.
-_RIGHT_TO_LEFT, _BOTTOM_UP = {2, 3, 6, 7}, {3, 4, 7, 8}
+_TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # EXIF orientations as PIL.Image.Transpose
 _BITS_PER_SAMPLE = 258
 
 
@@ -77,7 +76,7 @@ def read_header(data: bytes, max_pixels: int = MAX_PIXELS) -> Header:
     if image.mode in _NOT_READ:
         raise BadImage("unsupported", f"The {format} has samples of a kind that is not read.")
     orientation = _orientation(image)
-    if orientation > 4 and format != "TIFF":  # Pillow turns TIFF by itself
+    if orientation > 4 and format != "TIFF":  # Pillow turns that by itself
         width, height = height, width
     return Header(format, width, height, orientation)
 
@@ -103,8 +102,9 @@ def decode(data: bytes, header: Header, minimum: tuple[int, int] | None = None) 
         if scale > 1:
             image.draft(image.mode, (image.width // scale, image.height // scale))
         image.load()
-        pixels = _to_rgb(image)
-    return pixels if header.format == "TIFF" else _upright(pixels, header.orientation)
+        if header.orientation > 1 and header.format != "TIFF":  # Pillow turns that by itself
+            image = image.transpose(_TURNS[header.orientation])
+        return _to_rgb(image)
 
 
 def reduction(header: Header, minimum: tuple[int, int] | None) -> int:
@@ -192,13 +192,6 @@ def _to_rgb(image: Any) -> Pixels:
         grey = (np.asarray(image) >> (bits[0] - 8)).clip(0, 255).astype(np.uint8)
         return np.repeat(grey[:, :, np.newaxis], 3, axis=2)
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
-
-
-def _upright(pixels: Pixels, orientation: int) -> Pixels:
-    turned = pixels.swapaxes(0, 1) if orientation > 4 else pixels
-    down = -1 if orientation in _BOTTOM_UP else 1
-    across = -1 if orientation in _RIGHT_TO_LEFT else 1
-    return np.ascontiguousarray(turned[::down, ::across])
 
 
 def _broken(format: str) -> BadImage:
