@@ -117,7 +117,7 @@ def meant(word: str, base: str = "") -> tuple[str, Part | None]:
 
 def _part_of(path: str, part: Part | None) -> Part | None:
     """What is asked for of a video, which is known by its name if by nothing else."""
-    return part or (Part() if os.path.splitext(path)[1].lower() in VIDEO_SUFFIXES else None)
+    return part or (Part() if path.lower().endswith(VIDEO_SUFFIXES) else None)
 
 
 def _from_file(word: str, suffix: str, images_root: str) -> Iterator[Found]:
