@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from itertools import islice, pairwise
 from pathlib import Path
-from threading import Lock
+from threading import Barrier, Lock
 from types import SimpleNamespace
 from typing import Any
 
@@ -283,6 +283,18 @@ def test_order_stays_whatever_is_looked_at(given: list[tuple[str, bool]], step: 
         ]
         names = [each.file_name.partition("/")[0] for each in frames(found)]
     assert names == [str(n) for n in range(len(given))]
+
+
+def test_videos_are_looked_at_side_by_side(reader: Reader) -> None:
+    meeting, look = Barrier(3), reader.look
+
+    def slow(*asked: Any) -> VideoIndex:
+        meeting.wait(timeout=30)
+        return look(*asked)
+
+    sys.modules["worker.video"].look = slow
+    given = [Found(f"{n}.mp4", str(n), part=Part("frame=0", frame=0)) for n in range(3)]
+    assert [each.uri for each in frames(given)] == [f"{n}.mp4#frame=0" for n in range(3)]
 
 
 def test_no_more_is_read_ahead_than_may_be(reader: Reader) -> None:
