@@ -285,6 +285,13 @@ def test_order_stays_whatever_is_looked_at(given: list[tuple[str, bool]], step: 
     assert names == [str(n) for n in range(len(given))]
 
 
+def test_a_video_whose_frames_are_listed_is_looked_at_once(reader: Reader) -> None:
+    parts = [Part(f"frame={n}", frame=n) for n in range(COUNT)]
+    given = [Found(f"{v}.mp4", v, part=part) for part in parts for v in "ab"]
+    assert len(frames(given)) == len(given) > 2 * AHEAD
+    assert sorted(reader.looked) == [("a.mp4", None), ("b.mp4", None)]
+
+
 def test_videos_are_looked_at_side_by_side(reader: Reader) -> None:
     meeting, look = Barrier(3), reader.look
 
