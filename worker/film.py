@@ -28,7 +28,7 @@ _OPTIONS = {
 _NO_VIDEO = "it is no MP4, MOV, MKV, WebM, AVI, MPEG, TS, FLV, WMV or Ogg, or it begins with damage"
 _NO_TIMES = "it is an AVI that does not say when each frame is shown: convert it to MP4"
 _OF_DECODERS = (
-    *("extradata", "codec_tag", "width", "height", "pix_fmt", "bits_per_coded_sample"),
+    *("extradata", "codec_tag", "width", "height", "bits_per_coded_sample"),
     *("color_range", "colorspace"),
 )
 _TRIED = 64  # packets at most until a frame says how it is turned
@@ -122,6 +122,8 @@ class Film:
         for name in _OF_DECODERS:
             if (value := getattr(seen, name)) is not None:
                 setattr(made, name, value)
+        if seen.format is not None:  # PyAV 17 does not survive asking for an unknown pix_fmt
+            made.pix_fmt = seen.format.name
         made.thread_type, made.thread_count = ThreadType.NONE, 1
         pixels = str(self._max_pixels)
         made.options = {"err_detect": "explode", "strict": "strict", "max_pixels": pixels}
