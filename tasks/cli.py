@@ -167,15 +167,15 @@ def worker(
 
 @command(app, "tasks.following:status")
 def status(
-    output: Annotated[
-        str, typer.Argument(metavar="OUT|PREFIX", help="A job folder, or what jobs lie below.")
-    ],
+    output: JobFolder,
     watching: Annotated[
         bool, typer.Option("--watch", help="Stay until they end; send again what was lost.")
     ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Where jobs stand, from storage: it needs no broker.
+
+    OUT may also be a prefix, which stands for the jobs below it.
 
     \b
     Examples:

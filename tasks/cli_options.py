@@ -3,8 +3,8 @@
 import inspect
 import os
 from collections.abc import Callable
-from importlib import import_module
-from typing import Annotated, Any, Literal, NoReturn
+from pkgutil import resolve_name
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -119,18 +119,11 @@ def command(
                 if value := typed.pop(each.name, None):
                     os.environ[variable] = value if isinstance(value, str) else " ".join(value)
             as_json = typed.pop("as_json") if added else typed.get("as_json", False)
-            end(target, typed, as_json)
+            ended = resolve_name("tasks.exits:ended")
+            raise typer.Exit(ended(lambda: resolve_name(target)(**typed), as_json))
 
         run.__signature__ = inspect.Signature(given)  # type: ignore[attr-defined]
         run.__annotations__ = {each.name: each.annotation for each in given}
         app.command(name or declared.__name__, help=declared.__doc__)(run)
 
     return declare
-
-
-def end(target: str, told: dict[str, Any], as_json: bool) -> NoReturn:
-    """Leave as `module:function` ends."""
-    from tasks.exits import ended
-
-    module, _, name = target.partition(":")
-    raise typer.Exit(ended(lambda: getattr(import_module(module), name)(**told), as_json))

@@ -23,11 +23,7 @@ _LEGEND = f"AP is in percent and as published, or with * measured by us; {_UNKNO
 # What an empty field means, where it is not that no source publishes it.
 _EMPTY = {"path": "not here", "graph": "not here", "takes": "what its graph says"}
 _EMPTY |= {"input": "the card's", "decode": "as usual", "notes": "none", "downloads": "none"}
-_EMPTY |= {
-    "detections": "nothing",
-    "settings": "none",
-    "card": "none: the network tells all that one would say",
-}
+_EMPTY |= {"detections": "nothing", "settings": "none", "card": "none: the network tells it all"}
 
 
 def list_models() -> Said:

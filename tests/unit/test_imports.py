@@ -10,8 +10,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import pytest
@@ -19,7 +19,7 @@ import typer
 
 from tasks import cli_options
 from tasks.cli import app
-from tasks.cli_options import end
+from tasks.exits import ended
 from tests.running import MASKMILL
 
 ROOT = Path(__file__).parents[2]
@@ -75,15 +75,14 @@ def test_what_a_command_calls_takes_what_is_typed(
 ) -> None:
     bound = []
 
-    class Module:
-        def __init__(self, module: str) -> None:
-            self.module = import_module(module)
+    def binding(target: str) -> Callable[..., Any]:
+        found = resolve_name(target)
+        if found is ended:
+            return ended
+        called = inspect.signature(found)
+        return lambda **typed: bound.append(called.bind(**typed)) or 0
 
-        def __getattr__(self, function: str) -> Callable[..., int]:
-            called = inspect.signature(getattr(self.module, function))
-            return lambda **typed: bound.append(called.bind(**typed)) or 0
-
-    monkeypatch.setattr(cli_options, "import_module", Module)
+    monkeypatch.setattr(cli_options, "resolve_name", binding)
     command = COMMANDS[name]
     with pytest.raises(typer.Exit):
         command.callback(**{each.name: None for each in command.params if each.name != "help"})
@@ -120,7 +119,7 @@ def test_a_command_without_its_extra_says_which_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "pycocotools.coco", None)
     monkeypatch.delitem(sys.modules, "worker.evaluate", raising=False)
-    with pytest.raises(typer.Exit) as ended:
-        end("worker.evaluate:evaluate", {"output": "out", "truth": "truth.json"}, False)
-    assert ended.value.exit_code == 2
+    with pytest.raises(SystemExit) as left:
+        app(["eval", "out", "--gt", "truth.json"])
+    assert left.value.code == 2
     assert "pip install 'maskmill[worker]'" in capsys.readouterr().err

@@ -167,5 +167,5 @@ def test_show_takes_a_network_that_needs_no_card(
     (tmp_path / "canned.toml").unlink()
     assert say(show_model(str(tmp_path / "canned.onnx")), as_json=False) == 0
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
-    assert "card none: the network tells all that one would say" in lines
+    assert "card none: the network tells it all" in lines
     assert {"family yolo_seg", "fit letterbox", f"path {tmp_path}/canned.onnx"} <= set(lines)
