@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any, BinaryIO
+from typing import Any
 
 from celery import Celery
 from msgspec import structs
@@ -38,7 +38,7 @@ from tasks.markers import STOPPED as STOPPED_MARK
 from tasks.markers import cancel, lift, look_for_halt
 from tasks.merge import merge_all, merge_part
 from tasks.open_jobs import append_inputs, require_same
-from tasks.opening import continue_job, refuse_foreign, sources
+from tasks.opening import Sources, continue_job, refuse_foreign, sources
 from tasks.ordered import side_by_side
 from tasks.plan import survey
 from tasks.progress import Said, say, tell
@@ -66,7 +66,7 @@ def submit_typed(
     how: dict[str, Any] = {"selection": selection, "routing": routing, "sharing": sharing}
     with standard_input(inputs) as stdin:
         if dry_run:
-            return dry(inputs, wished, append, stdin=stdin, **how)
+            return dry(sources(inputs, selection, stdin), wished, routing, sharing, append)
         app, state = make_app(broker_url()), fleet_state()
         plan = append_inputs if append else submit
         done = plan(inputs, stdin=stdin, app=app, state=state, **how, **structs.asdict(wished))
@@ -85,19 +85,9 @@ def submit_typed(
     return finish(job, folder, wished.max_failures)
 
 
-def dry(
-    inputs: Sequence[str],
-    wished: Wishes,
-    append: bool,
-    *,
-    selection: Selection,
-    routing: Routing,
-    sharing: Sharing,
-    stdin: BinaryIO | None,
-) -> Said:
+def dry(given: Sources, wished: Wishes, routing: Routing, sharing: Sharing, append: bool) -> Said:
     """What a submit would do, and what would keep it from it; nothing is written or sent."""
     wished = structs.replace(wished, output=absolute(wished.output))
-    given = sources(inputs, selection, stdin)
     asked = what_is_asked(given, wished, routing, sharing)
     if (there := read_job(wished.output)) is None:
         refuse_foreign(wished.output)

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
 Event = dict[str, Any]
 Face = Literal["bar", "lines", "json"]
@@ -85,15 +85,9 @@ class Watcher:
     def __init__(self, face: Face, total: int, done: int) -> None:
         self.tally = Tally(total, done)
         self._face, self._last = face, 0.0
-        self.bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[pace]}"),
-            console=Console(stderr=True),
-            disable=face != "bar",
-        )
+        columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        said = ("{task.description}", *columns, "{task.fields[pace]}")
+        self.bar = Progress(*said, console=Console(stderr=True), disable=face != "bar")
         self._task = self.bar.add_task("loading", total=total, completed=done, pace="")
 
     def hear(self, event: Event) -> None:
