@@ -137,6 +137,7 @@ def test_vanished_and_changed_after_planning(tmp_path: Path, card: Path) -> None
     (folder / "picture 0002.jpg").write_bytes(jpeg(77, 99, 99))
     ran = maskmill("annotate", folder, "-m", card, "-o", out)
     assert ran.code == 3
+    assert "2 inputs failed, more than --max-failures 0; they are listed in" in ran.out
     expected = {"picture 0001.jpg": "fetch/not-found", "picture 0002.jpg": "fetch/changed"}
     assert failures(out) == expected
 
