@@ -41,10 +41,6 @@ PICKS = 12  # images on the contact sheet
 _TABLES = "CREATE TABLE video (id INTEGER PRIMARY KEY, body BLOB UNIQUE)"
 
 
-class Edited(JobError):
-    """instances.json is not what was written: somebody worked on it."""
-
-
 class Outdated(JobError):
     """The merge was asked for too early or too late; that says nothing against the job."""
 
@@ -284,7 +280,7 @@ def _refuse_edited(folder: Folder, job: Job, ours: set[str]) -> None:
     if job.open and digest is not None and exists(_ours(folder, digest)):
         return
     if digest is not None and digest not in ours:
-        raise Edited(
+        raise JobError(
             f"{folder.file('instances.json')} was changed since it was written and is not replaced;"
             f" maskmill merge {folder.uri} --replace-edited replaces it"
         )

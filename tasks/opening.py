@@ -149,14 +149,13 @@ def differing(before: Asked, now: Asked) -> list[str]:
 
 
 def _flat(asked: Asked) -> dict[str, Any]:
-    values: dict[str, Any] = {"inputs": list(asked.inputs), "shard size": asked.shard_size}
-    values |= msgspec.to_builtins(asked.selection)
+    values = msgspec.to_builtins(asked)
+    values |= values.pop("selection") | values.pop("settings")
     model = asked.model
     values["model"] = f"{model.card.name} {model.build.file} {model.sha256[:12]}"
-    values["model card"] = msgspec.to_builtins(model.card)
+    values["model card"] = model.card
     values["engine"] = f"{model.engine} {model.compute}"
     values["alternates"] = [f"{m.engine} {m.compute} {m.sha256[:12]}" for m in asked.alternates]
-    values |= msgspec.to_builtins(asked.settings)
     return {name.replace("_", " "): value for name, value in values.items()}
 
 

@@ -14,7 +14,7 @@ from storage import get, list_entries, open_read, put
 from storage.errors import Exists
 from tasks.cards import Build, Card, Model
 from tasks.folder import Folder, JobError
-from tasks.merge import Edited, is_merged, merge_all
+from tasks.merge import is_merged, merge_all
 from tasks.plan import scratch
 from tasks.records import (
     Annotation,
@@ -374,7 +374,7 @@ def test_a_stale_dataset_is_replaced_and_an_edited_one_is_not(folder: Folder, jo
     assert len(ids(merge(folder, job))) == 3
     put(folder.file("instances.json"), stale + b" ")
     add(folder, "dd", ("s3://b/d.jpg", "ok"))
-    with pytest.raises(Edited, match="--replace-edited"):
+    with pytest.raises(JobError, match="--replace-edited"):
         merge(folder, job)
     merge_all(folder, job, NOTHING_DRAWN, replace_edited=True)
     assert is_merged(folder, job)
