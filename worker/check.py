@@ -25,7 +25,7 @@ from worker.detections import ModelMismatch
 from worker.drawing import contact_sheet
 from worker.model import load_model
 from worker.settings import read_settings
-from worker.shard import Stopwatch, annotate_one
+from worker.shard import Stopwatch, annotate
 from worker.sheet import SHOWN, drawn
 
 PICTURE = str(IMAGES / "000001.jpg")
@@ -73,7 +73,8 @@ def _try(model: Model, picture: str, drawing: str) -> Facts:
     start, watch = time.perf_counter(), Stopwatch()
     loaded = load_model(model, read_settings())
     seconds = time.perf_counter() - start
-    outcome = annotate_one(Item(1, picture, picture), loaded, settings, watch)
+    items = [Item(1, picture, picture)]
+    (outcome,) = annotate(items, loaded, settings, threads=1, watch=watch)
     if outcome.failure is not None:
         failed = ModelError if outcome.failure.stage == "model" else InputError
         raise failed(f"{outcome.failure.uri}: {outcome.failure.message}")

@@ -49,7 +49,7 @@ from worker.detections import ModelMismatch
 from worker.fleet import PASSING, FleetStation
 from worker.model import LoadedModel, instruction_set
 from worker.per_image import EVENT, save_frame, write_per_image
-from worker.shard import Outcome, annotate, annotate_one, failure_of
+from worker.shard import Outcome, annotate, failure_of
 from worker.sheet import write_sheet
 from worker.station import Event, Station
 
@@ -225,7 +225,7 @@ def _outcomes(
             yield Outcome(item, failure=failure_of(item, "worker", "crashed", message))
             continue
         attempt.in_hand(item.id)
-        yield annotate_one(item, model, settings, **told)
+        yield from annotate((item,), model, settings, threads=1, **told)
 
 
 def _watched(

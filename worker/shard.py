@@ -164,21 +164,6 @@ def annotate(
         raise away[0]
 
 
-def annotate_one(
-    item: Item,
-    model: LoadedModel,
-    settings: Settings,
-    watch: Stopwatch,
-    refused: Callable[[Item], str] = lambda item: "",
-    keep: Keep = lambda item, pixels: None,
-) -> Outcome:
-    """The same for one item with nothing beside it: careful mode, where one input may kill us."""
-    (outcome,) = annotate(
-        [item], model, settings, threads=1, watch=watch, refused=refused, keep=keep
-    )
-    return outcome
-
-
 def _or_failure(item: Item, step: Callable[[], R]) -> R | Failure:
     try:
         return step()
