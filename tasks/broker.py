@@ -72,7 +72,6 @@ def make_app(url: str) -> Celery:
         worker_proc_alive_timeout=600.0,  # a child loads its model before it says that it is up
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
-        broker_use_ssl=_tls(url),
         task_publish_retry_policy={"max_retries": 2, "interval_start": 0.2, "interval_max": 1.0},
         **_of_its_kind(url),
     )
@@ -83,6 +82,11 @@ def _of_its_kind(url: str) -> dict[str, Any]:
     """What one kind of broker needs and others do not know."""
     parts = urlsplit(url)
     visibility = {"visibility_timeout": whole_number("MASKMILL_VISIBILITY_TIMEOUT", 3600, 1)}
+    authorities = os.environ.get("MASKMILL_BROKER_CA") or None
+    if authorities and not os.path.isfile(authorities):
+        raise SettingError(f"MASKMILL_BROKER_CA is {authorities}, which is no file")
+    # The broker's certificate and name are checked, by these or by the system's authorities.
+    checked = {"cert_reqs": ssl.CERT_REQUIRED, "ca_certs": authorities}
     if parts.scheme in ("redis", "rediss"):
         transport = {
             **visibility,
@@ -92,10 +96,17 @@ def _of_its_kind(url: str) -> dict[str, Any]:
             "socket_timeout": 30,
             "health_check_interval": 25,
         }
-        return {"worker_disable_prefetch": True, "broker_transport_options": transport}
+        tls = {f"ssl_{name}": value for name, value in checked.items()}
+        return {
+            "worker_disable_prefetch": True,
+            "broker_transport_options": transport,
+            "broker_use_ssl": tls if parts.scheme == "rediss" else None,
+        }
     if parts.scheme in ("amqp", "amqps"):
+        tls = {**checked, "server_hostname": parts.hostname}
         return {
             "broker_transport_options": {"confirm_publish": True},
+            "broker_use_ssl": tls if parts.scheme == "amqps" else None,
             # A worker that computes reads no socket, so it would miss heartbeats and be cut off.
             # TCP's keepalive, which py-amqp sets, finds a peer that is gone within 150 s; RabbitMQ
             # does so with tcp_listen_options.keepalive. A message that is not acknowledged after
@@ -119,20 +130,6 @@ def _of_its_kind(url: str) -> dict[str, Any]:
         # Revoking, pinging and events would take SNS topics; markers in storage cancel jobs.
         return {"worker_enable_remote_control": False, "broker_transport_options": transport}
     return {"broker_transport_options": {"polling_interval": 0.02}}  # in this process's memory
-
-
-def _tls(url: str) -> dict[str, Any] | None:
-    """The broker's certificate and name are checked, by MASKMILL_BROKER_CA or the system's CAs."""
-    parts = urlsplit(url)
-    authorities = os.environ.get("MASKMILL_BROKER_CA") or None
-    if authorities and not os.path.isfile(authorities):
-        raise SettingError(f"MASKMILL_BROKER_CA is {authorities}, which is no file")
-    if parts.scheme == "rediss":
-        return {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_ca_certs": authorities}
-    if parts.scheme == "amqps":
-        checked = {"cert_reqs": ssl.CERT_REQUIRED, "ca_certs": authorities}
-        return {**checked, "server_hostname": parts.hostname}
-    return None
 
 
 def queue_name(engine: str, target: str, priority: str) -> str:
