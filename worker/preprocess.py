@@ -12,6 +12,7 @@ from worker.images import Pixels
 Layout = Literal["nchw", "nhwc", "chw"]
 
 _GREY = 114  # what a letterbox leaves around the picture, in levels
+_ZERO = 256  # where a table of levels has what the others leave
 
 
 class Frame(NamedTuple):
@@ -82,13 +83,12 @@ def preprocess(
     """
     content = (frame.content_width, frame.content_height)
     resized = cv2.resize(pixels, content, interpolation=cv2.INTER_LINEAR)
-    levels = _levels(spec, np.dtype(dtype), quantised)  # (256, 3)
+    table = _table(spec, np.dtype(dtype), quantised)
+    levels, ground = table[:256], table[_GREY if spec.fit == "letterbox" else _ZERO]
     if spec.color == "bgr":
         resized = cv2.cvtColor(resized, cv2.COLOR_RGB2BGR)
     rows = slice(frame.top, frame.top + frame.content_height)
     columns = slice(frame.left, frame.left + frame.content_width)
-    nothing = _as_fed(np.zeros(3), np.dtype(dtype), quantised)
-    ground = levels[_GREY] if spec.fit == "letterbox" else nothing
     if layout == "nhwc":
         batch: NDArray[Any] = np.empty((1, frame.input_height, frame.input_width, 3), dtype)
         batch[:] = ground
@@ -102,23 +102,21 @@ def preprocess(
     return tensor if layout == "nchw" else tensor[0]
 
 
-def _levels(
+def _table(
     spec: InputSpec, dtype: np.dtype[np.generic], quantised: tuple[float, int] | None
 ) -> NDArray[Any]:
-    """What each of the 256 levels becomes, by channel: a table gives the same bits everywhere."""
-    values = (np.arange(256)[:, np.newaxis] - np.array(spec.mean)) / np.array(spec.std)
-    levels = _as_fed(values, dtype, quantised)
-    if quantised is None and dtype.kind != "f" and not np.array_equal(levels, values):
+    """(257, 3) what each of the 256 levels becomes, by channel, and last what stands for zero.
+
+    A table gives the same bits everywhere. Quantised values are rounded, and clipped to what the
+    input holds.
+    """
+    levels = (np.arange(256)[:, np.newaxis] - np.array(spec.mean)) / np.array(spec.std)
+    values = np.vstack([levels, np.zeros(3)])
+    if quantised is not None:
+        scale, zero = quantised
+        held = np.iinfo(dtype.name)
+        values = np.clip(np.rint(values / scale + zero), held.min, held.max)
+    table = values.astype(dtype)
+    if dtype.kind != "f" and not np.array_equal(table, values):
         raise ValueError(f"mean {spec.mean} and std {spec.std} do not fit a {dtype} input")
-    return levels
-
-
-def _as_fed(
-    values: NDArray[np.float64], dtype: np.dtype[np.generic], quantised: tuple[float, int] | None
-) -> NDArray[Any]:
-    """Values as the input's numbers: quantised ones are rounded, and clipped to what it holds."""
-    if quantised is None:
-        return values.astype(dtype)
-    scale, zero = quantised
-    least, most = np.iinfo(dtype.name).min, np.iinfo(dtype.name).max
-    return np.clip(np.rint(values / scale + zero), least, most).astype(dtype)
+    return table
