@@ -22,6 +22,7 @@ from storage.uris import of_frame
 from tasks.annotate import report
 from tasks.folder import Folder, JobError
 from tasks.merge import Picked, merge_all
+from tasks.progress import Said
 from tasks.records import (
     Annotation,
     Image,
@@ -208,14 +209,13 @@ def test_a_full_scratch_disk_is_said_to_be(folder: Folder, tmp_path: Path) -> No
         resource.setrlimit(resource.RLIMIT_FSIZE, usual)
 
 
-def test_the_command_says_what_is_missing(
-    folder: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_says_what_is_missing(folder: Folder, tmp_path: Path) -> None:
     photo = tmp_path / "a.jpg"
     photo.write_bytes(jpeg(1))
     merged(folder, {}, photo)
-    assert report(folder.uri, clip=False, video="", as_json=False) == 0
-    assert "1 of 1 inputs" in capsys.readouterr().out
+    said = report(folder.uri, clip=False, video="", as_json=False)
+    assert isinstance(said, Said)
+    assert (said.code, "1 of 1 inputs" in next(iter(said.lines))) == (0, True)
     with pytest.raises(JobError, match="has no video, only images"):
         report(folder.uri, clip=True, video="", as_json=False)
     Path(folder.file("run.json")).unlink()
