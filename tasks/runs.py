@@ -123,15 +123,6 @@ def read_book(state: State, schedule: Schedule) -> Book:
     return Book(place, names, last)
 
 
-def period(state: State, longest: float) -> float:
-    """Seconds from look to look: two for each run of the schedule that asks for most."""
-    try:
-        timings = [each.timing() for each in read_schedules(state)]
-    except (ScheduleError, StorageError):  # every look says so
-        return longest
-    return min([longest, *(max(1.0, each / 2) for each in timings if isinstance(each, int))])
-
-
 def tick(fleet: Fleet, now: datetime) -> Iterator[str]:
     """Look after every schedule; yields a sentence for each thing done, or that could not be."""
     try:

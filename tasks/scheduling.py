@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from datetime import datetime
-from importlib import import_module
 from itertools import islice
 from typing import Any
 
@@ -84,7 +83,7 @@ def serve(file: str, as_json: bool) -> int:
     data = get(absolute(file))
     parse_schedules(data, shown(file), here=True)
     put(place_of(fleet_state()), data)
-    app = import_module("worker.app").app
+    app = make_app(broker_url())
     app.conf.imports = ()  # who only sends needs nothing of what a worker does
     app.Beat(loglevel="WARNING", quiet=True).run()
     return OK

@@ -136,10 +136,9 @@ def _for_client(message: Asking) -> FleetStation:
 def reconcile_jobs(message: ReconcileMessage) -> None:
     fleet = station
     if isinstance(fleet, FleetStation):
-        limits = fleet.limits
-        scheduling = Fleet(fleet.app, fleet.state, limits.check_message, limits.refused_input)
-        looks = reconcile(fleet.app, fleet.state), tick(scheduling, datetime.now(timezone.utc))
-        for done in chain.from_iterable(looks):
+        limits = fleet.limits.check_message, fleet.limits.refused_input
+        looks = tick(Fleet(fleet.app, fleet.state, *limits), datetime.now(timezone.utc))
+        for done in chain(reconcile(fleet.app, fleet.state), looks):
             log.info(done)
 
 

@@ -20,6 +20,7 @@ from tasks import runs
 from tasks.broker import make_app
 from tasks.folder import Folder, read_job
 from tasks.markers import cancel, stop
+from tasks.messages import SubmitMessage
 from tasks.nominal import UTC
 from tasks.records import encode
 from tasks.runs import Fleet, look_at, place_of, read_book, tick
@@ -31,6 +32,10 @@ from tests.services import http_server, reply, url_of
 
 LOCAL = "127.0.0.1"
 NEW_YEAR = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def allow_all(message: SubmitMessage) -> None:
+    pass
 
 
 class Receiver:
@@ -83,7 +88,7 @@ def made(tmp_path: Path, url: str) -> Iterator[tuple[Schedule, Fleet]]:
         output=str(tmp_path / "out/{run}"),
         webhook=url,
     )
-    fleet = Fleet(make_app("memory://"), State(str(tmp_path / "state")), lambda message: None)
+    fleet = Fleet(make_app("memory://"), State(str(tmp_path / "state")), allow_all, lambda uri: "")
     list(look_at(schedule, fleet, NEW_YEAR))
     list(look_at(schedule, fleet, NEW_YEAR + timedelta(days=1)))
     yield schedule, fleet

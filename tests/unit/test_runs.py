@@ -17,13 +17,14 @@ import pytest
 from storage import delete, put
 from storage.errors import Unavailable
 from tasks import runs
+from tasks.beat import period
 from tasks.broker import make_app
 from tasks.folder import Folder, JobError, read_job
 from tasks.markers import cancel as cancel_job
 from tasks.markers import halt_of, stop
 from tasks.messages import SubmitMessage
 from tasks.nominal import UTC, stamp
-from tasks.runs import Book, End, Fleet, Run, look_at, period, place_of, read_book, tick
+from tasks.runs import Book, End, Fleet, Run, look_at, place_of, read_book, tick
 from tasks.schedules import Schedule
 from tasks.state import State
 from tests.graphs import write_model
@@ -41,7 +42,7 @@ NEW_YEAR = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def fleet_of(folder: Path, allow: Callable[[SubmitMessage], None] = lambda it: None) -> Fleet:
-    return Fleet(make_app("memory://"), State(str(folder / "state")), allow)
+    return Fleet(make_app("memory://"), State(str(folder / "state")), allow, lambda uri: "")
 
 
 def changed(**fields: Any) -> Schedule:
@@ -441,9 +442,9 @@ def test_one_that_fails_keeps_none_of_the_others_back(tmp_path: Path, world: Wor
 
 def test_how_often_beat_looks(tmp_path: Path) -> None:
     state = State(str(tmp_path))
-    assert period(state, 30) == 30
+    assert period(state) == 30
     for every, seconds in (("1s", 1), ("10s", 5), ("50s", 25), ("1h", 30)):
         put(place_of(state), toml(NIGHTLY, changed(name="b", cron="", every=every)))
-        assert period(state, 30) == seconds
+        assert period(state) == seconds
     put(place_of(state), b"?")
-    assert period(state, 30) == 30
+    assert period(state) == 30
