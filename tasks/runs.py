@@ -172,7 +172,8 @@ def _follow(
     limit = run.schedule.budget
     try:
         end = advance(run, fleet, run.nominal == begun)
-        if end is None and limit and (now - run.made).total_seconds() > interval(limit):
+        goes_on = end is None or end.state == "cancelled"  # it may be that we did so before
+        if goes_on and limit and (now - run.made).total_seconds() > interval(limit):
             end = cut_off(run, f"it took longer than its budget of {limit}")
     except Exception as exc:
         if isinstance(exc, BrokerDown) or getattr(exc, "kind", "") in PASSING:

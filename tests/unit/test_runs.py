@@ -336,6 +336,12 @@ def test_a_run_over_its_budget_is_cancelled_and_reported(case: Case) -> None:
     assert case.end() == End("failed", halt.reason)
 
 
+def test_a_look_that_was_killed_after_it_cancelled(case: Case) -> None:
+    cancel_job(case.folder, "it took longer than its budget of 6h")
+    case.look(6.1)
+    assert case.end() == End("failed", "it took longer than its budget of 6h")
+
+
 def test_the_next_run_waits_and_is_the_latest(case: Case) -> None:
     case.schedule = msgspec.structs.replace(case.schedule, budget="")
     delete(case.book.at("1.json"))
