@@ -79,16 +79,20 @@ def following(timing: Timing, now: datetime) -> Iterator[datetime]:
 
 
 def _nearest(timing: Timing, now: datetime, step: int) -> datetime | None:
-    """Of a line of cron by local days, two at a time: where clocks change at midnight, a time of
-    one may be in the other."""
+    """Of a line of cron by local days, and one more than has any: where clocks change at midnight,
+    times of two days may be mixed."""
     if isinstance(timing, int):
         return datetime.fromtimestamp((now.timestamp() // timing + (step > 0)) * timing, UTC)
     today = now.astimezone(timing.zone).date() - timedelta(days=step)
+
+    def near(days: int) -> list[datetime]:
+        times = _of_day(timing, today + timedelta(days=step * days))
+        return [at for at in times if (at > now) == (step > 0)]
+
     for n in range(REACH):
-        days = (today + timedelta(days=step * each) for each in (n, n + 1))
-        near = [at for day in days for at in _of_day(timing, day) if (at > now) == (step > 0)]
-        if near:
-            return min(near) if step > 0 else max(near)
+        if found := near(n):
+            found += near(n + 1)
+            return min(found) if step > 0 else max(found)
     return None
 
 

@@ -160,6 +160,7 @@ def test_a_quiet_year_has_a_run_each_night(tmp_path: Path, world: World) -> None
 def test_beats_at_the_same_moment_make_one_run(
     tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Of half of them the clock is ahead by one nominal time, so that they want another run."""
     fleet, every = fleet_of(tmp_path), changed(cron="", every="10m")
     list(look_at(every, fleet, NEW_YEAR))
     barrier, lock, failed = threading.Barrier(4), threading.Lock(), []
@@ -171,17 +172,18 @@ def test_beats_at_the_same_moment_make_one_run(
 
     monkeypatch.setattr(runs, "advance", locked)
 
-    def beat() -> None:
+    def beat(ahead: timedelta) -> None:
         try:
-            for n in range(30):
+            for n in range(60):
                 barrier.wait(30)
                 world.now = NEW_YEAR + timedelta(minutes=10 * n, seconds=1)
-                list(look_at(every, fleet, world.now))
+                list(look_at(every, fleet, world.now + ahead))
         except Exception as exc:
             failed.append(exc)
             raise
 
-    threads = [threading.Thread(target=beat) for _ in range(4)]
+    ahead = [timedelta(minutes=10 * (n % 2)) for n in range(4)]
+    threads = [threading.Thread(target=beat, args=(each,)) for each in ahead]
     for each in threads:
         each.start()
     for each in threads:
@@ -222,6 +224,29 @@ def test_a_beat_that_was_paused_makes_no_run(
                 list(look_at(NIGHTLY, fleet, then))
         monkeypatch.setattr(runs, "read_book", read_book)
         assert len(world.nominal) == made
+
+
+def test_a_beat_that_was_paused_as_it_made_a_run(
+    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its number is free again when it goes on, for what was there is long forgotten."""
+    fleet, then = fleet_of(tmp_path), NEW_YEAR + timedelta(days=1)
+    list(look_at(NIGHTLY, fleet, NEW_YEAR))
+    write = Book.write
+
+    def paused(book: Book, name: str, value: object) -> None:
+        monkeypatch.setattr(Book, "write", write)
+        for _ in range(120):
+            world.now += timedelta(hours=12)
+            list(look_at(NIGHTLY, fleet, world.now))
+        write(book, name, value)
+
+    monkeypatch.setattr(Book, "write", paused)
+    assert "1.json" not in read_book(fleet.state, NIGHTLY).names
+    list(look_at(NIGHTLY, fleet, then))
+    assert len(world.nominal) == 60
+    assert world.nominal == sorted(set(world.nominal))
+    assert "1.json" not in read_book(fleet.state, NIGHTLY).names
 
 
 def test_a_schedule_does_not_run_its_past(tmp_path: Path, world: World) -> None:
