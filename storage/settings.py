@@ -14,8 +14,6 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 Value = TypeVar("Value")
 
-WEBHOOK_S = 10.0
-
 _ACCOUNT = re.compile(r"(s3://[A-Za-z0-9._-]+(?:/[^=]*)?)=(.+?)(?:@(https?://.*))?")
 _HOST = re.compile(r"[A-Za-z0-9._-]*[A-Za-z_-][A-Za-z0-9._-]*")
 
@@ -28,8 +26,6 @@ class Account(NamedTuple):
 
 
 class HttpSettings(NamedTuple):
-    variable: str
-    """Lists the exceptions."""
     allowed_hosts: frozenset[str]
     allowed_networks: tuple[Network, ...]
     timeout: float
@@ -56,17 +52,11 @@ def s3_timeouts() -> dict[str, float]:
 def http_settings() -> HttpSettings:
     hosts, networks = _read("HTTP_ALLOW", _allowed)
     return HttpSettings(
-        variable="MASKMILL_HTTP_ALLOW",
         allowed_hosts=hosts,
         allowed_networks=networks,
         timeout=_read("HTTP_TIMEOUT", _seconds, "30"),
         deadline=_read("HTTP_DEADLINE", _seconds, "600"),
     )
-
-
-def webhook_settings() -> HttpSettings:
-    allowed = _read("WEBHOOK_ALLOW", _allowed)
-    return HttpSettings("MASKMILL_WEBHOOK_ALLOW", *allowed, WEBHOOK_S, WEBHOOK_S)
 
 
 def _read(name: str, meaning: Callable[[str], Value], default: str = "") -> Value:

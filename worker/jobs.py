@@ -3,9 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import datetime, timezone
 from functools import partial
-from itertools import chain
 from typing import Any, TypeVar
 
 import msgspec
@@ -41,7 +39,6 @@ from tasks.messages import (
 from tasks.open_jobs import append_message
 from tasks.reconcile import reconcile
 from tasks.records import Item, Job, ProducedBy, Shard, encode
-from tasks.runs import Fleet, tick
 from tasks.submit import submit_message
 from worker import spool
 from worker.attempts import Overtaken, Released, Trying, read_history
@@ -136,9 +133,7 @@ def _for_client(message: Asking) -> FleetStation:
 def reconcile_jobs(message: ReconcileMessage) -> None:
     fleet = station
     if isinstance(fleet, FleetStation):
-        limits = fleet.limits.check_message, fleet.limits.refused_input
-        looks = tick(Fleet(fleet.app, fleet.state, *limits), datetime.now(timezone.utc))
-        for done in chain(reconcile(fleet.app, fleet.state), looks):
+        for done in reconcile(fleet.app, fleet.state):
             log.info(done)
 
 
