@@ -16,6 +16,7 @@ from pycocotools import mask as coco_mask
 
 from tasks import demo
 from tasks.cards import read_card
+from tasks.progress import Said
 from tasks.shelf import ZOO
 from tests.running import maskmill
 from worker.tflite_runtime import PACKAGES
@@ -46,8 +47,9 @@ def test_demo_annotates_judges_and_says_what_is_next(tmp_path: Path) -> None:
 def test_the_demo_of_a_board_that_has_no_onnx_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     monkeypatch.setattr(demo, "is_here", lambda engine: engine == "tflite")
-    monkeypatch.setattr(demo, "annotate", lambda *given: asked.append(given[2].runtime) or 2)
-    assert demo.demo("out", as_json=False) == 2
+    stopped = Said({"event": "summary"}, [], code=3)
+    monkeypatch.setattr(demo, "annotate", lambda *given: asked.append(given[2].runtime) or stopped)
+    assert demo.demo("out", as_json=False) == 3
     assert asked == ["tflite"]
 
 
