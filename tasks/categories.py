@@ -67,18 +67,15 @@ def mapped(
     Keys are names or ids of the model's classes, values names or ids of categories. Names that the
     model has keep its ids, new names are numbered after its highest; new ids take the class's name.
     """
+    ids = _by_word(categories)
     wanted: dict[int, int | str] = {}
     for word, target in mapping.items():
-        try:
-            (number,) = ids_of(categories, [word])
-        except UnknownClass:
-            if not allow_unmatched:
-                raise
+        if allow_unmatched and word.strip().lower() not in ids:
             continue
+        (number,) = ids_of(categories, [word])
         if number in wanted or target == "":
             raise UnknownClass(f"the category map names {word!r} twice, or gives it no name")
         wanted[number] = target
-    ids = _by_word(categories)
     names = {each.id: each for each in categories}
     highest = max([*names, *(each for each in wanted.values() if isinstance(each, int))])
     made: dict[int, Category] = {}

@@ -8,8 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from storage import Entry, delete, get, list_entries
-from storage import exists as exists
+from storage import Entry, delete, exists, get, list_entries
 from storage.errors import NotFound
 from storage.uris import join, shown
 from tasks.ordered import side_by_side

@@ -11,11 +11,11 @@ from typing import Annotated, BinaryIO
 import ijson
 import msgspec
 
-from storage import Entry, list_entries, open_read
+from storage import Entry, exists, list_entries, open_read
 from storage.errors import BadUri, NotFound
 from storage.globs import expand, is_glob, parse_glob
 from storage.uris import as_folder, basename, join, parent, parse, relative, shown, storable
-from tasks.folder import SHEET, exists
+from tasks.folder import SHEET
 from tasks.fragments import InputError as InputError
 from tasks.fragments import Part, split_fragment
 from tasks.records import Problem, VideoFrame

@@ -13,14 +13,13 @@ from typing import Any, Protocol
 
 import msgspec
 
-from storage import open_write, put
+from storage import exists, open_write, put
 from storage.errors import NotFound
 from tasks.folder import (
     SHEET,
     Folder,
     JobError,
     every_attempt,
-    exists,
     missing_shards,
     read_job,
     read_run,

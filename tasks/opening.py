@@ -6,10 +6,11 @@ from typing import Any, BinaryIO, NamedTuple, cast
 
 import msgspec
 
+from storage import exists
 from storage.uris import join, without_query
 from tasks.board import BOARDS
 from tasks.cards import Model
-from tasks.folder import Folder, JobDiffers, delete_run, exists, read_job
+from tasks.folder import Folder, JobDiffers, delete_run, read_job
 from tasks.fragments import span_of
 from tasks.frames import frames_of, may_read
 from tasks.inputs import Found, InputError, absolute, find

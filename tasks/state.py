@@ -17,13 +17,13 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from storage import delete, get, put
+from storage import delete, exists, get, put
 from storage.errors import NotFound
 from storage.redact import without_queries
 from storage.uris import join, storable
 from tasks.cards import Model
 from tasks.environment import SettingError
-from tasks.folder import entries_of, exists
+from tasks.folder import entries_of
 from tasks.records import encode
 from tasks.shelf import copy_build
 

@@ -16,12 +16,12 @@ from typing import Any, BinaryIO, NamedTuple
 import msgspec
 from celery import Celery
 
-from storage import open_read, open_write
+from storage import exists, open_read, open_write
 from storage.uris import basename, join, parse, shown
 from tasks.board import check_target
 from tasks.broker import broker_url, make_app, send_merge, send_shards
 from tasks.cards import Model
-from tasks.folder import Folder, exists, missing_shards
+from tasks.folder import Folder, missing_shards
 from tasks.frames import may_read
 from tasks.inputs import LIST_SUFFIXES, Found, InputError, absolute
 from tasks.markers import look_for_halt

@@ -9,13 +9,13 @@ import msgspec
 from celery import Celery, current_task
 from celery.exceptions import Reject
 
-from storage import list_entries, put
+from storage import exists, list_entries, put
 from storage.errors import StorageError
 from storage.uris import basename, join
 from tasks.broker import queue_of, send_merge, send_shards
 from tasks.cards import ModelError
 from tasks.environment import SettingError
-from tasks.folder import Folder, JobError, exists, missing_shards
+from tasks.folder import Folder, JobError, missing_shards
 from tasks.markers import Halted, stop
 from tasks.merge import Outdated, is_merged
 from tasks.messages import ShardMessage

@@ -10,7 +10,7 @@ import msgspec
 from celery import shared_task
 from celery.exceptions import Reject
 
-from storage import put
+from storage import exists, put
 from storage.errors import Exists, StorageError
 from tasks.broker import BrokerDown
 from tasks.cards import ModelError
@@ -19,7 +19,6 @@ from tasks.folder import (
     Folder,
     JobError,
     ShardName,
-    exists,
     generation_due,
     read_job,
     read_plan,

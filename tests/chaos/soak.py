@@ -28,7 +28,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tasks.folder import every_attempt, exists
+from storage import exists
+from tasks.folder import every_attempt
 from tests.faults import (
     TALLY,
     KillableRedis,
