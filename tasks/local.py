@@ -99,7 +99,7 @@ class Child:
 def start(model: Model) -> Child:
     """A process that loads this model. What it says of itself is kept for the worst."""
     errors = tempfile.TemporaryFile(prefix="maskmill-worker-")  # noqa: SIM115 - goes with the child
-    return Child("worker.local", {"model": msgspec.to_builtins(model)}, errors)
+    return Child("worker.local", msgspec.to_builtins(model), errors)
 
 
 def await_ready(child: Child) -> None:

@@ -42,9 +42,9 @@ def append(
     model: str,
     output: str,
     *,
-    sampling: Sampling | None = None,
-    routing: Routing | None = None,
-    sharing: Sharing | None = None,
+    sampling: Sampling = Sampling(),
+    routing: Routing = Routing(),
+    sharing: Sharing = Sharing(),
     app: Celery | None = None,
     state: State | None = None,
     **wishes: Any,
@@ -53,12 +53,11 @@ def append(
 
     What is named is taken as it is; nothing is listed or expanded, save a video to its frames.
     """
-    sharing, state = sharing or Sharing(), state or fleet_state()
     wished = Wishes(model=model, output=absolute(output), **wishes)
     check_output(wished.output, sharing)
     seen = visible(map(_found, items), wished.output, sharing)
-    found = frames_of(seen, sampling or Sampling())
-    opened = open_job(wished, routing or Routing(), state)
+    found = frames_of(seen, sampling)
+    opened = open_job(wished, routing, state or fleet_state())
     return _store(opened, found, wished.shard_size, app or make_app(broker_url()))
 
 

@@ -82,7 +82,7 @@ def open_job(
     given: Sources,
     asked: Asked,
     *,
-    routing: Routing | None = None,
+    routing: Routing = Routing(),
     overwrite: bool = False,
     checked: Callable[[Iterator[Found]], Iterator[Found]] = lambda found: found,
     noted: Callable[[Folder], None] = lambda folder: None,
@@ -103,7 +103,7 @@ def open_job(
     found = frames_of(found, given.selection, refused)
     salt = encode(asked) + (replaced.run.encode() if replaced else b"")
     folder, counts = write_plan(output, salt, found, given.selection, asked.shard_size)
-    job = Job(folder.run, asked, counts, routing or Routing())
+    job = Job(folder.run, asked, counts, routing)
     replaced = read_job(output)
     noted(folder)
     if not commit_job(folder, job, replace=overwrite):

@@ -60,9 +60,9 @@ def submit(
     model: str,
     output: str,
     *,
-    selection: Selection | None = None,
-    routing: Routing | None = None,
-    sharing: Sharing | None = None,
+    selection: Selection = Selection(),
+    routing: Routing = Routing(),
+    sharing: Sharing = Sharing(),
     stdin: BinaryIO | None = None,
     app: Celery | None = None,
     state: State | None = None,
@@ -76,9 +76,7 @@ def submit(
     """
     wished = Wishes(model=model, output=absolute(output), **wishes)
     state = state or fleet_state()
-    sharing = sharing or Sharing()
-    routing = routing or Routing()
-    given = sources(inputs, selection or Selection(), stdin)
+    given = sources(inputs, selection, stdin)
     asked = what_is_asked(given, wished, routing, sharing, state.keep_model)
     job, folder = open_job(
         wished.output,

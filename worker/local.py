@@ -26,10 +26,6 @@ from worker.station import said_of
 AHEAD = 4  # shard messages in the broker at a time
 
 
-class Loading(msgspec.Struct):
-    model: Model
-
-
 class Working(msgspec.Struct):
     job: str
     replace_edited: bool
@@ -45,7 +41,7 @@ class Telling(logging.Handler):
 def main() -> None:
     for name in ("storage", "maskmill"):
         logging.getLogger(name).addHandler(Telling())
-    model = begin(logging.WARNING, Loading).model
+    model = begin(logging.WARNING, Model)
     with refusing():
         station.model(model)
     tell({"event": "ready"})
