@@ -3,7 +3,7 @@
 import logging
 import time
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any
 
 import msgspec
 from celery import Celery, current_task
@@ -72,18 +72,15 @@ class FleetStation(Station):
 
         So it has one that only a store keeps from being acted on.
         """
-        if isinstance(reason, StorageError) and reason.kind in PASSING:
-            self._requeue(reason)
-        log.error("%s is not acted on: %s", task, reason)
         letter = {"task": task, "body": body, "worker": self.worker}
         try:
+            if isinstance(reason, StorageError) and reason.kind in PASSING:
+                raise reason
+            log.error("%s is not acted on: %s", task, reason)
             self.state.bury_message(str(reason), letter)
         except StorageError as exc:
-            self._requeue(exc)
-
-    def _requeue(self, reason: StorageError) -> NoReturn:
-        self._pause()
-        raise Reject(str(reason), requeue=True) from reason
+            self._pause()
+            raise Reject(str(exc), requeue=True) from exc
 
     def ended(self, folder: Folder, job: Job) -> None:
         """Whoever finds no shard missing sends the merge; a second one makes the same bytes."""
