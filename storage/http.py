@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from typing import Any, BinaryIO, NoReturn, TypeVar
-from urllib.parse import parse_qs, urlsplit
 
 from urllib3 import BaseHTTPResponse
 from urllib3.exceptions import HTTPError
@@ -96,19 +95,12 @@ def _refusal(location: Location, answer: BaseHTTPResponse) -> Exception:
         return Interrupted(uri, "could not be read: its server is out of order or overloaded")
     if status in (400, 401, 403):
         with suppress(HTTPError):
-            if _has_expired(answer.read(_ERROR_BYTES), urlsplit(uri).query):
+            said = answer.read(_ERROR_BYTES).lower()
+            if any(phrase in said for phrase in _EXPIRED):
                 return Expired(uri)
     if status in (401, 403, 407, 451):
         return Denied(uri)
     return Unreachable(uri, f"could not be read: its server answered with status {status}")
-
-
-def _has_expired(body: bytes, query: str) -> bool:
-    """Whether a presigned URL was refused for its age: most stores say so. CloudFront does not,
-    but its query says until when the URL is good."""
-    until = parse_qs(query).get("Expires", [""])[0]
-    is_over = until.isdecimal() and int(until) < time.time()
-    return is_over or any(phrase in body.lower() for phrase in _EXPIRED)
 
 
 class _Body(io.RawIOBase):

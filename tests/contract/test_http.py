@@ -299,20 +299,3 @@ def test_an_expired_presigned_url_says_so(site: Site, status: int, body: bytes) 
     with pytest.raises(errors.Expired) as caught:
         storage.get(site.url + "/a.jpg?X-Amz-Signature=secret")
     assert str(caught.value) == f"{site.url}/a.jpg is a presigned URL that has expired"
-
-
-@pytest.mark.parametrize(
-    ("query", "expected"),
-    [
-        ("Expires=1700000000&Signature=secret", errors.Expired),
-        ("Expires=99999999999&Signature=secret", errors.Denied),
-        ("X-Amz-Expires=60", errors.Denied),
-        ("Expires=soon", errors.Denied),
-    ],
-)
-def test_expiry_is_read_from_the_query_where_the_server_does_not_tell(
-    site: Site, query: str, expected: type[Exception]
-) -> None:
-    site.answers["/a.jpg"] = fixed(403, b"Access denied")
-    with pytest.raises(expected):
-        storage.get(f"{site.url}/a.jpg?{query}")
