@@ -67,8 +67,7 @@ def _parse_http(uri: str, scheme: str) -> Location:
     except ValueError as error:
         raise BadUri(uri, "is not a usable URI: its host or port is malformed") from error
     if not host or port == 0 or _CONTROL.search(uri):
-        why = "it names no host, the port 0, or holds control characters"
-        raise BadUri(uri, f"is not a usable URI: {why}")
+        raise BadUri(uri, "is not a usable URI: no host, the port 0, or control characters")
     return Location(uri, scheme, host, os.fsdecode(unquote_to_bytes(parts.path[1:])))
 
 
@@ -86,10 +85,9 @@ def join(root: str, *parts: str) -> str:
 def below(root: str, relative_path: str) -> str:
     """`join` for a path that comes from outside: refuses what could leave or alias `root`."""
     pieces = relative_path.split("/")
-    if any(piece in ("", ".", "..") for piece in pieces):
-        raise BadUri(relative_path, "is no path below a folder: it has empty, . or .. parts")
-    if "\\" in relative_path or "\0" in relative_path:
-        raise BadUri(relative_path, "is no path below a folder: it has a backslash or a NUL")
+    if any(piece in ("", ".", "..") or "\\" in piece or "\0" in piece for piece in pieces):
+        why = "it has empty, . or .. parts, a backslash or a NUL"
+        raise BadUri(relative_path, f"is no path below a folder: {why}")
     return join(root, relative_path)
 
 
