@@ -1,8 +1,6 @@
 """`maskmill doctor`: what this machine can run."""
 
 import os
-import platform
-import shutil
 import tempfile
 from collections.abc import Iterator
 from importlib import import_module
@@ -31,7 +29,6 @@ def doctor(output: str | None, model: str) -> Said:
         audited: Said = import_module("worker.audit").check_folder(output)
         return audited
     report = {
-        "system": {"python": platform.python_version(), "machine": platform.machine()},
         "engines": _engines(),
         "tflite": dict(_tflite()),
         **({model: dict(_tried(model))} if model else {}),
@@ -86,8 +83,6 @@ def _stores() -> Iterator[tuple[str, str]]:
     """Each store tried for real where that needs nothing but this machine and its settings."""
     with tempfile.TemporaryDirectory(prefix="maskmill-doctor-") as folder:
         yield "file", _try_store(os.path.join(folder, "probe"))
-    free = shutil.disk_usage(tempfile.gettempdir()).free
-    yield "scratch", f"{free / 2**30:.1f} GiB free in {tempfile.gettempdir()}"
     if target := os.environ.get("MASKMILL_DOCTOR_S3", ""):
         yield target, _try_store(f"{target.rstrip('/')}/.maskmill-doctor")
     else:
