@@ -6,7 +6,6 @@ that the networks were trained with. Of a file with several frames or pages the 
 
 import io
 import re
-import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import (
     AvifImagePlugin,
     BmpImagePlugin,
+    Image,
     ImageFile,
     JpegImagePlugin,
     PngImagePlugin,
@@ -32,6 +32,7 @@ MAX_PIXELS = 100_000_000
 
 # Pillow's remarks on odd metadata are no news to anybody: what matters ends in a BadImage.
 warnings.filterwarnings("ignore", module=r"PIL\.")
+Image.MAX_IMAGE_PIXELS = None  # the limit is ours
 
 # By format what reads it, the part of Pillow that a build of it may lack, and how a file begins.
 _FORMATS: dict[str, tuple[type[ImageFile.ImageFile], str, bytes]] = {
@@ -68,8 +69,10 @@ class Header(NamedTuple):
 def read_header(data: bytes, max_pixels: int = MAX_PIXELS) -> Header:
     """Read sizes, orientation and sample type; refuse what is too large or cannot be decoded."""
     format = _detect(data)
-    if format == "WebP":  # its reader allocates the whole canvas as soon as it is opened
-        _check_pixels(*_webp_size(data), max_pixels)
+    # The canvas of this form of WebP may be vast, and is allocated as soon as it is opened.
+    if format == "WebP" and data[12:16] == b"VP8X":
+        width, height = (1 + int.from_bytes(data[at : at + 3], "little") for at in (24, 27))
+        _check_pixels(width, height, max_pixels)
     image = _open(data, format)
     width, height = image.size
     _check_pixels(width, height, max_pixels)
@@ -162,20 +165,6 @@ def _check_pixels(width: int, height: int, max_pixels: int) -> None:
             "too-many-pixels",
             f"The image has {width}×{height} pixels, more than the limit of {max_pixels:,}.",
         )
-
-
-def _webp_size(data: bytes) -> tuple[int, int]:
-    """Width and height from the first chunk (RFC 9649, sections 2.5 to 2.7)."""
-    if len(data) < 30:
-        raise _broken("WebP")
-    chunk, body = data[12:16], data[20:30]
-    if chunk == b"VP8X":
-        return 1 + int.from_bytes(body[4:7], "little"), 1 + int.from_bytes(body[7:10], "little")
-    if chunk == b"VP8L":
-        packed = int.from_bytes(body[1:5], "little")
-        return 1 + (packed & 0x3FFF), 1 + (packed >> 14 & 0x3FFF)
-    width, height = struct.unpack("<HH", body[6:10])
-    return width & 0x3FFF, height & 0x3FFF
 
 
 def _orientation(image: Any) -> int:

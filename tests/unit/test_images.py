@@ -236,6 +236,20 @@ def test_a_pixel_bomb_is_refused_by_its_header(bomb, width: int, height: int) ->
     assert caught.value.kind == "too-many-pixels"
 
 
+@pytest.mark.parametrize("lossless", [False, True])
+def test_a_plain_webp_of_the_largest_size_is_refused_by_its_header(lossless: bool) -> None:
+    data = bytearray(encoded(PICTURE, "WEBP", lossless=lossless))
+    assert data[12:16] == (b"VP8L" if lossless else b"VP8 ")
+    if lossless:
+        data[21:25] = (16382 << 14 | 16382).to_bytes(4, "little")
+    else:
+        data[26:30] = b"\xff\x3f" * 2
+    with pytest.raises(BadImage, match=r"16383×16383 .* limit of 100,000,000") as caught:
+        read_header(bytes(data))
+    assert caught.value.kind == "too-many-pixels"
+    assert read_header(bytes(data), max_pixels=1 << 30).width == 16383
+
+
 def test_the_limit_is_ours_and_not_the_library_s() -> None:
     data = png_saying(20_000, 20_000)  # over twice the size at which Pillow itself gives up
     assert read_header(data, max_pixels=400_000_000).width == 20_000
