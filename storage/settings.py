@@ -50,13 +50,10 @@ def s3_timeouts() -> dict[str, float]:
 
 
 def http_settings() -> HttpSettings:
-    hosts, networks = _read("HTTP_ALLOW", _allowed)
-    return HttpSettings(
-        allowed_hosts=hosts,
-        allowed_networks=networks,
-        timeout=_read("HTTP_TIMEOUT", _seconds, "30"),
-        deadline=_read("HTTP_DEADLINE", _seconds, "600"),
-    )
+    allowed = _read("HTTP_ALLOW", _allowed)
+    timeout = _read("HTTP_TIMEOUT", _seconds, "30")
+    deadline = _read("HTTP_DEADLINE", _seconds, "600")
+    return HttpSettings(*allowed, timeout, deadline)
 
 
 def _read(name: str, meaning: Callable[[str], Value], default: str = "") -> Value:
