@@ -90,19 +90,19 @@ def _frames(each: Found, part: Part, index: VideoIndex, numbers: Iterable[int]) 
 
 def _frame(each: Found, part: Part, index: VideoIndex, number: int) -> Found:
     is_one = part.frame is not None or part.at is not None
-    name = each.file_name
+    video, name = each.path if is_one else "", each.file_name
     time = index.microseconds(number) / MICROSECONDS
     return replace(
         each,
         uri=of_frame(each.uri, number),
-        file_name=name if each.is_named and is_one else f"{name}/frame_{number:06d}.jpg",
+        file_name=name if video else f"{name}/frame_{number:06d}.jpg",
         version=each.version or index.version,
         part=None,
-        frame=VideoFrame(number, index.pts[number], time, index.groups[number]),
+        frame=VideoFrame(number, index.pts[number], time, index.groups[number], video),
     )
 
 
 def _failed(each: Found, fragment: str, problem: Problem) -> Found:
     mark = fragment and f"#{fragment}"
-    name = each.file_name + ("" if each.is_named else mark)
+    name = each.file_name + ("" if each.path else mark)
     return replace(each, uri=each.uri + mark, file_name=name, part=None, problem=problem)

@@ -41,7 +41,7 @@ class Found:
     id: int | None = None  # the id that a COCO file gives it
     is_image: bool = True  # or a video, or a frame of one
     size: int = -1  # in bytes, where a listing tells it
-    is_named: bool = False  # by its list, whatever its path is
+    path: str = ""  # the name that it would have, where its list gives it another
     part: Part | None = None  # of a video, what is asked for; what is planned of it has …
     frame: VideoFrame | None = None  # … this …
     problem: Problem | None = None  # … or this
@@ -186,8 +186,8 @@ def in_list(entry: ListLine, base: str) -> Found:
     """What a line of a list, or an item of a message, names; a relative one is below `base`."""
     uri, part = meant(entry.uri, base)
     name = name_in_list(uri) or parse(uri).host
-    part, is_named = _part_of(name, part), bool(entry.file_name)
-    return Found(_below(base, uri), entry.file_name or name, is_named=is_named, part=part)
+    own, part = entry.file_name, _part_of(name, part)
+    return Found(_below(base, uri), own or name, path=own and name, part=part)
 
 
 def _below(base: str, word: str) -> str:

@@ -11,13 +11,14 @@ Schema = Annotated[int, msgspec.Meta(ge=1, le=1)]  # all that there ever was
 Index = Annotated[int, msgspec.Meta(ge=0)]
 
 
-class VideoFrame(msgspec.Struct, frozen=True):
+class VideoFrame(msgspec.Struct, frozen=True, omit_defaults=True):
     """Which frame of a video. What tells it from all others is its presentation time stamp."""
 
     index: int  # from 0, in presentation order
     pts: int  # in units of the video's time base
     time: float  # seconds on the clock that a player shows, to a microsecond
     group: int  # the time stamp of the key frame from which it can be decoded
+    video: str = ""  # its name, where that is not the folder of the frame's
 
 
 class Problem(msgspec.Struct, frozen=True):

@@ -13,7 +13,7 @@ import numpy as np
 from av.packet import Packet
 
 from storage.errors import StorageError
-from storage.uris import basename, without_frame
+from storage.uris import without_frame
 from tasks.records import Item, Video, VideoFrame
 from tasks.videos import BadVideo
 from worker.film import Film, Stamped
@@ -69,7 +69,7 @@ class FrameReader:
                     self._film = Film(*of, *self._limits)
                     self._film.fetch_groups()
                 if frame := self._found(self._film, item.frame):
-                    name = item.file_name.rpartition("/frame_")[0] or basename(of[0])
+                    name = item.frame.video or item.file_name.rpartition("/")[0]
                     return Shot(frame, self._film.video(name), self._film.rotation)
             except BadVideo as exc:
                 self._wrong = exc

@@ -120,7 +120,7 @@ class Ranges(Source):
 def bytes_of(uri: str, version: str, max_bytes: int, in_ranges: bool = True) -> Source:
     """Of any version where it is "". BadVideo for another, or for too much to download."""
     with _one_at_a_time:
-        if (uri, version) in _last_download:
+        if version and (uri, version) in _last_download:
             return _reopened(_last_download[uri, version], version)
     opened = open_from(uri, 0, version, HEAD)
     if version and opened.version != version:

@@ -69,15 +69,23 @@ def test_a_frame_under_a_name_of_its_own(card: Path, films: Path, tmp_path: Path
     lines = [
         {"uri": f"{films / 'a.mp4'}#frame=7", "file_name": "seven.jpg"},
         {"uri": f"{films / 'a.mp4'}#t=0.36", "file_name": "some/nine.jpg"},
+        {"uri": "b/a.mp4#t=0", "file_name": "some/frame_1.jpg"},
+        {"uri": "b/a.mp4#frame=1"},
     ]
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "a.mp4").write_bytes((films / "a.mp4").read_bytes())
     (tmp_path / "list.jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines))
     out = tmp_path / "out"
     asked = ("annotate", tmp_path / "list.jsonl", "-m", card, "-o", out, "--save-frames")
     assert maskmill(*asked).code == 0
     dataset = load(out / "instances.json")
-    assert [each["name"] for each in dataset["videos"]] == ["a.mp4"]
-    indices = {each["file_name"]: each["frame_index"] for each in dataset["images"]}
-    assert indices == {"seven.jpg": 7, "some/nine.jpg": 9}
+    names = [str(films / "a.mp4").lstrip("/"), "b/a.mp4"]  # as those of frames without such a name
+    assert [each["name"] for each in dataset["videos"]] == names
+    frames = {
+        each["file_name"]: (each["video_id"], each["frame_index"]) for each in dataset["images"]
+    }
+    own = {"seven.jpg": (1, 7), "some/nine.jpg": (1, 9), "some/frame_1.jpg": (2, 0)}
+    assert frames == own | {"b/a.mp4/frame_000001.jpg": (2, 1)}
     assert number_of(np.asarray(Image.open(out / "frames" / "some" / "nine.jpg"))) == 9
 
 

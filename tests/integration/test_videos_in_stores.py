@@ -171,6 +171,16 @@ def test_each_frame_over_http(
     assert in_shards(items_of(url, index), 64) == dict(enumerate(range(40)))
 
 
+def test_a_download_of_no_known_version_is_not_taken_for_the_next(
+    serve: Serve, tmp_path: Path
+) -> None:
+    site = Ranged(write(tmp_path, RECIPES["vp9"]).read_bytes(), "")
+    url = serve(site.answer)
+    assert len(indexed(url).pts) == 40
+    site.data = write(tmp_path, Recipe("other.webm", RECIPES["vp9"].codec, frames=41)).read_bytes()
+    assert len(indexed(url).pts) == 41
+
+
 def test_a_download_is_kept_for_the_next_shard(serve: Serve, tmp_path: Path) -> None:
     site = Ranged(write(tmp_path, RECIPES["vp9"]).read_bytes())
     url = serve(site.answer)

@@ -124,18 +124,18 @@ def test_words_elsewhere(word: str, uri: str, name: str, part: Part | None) -> N
 def test_lines_of_lists(tmp_path: Path) -> None:
     (tmp_path / "x#t=3").touch()
     lines = [
-        ("clip.mp4", f"{tmp_path}/clip.mp4", "clip.mp4", WHOLE, False),
-        ("sub/clip.mp4#t=3", f"{tmp_path}/sub/clip.mp4", "sub/clip.mp4", T3, False),
-        ("a%23b.jpg", f"{tmp_path}/a#b.jpg", "a#b.jpg", None, False),
-        ("x#t=3", f"{tmp_path}/x#t=3", "x#t=3", None, False),
-        ("s3://b/v%23.mov#t=3", "s3://b/v#.mov", "v#.mov", T3, False),
-        ("https://h/v.mp4?s=1#t=3", "https://h/v.mp4?s=1", "v.mp4", T3, False),
-        ("gs://b/v.mp4#t=3", "gs://b/v.mp4", "b/v.mp4", T3, False),
-        ('{"uri": "c.mp4#t=3", "file_name": "n.jpg"}', f"{tmp_path}/c.mp4", "n.jpg", T3, True),
+        ("clip.mp4", f"{tmp_path}/clip.mp4", "clip.mp4", WHOLE, ""),
+        ("sub/clip.mp4#t=3", f"{tmp_path}/sub/clip.mp4", "sub/clip.mp4", T3, ""),
+        ("a%23b.jpg", f"{tmp_path}/a#b.jpg", "a#b.jpg", None, ""),
+        ("x#t=3", f"{tmp_path}/x#t=3", "x#t=3", None, ""),
+        ("s3://b/v%23.mov#t=3", "s3://b/v#.mov", "v#.mov", T3, ""),
+        ("https://h/v.mp4?s=1#t=3", "https://h/v.mp4?s=1", "v.mp4", T3, ""),
+        ("gs://b/v.mp4#t=3", "gs://b/v.mp4", "b/v.mp4", T3, ""),
+        ('{"uri": "c.mp4#t=3", "file_name": "n.jpg"}', f"{tmp_path}/c.mp4", "n.jpg", T3, "c.mp4"),
     ]
     (tmp_path / "list.jsonl").write_text("\n".join(line for line, *_ in lines))
     found = list(find([str(tmp_path / "list.jsonl")]))
-    assert [(*one, each.is_named) for one, each in zip(named(found), found, strict=True)] == [
+    assert [(*one, each.path) for one, each in zip(named(found), found, strict=True)] == [
         tuple(rest) for _, *rest in lines
     ]
 
@@ -197,14 +197,14 @@ def test_one_frame_is_not_sampled_and_may_have_a_name(reader: Reader) -> None:
     one, other = Part("frame=7", frame=7), Part("t=0.3", at=Fraction("0.3"))
     given = [
         Found("v.mp4", "v.mp4", part=one),
-        Found("v.mp4", "mine.jpg", part=other, is_named=True),
-        Found("v.mp4", "all", part=Part("t=1.9,", start=Fraction("1.9")), is_named=True),
+        Found("v.mp4", "mine.jpg", part=other, path="v.mp4"),
+        Found("v.mp4", "all", part=Part("t=1.9,", start=Fraction("1.9")), path="v.mp4"),
     ]
-    found = [(each.uri, each.file_name) for each in frames(given, every=2)]
-    assert found == [
-        ("v.mp4#frame=7", "v.mp4/frame_000007.jpg"),
-        ("v.mp4#frame=7", "mine.jpg"),
-        ("v.mp4#frame=48", "all/frame_000048.jpg"),
+    found = frames(given, every=2)
+    assert [(each.uri, each.file_name, each.frame and each.frame.video) for each in found] == [
+        ("v.mp4#frame=7", "v.mp4/frame_000007.jpg", ""),
+        ("v.mp4#frame=7", "mine.jpg", "v.mp4"),
+        ("v.mp4#frame=48", "all/frame_000048.jpg", ""),
     ]
     assert len(reader.looked) == 1
 
