@@ -204,15 +204,15 @@ def retry_job(output: str, only: str) -> Said:
     def again(shard: ShardName, done: set[int]) -> bool:
         failures = whole_shard(folder, shard, done).failures
         ids = {each.image_id for each in failures if each.stage in (stages or STAGES)}
-        if ids:
-            items = [item for item in read_plan(folder, shard) if item.id in ids]
+        items = [each for each in read_plan(folder, shard) if each.id in ids and not each.problem]
+        if items:
             put(folder.plan(shard, latest + 1), encode_lines(items), create_only=True)
-        return bool(ids)
+        return bool(items)
 
     try:
         done = sorted(written(folder).items())
         if not any(list(side_by_side(lambda one: again(*one), done, threads=16))):
-            return _done(f"{folder.uri} has no failure of that kind")
+            return _done(f"{folder.uri} has no failure of that kind to try again")
     except Exists:
         raise JobError(f"another retry of {folder.uri} was asked for at once") from None
     return _send_missing(*fleet, job, folder)

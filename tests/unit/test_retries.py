@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from storage import put
 from tasks.folder import Folder, generation_due, missing_shards, read_plan
 from tasks.following import retry_job
 from tasks.merge import Outdated, is_merged, merge_all
-from tasks.records import encode
+from tasks.records import Problem, encode, encode_lines
 from tests.unit.test_dataset_videos import MIXED, NOTHING_DRAWN, dataset, ended, item, planned
 
 ITEMS = [item(n, *each) for n, each in enumerate(MIXED, 1)]
@@ -41,6 +42,19 @@ def test_a_retry_plans_what_failed_and_no_more(folder: Folder, sent: list[list[i
     assert read_plan(folder, 0, 1) == tuple(ITEMS[1:3])
     assert read_plan(folder, 2, 1) == (ITEMS[6],)
     assert [generation_due(folder, shard) for shard in (0, 1, 2)] == [1, None, 1]
+
+
+def test_what_was_not_there_to_be_planned_is_not_tried_again(
+    folder: Folder, sent: list[list[int]]
+) -> None:
+    planned(folder, 3, failing=[2, 3])
+    gone = replace(ITEMS[1], frame=None, problem=Problem("fetch", "not-found", "it is gone"))
+    put(folder.plan(0), encode_lines((ITEMS[0], gone, ITEMS[2])))
+    retry_job(folder.uri, "")
+    assert read_plan(folder, 0, 1) == (ITEMS[2],)
+    put(folder.shard(0, 1), encode(ended(0, ITEMS[2:3])))
+    assert "to try again" in "".join(retry_job(folder.uri, "").lines)
+    assert sent == [[0]]
 
 
 def test_what_fails_again_is_tried_in_the_next_generation(
