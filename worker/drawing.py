@@ -10,11 +10,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageDraw, ImageFont, ImageOps
-from pycocotools import mask as coco
+from pycocotools.coco import COCO
 
 from worker.images import Pixels
 
-Record = Mapping[str, Any]  # a COCO annotation: bbox, segmentation as RLE, category_id, score
+Record = Mapping[str, Any]  # an annotation of a COCO dataset, with its score
 Color = tuple[int, int, int]
 Box = tuple[int, int, int, int]  # x1, y1, x2, y2, the last two outside
 
@@ -41,7 +41,8 @@ def draw(
     picture = _fitted(pixels, room)
     ordered = sorted(records, key=lambda record: -float(record["bbox"][2] * record["bbox"][3]))
     for record in ordered:  # small ones on top
-        _paint(picture, _mask(record, image_size, picture.shape[:2]), color_of(record))
+        if record["segmentation"]:  # editors know annotations that are boxes alone
+            _paint(picture, _mask(record, image_size, picture.shape[:2]), color_of(record))
     scale = (picture.shape[1] / image_size[1], picture.shape[0] / image_size[0])
     boxed = [(record, _box(record, scale, picture.shape)) for record in ordered]
     for record, (x1, y1, x2, y2) in boxed:
@@ -93,7 +94,9 @@ def _fitted(pixels: Pixels, room: tuple[int, int] = TILE) -> Pixels:
 
 def _mask(record: Record, image_size: tuple[int, int], size: tuple[int, int]) -> NDArray[np.uint8]:
     """The record's mask at (height, width) `size`: 1 where at least half of a pixel is in it."""
-    mask = coco.decode(dict(record["segmentation"])) * np.uint8(255)
+    coco = COCO()
+    coco.imgs[0] = dict(zip(("height", "width"), image_size, strict=True))
+    mask = coco.annToMask({**record, "image_id": 0}) * np.uint8(255)
     way = cv2.INTER_AREA if size[0] < image_size[0] else cv2.INTER_LINEAR
     scaled = cv2.resize(np.ascontiguousarray(mask), size[::-1], interpolation=way)
     return (scaled >= 128).astype(np.uint8)

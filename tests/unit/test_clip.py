@@ -184,6 +184,24 @@ def test_an_edited_dataset_is_drawn_as_it_is(folder: Folder, tmp_path: Path) -> 
     assert coloured == [True, False], "without a score it counts"
 
 
+@pytest.mark.parametrize(
+    "shape",
+    [[[0, 0, 64, 0, 64, 96, 0, 96]], {"size": [96, 128], "counts": [0, 64 * 96, 64 * 96]}, []],
+    ids=["polygons", "numbers", "a box alone"],
+)
+def test_all_shapes_that_a_dataset_may_have_are_drawn(
+    folder: Folder, tmp_path: Path, shape: object
+) -> None:
+    job = merged(folder, {write(tmp_path, Recipe(frames=2)): range(2)})
+    usual = [pixels for _, pixels in shown_by(draw_clips(folder, job)[0]["uri"])]
+    made = json.loads(get(folder.file("instances.json")))
+    for each in made["annotations"]:
+        each["segmentation"] = shape
+    put(folder.file("instances.json"), json.dumps(made).encode())
+    pictures = [pixels for _, pixels in shown_by(draw_clips(folder, job)[0]["uri"])]
+    assert np.array_equal(pictures, usual) == bool(shape)
+
+
 def test_a_source_that_is_gone_is_named(folder: Folder, tmp_path: Path) -> None:
     source = write(tmp_path, Recipe(frames=3))
     job = merged(folder, {source: range(3)})
