@@ -51,25 +51,18 @@ class ItemError(Exception):
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A picture ready for the network, and what is needed to find the way back to its pixels."""
+class Picture:
+    """An input that was opened, and what is needed to find the way back to its pixels."""
 
     item: Item
-    tensor: NDArray[np.generic]
     frame: Frame
     orientation: int
     video: Video | None = None
 
 
-@dataclass(frozen=True)
-class Ran:
-    """What the network said of one picture. The tensor is let go: it is the largest thing here."""
-
-    item: Item
-    frame: Frame
-    orientation: int
-    raw: Raw
-    video: Video | None
+Tensor = NDArray[np.generic]
+Prepared = tuple[Picture, Tensor]
+Ran = tuple[Picture, Raw]  # the tensor is let go: it is the largest thing here
 
 
 @dataclass(frozen=True)
@@ -141,12 +134,12 @@ def annotate(
             if each is None or isinstance(each, Failure):
                 yield each
             else:
-                yield _or_failure(each.item, partial(infer, each, model, watch))
+                yield _or_failure(each[0].item, partial(infer, *each, model, watch))
 
     def behind(ran: Failure | Ran | None) -> Outcome | Failure | None:
         if ran is None or isinstance(ran, Failure):
             return ran
-        return watch.timed("masks", finish, ran, model, settings)
+        return watch.timed("masks", finish, *ran, model, settings)
 
     threads = flight.threads(threads)
     windows = (threads, 2) if flight.limited else (2 * threads, POST_WINDOW)
@@ -237,7 +230,7 @@ def _to_tensor(item: Item, data: bytes, model: LoadedModel, settings: Settings) 
             tensor = model.intake.tensor(decode(data, header, minimum), frame)
     except BadImage as exc:
         raise ItemError("decode", exc.kind, str(exc)) from exc
-    return Prepared(item, tensor, frame, header.orientation)
+    return Picture(item, frame, header.orientation), tensor
 
 
 def _frame_to_tensor(item: Item, shot: "Shot", model: LoadedModel, keep: Keep) -> Prepared:
@@ -246,26 +239,25 @@ def _frame_to_tensor(item: Item, shot: "Shot", model: LoadedModel, keep: Keep) -
         pixels = shot.pixels()
         keep(item, pixels)
         frame = model.intake.frame(*pixels.shape[:2])
-        return Prepared(item, model.intake.tensor(pixels, frame), frame, 1, video)
+        return Picture(item, frame, 1, video), model.intake.tensor(pixels, frame)
 
 
-def infer(prepared: Prepared, model: LoadedModel, watch: Stopwatch) -> Ran:
+def infer(picture: Picture, tensor: Tensor, model: LoadedModel, watch: Stopwatch) -> Ran:
     try:
-        raw = watch.timed("inference", model.infer, prepared.tensor, prepared.frame)
-        return Ran(prepared.item, prepared.frame, prepared.orientation, raw, prepared.video)
+        return picture, watch.timed("inference", model.infer, tensor, picture.frame)
     except RunFailed as exc:
         raise ItemError("model", "failed", "the network failed on this image") from exc
 
 
-def finish(ran: Ran, model: LoadedModel, settings: Settings) -> Outcome:
+def finish(picture: Picture, raw: Raw, model: LoadedModel, settings: Settings) -> Outcome:
+    item, frame = picture.item, picture.frame
     wanted = Wanted(settings.threshold, settings.max_detections, _kept_classes(settings))
-    found = refine(model.decode(ran.raw, ran.frame, wanted), settings)
-    item, frame = ran.item, ran.frame
+    found = refine(model.decode(raw, frame, wanted), settings)
     sides = frame.image_width, frame.image_height
-    shown = (ran.video, None, item.frame.index, item.frame.time) if item.frame else ()
+    shown = (picture.video, None, item.frame.index, item.frame.time) if item.frame else ()
     return Outcome(
         item,
-        Image(item.id, item.file_name, *sides, ran.orientation, *shown),
+        Image(item.id, item.file_name, *sides, picture.orientation, *shown),
         tuple(to_annotations(found, item.id, settings)),
         empty_masks=found.dropped,
     )

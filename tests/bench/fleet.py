@@ -321,10 +321,12 @@ def bare_pace(card: str, photos: str, cores: list[int]) -> tuple[float, float]:
     loaded = load_model(find_model(card), WorkerSettings(threads=len(cores)))
     limits = Settings(categories=coco80(), class_ids=(), max_bytes=1 << 30, max_pixels=1 << 30)
     ready = [
-        prepare(Item(number, str(path), path.name), loaded, limits, Stopwatch())
+        prepare(
+            Item(number, str(path), path.name), None, loaded, limits, Stopwatch(), lambda *_: None
+        )
         for number, path in enumerate(sorted(Path(photos).iterdir())[:12])
     ]
-    feeds = [loaded.intake.feeds(each.tensor, each.frame) for each in ready]
+    feeds = [loaded.intake.feeds(tensor, picture.frame) for picture, tensor in ready]
     count = len(list(Path(photos).iterdir()))
     before = time.process_time()
     seconds, _ = timed(
