@@ -134,7 +134,7 @@ def _from_file(word: str, suffix: str, images_root: str) -> Iterator[Found]:
 def _listed(root: str, entries: Iterator[Entry], asked: Part | None) -> Iterator[Found]:
     for entry in entries:
         name = _name(relative(entry.uri, root))
-        part = _part_of(entry.uri, asked)
+        part = _part_of(entry.uri, None if entry.uri.lower().endswith(IMAGE_SUFFIXES) else asked)
         is_image = part is not None or (_may_be_image(entry.uri) and not _is_sheet(entry.uri))
         uri = storable(entry.uri)
         yield Found(uri, name, entry.version, is_image=is_image, size=entry.size, part=part)

@@ -96,6 +96,8 @@ def test_words_on_disk(tmp_path: Path) -> None:
     assert next(iter(find([f"file://{at}b%23c.MKV#t=3"]))).uri == f"file://{at}b%23c.MKV"
     with pytest.raises(InputError, match=r"no inputs match .*gone.mp4"):
         list(find([f"{at}gone.mp4#t=3"]))
+    parts = {each.file_name: each.part for each in find([f"{at}#t=3"])}
+    assert (parts["clip.mp4"], parts["p.jpg"]) == (T3, None), "photographs stay what they are"
     folder = {each.file_name: (each.part, each.is_image) for each in find([str(tmp_path)])}
     assert {name for name, (part, _) in folder.items() if part} == {"clip.mp4", "b#c.MKV"}
     assert not folder["notes.md"][1] or folder["notes.md"][0] is None
