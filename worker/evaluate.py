@@ -78,6 +78,8 @@ def measure(folder: Folder, truth_uri: str) -> Record:
         coco.createIndex()
         report["box"] = _measure(coco, mapped, wanted, "bbox")
         report["mask"] = _measure(coco, mapped, wanted, "segm")
+    if report["mask"]["ap"] is None:
+        raise InputError(f"{truth_uri} has nothing of the job's classes in the job's images")
     report["mean_ap"] = (report["box"]["ap"] + report["mask"]["ap"]) / 2
     return report
 

@@ -104,3 +104,10 @@ def test_no_ground_truth(out: Path, tmp_path: Path, text: str) -> None:
     ran = maskmill("eval", out, "--gt", tmp_path / "truth.json")
     assert (ran.code, ran.err.count("\n")) == (2, 1)
     assert "truth.json" in ran.err
+
+
+def test_nothing_to_compare_with(out: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty.json").write_text(json.dumps({**dataset(out), "annotations": []}))
+    ran = maskmill("eval", out, "--gt", tmp_path / "empty.json")
+    assert (ran.code, ran.err.count("\n")) == (2, 1)
+    assert "has nothing of the job's classes in the job's images" in ran.err
