@@ -11,8 +11,8 @@ from tasks.environment import whole_number
 from tasks.fragments import Part, span_of
 from tasks.inputs import Found, InputError
 from tasks.ordered import asked_once
-from tasks.records import Problem, Sampling, VideoFrame
-from tasks.videos import MICROSECONDS, BadVideo, VideoIndex, VideoLimits, chosen
+from tasks.records import ItemError, Problem, Sampling, VideoFrame
+from tasks.videos import MICROSECONDS, VideoIndex, VideoLimits, chosen
 
 LOOKS = 4  # videos looked at side by side; each may be a download to a temporary file
 AHEAD = 16  # inputs taken at a time: no more indices than these are in memory
@@ -38,7 +38,7 @@ def frames_of(
             reader = import_module("worker.video")  # only who has a video needs it
             index: VideoIndex = reader.look(each.uri, each.version, limits)
             return index
-        except BadVideo as exc:
+        except ItemError as exc:
             return Problem(exc.stage, exc.kind, exc.message)
         except StorageError as exc:
             if exc.kind not in OF_ONE_INPUT:

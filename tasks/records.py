@@ -21,12 +21,23 @@ class VideoFrame(msgspec.Struct, frozen=True, omit_defaults=True):
     video: str = ""  # its name, where that is not the folder of the frame's
 
 
+Stage = Literal["fetch", "decode", "model", "write", "worker"]
+
+
 class Problem(msgspec.Struct, frozen=True):
     """Why nothing is to be tried: what was asked for was not there when it was planned."""
 
-    stage: Literal["fetch", "decode"]
+    stage: Stage
     kind: str
     message: str
+
+
+class ItemError(Exception):
+    """One input cannot go on: a failure record, never a crash."""
+
+    def __init__(self, stage: Stage, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.stage, self.kind, self.message = stage, kind, message
 
 
 class Item(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -137,7 +148,7 @@ class Failure(msgspec.Struct, frozen=True):
     image_id: int
     uri: str
     file_name: str
-    stage: Literal["fetch", "decode", "model", "write", "worker"]
+    stage: Stage
     kind: str
     message: str
 

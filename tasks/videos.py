@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil, floor
-from typing import Literal
 
 from tasks.fragments import Part
 from tasks.records import Sampling, Video
@@ -17,17 +16,9 @@ from tasks.records import Sampling, Video
 MICROSECONDS = 10**6
 
 
-class BadVideo(Exception):
-    """What is wrong with one video: its frames end as failures. A store that is away is not."""
-
-    def __init__(self, stage: Literal["fetch", "decode"], kind: str, message: str) -> None:
-        super().__init__(message)
-        self.stage, self.kind, self.message = stage, kind, message
-
-
 @dataclass(frozen=True)
 class VideoLimits:
-    """What is looked at of a video, at most; more of it makes it a `BadVideo`."""
+    """What is looked at of a video, at most; more of it is an `ItemError`."""
 
     max_bytes: int  # of what has to be downloaded whole
     max_seconds: int

@@ -9,8 +9,8 @@ import av
 import numpy as np
 
 from storage.uris import of_frame
-from tasks.records import Item, VideoFrame
-from tasks.videos import BadVideo, VideoIndex, VideoLimits
+from tasks.records import Item, ItemError, VideoFrame
+from tasks.videos import VideoIndex, VideoLimits
 from tests.videos import number_of
 from worker.frames import FrameReader
 from worker.video import look
@@ -56,7 +56,7 @@ def read(items: Iterable[Item], reader: FrameReader | None = None) -> dict[int, 
             assert item.frame is not None
             try:
                 found[item.frame.index] = number_of(reader.read(item).pixels())
-            except BadVideo as exc:
+            except ItemError as exc:
                 found[item.frame.index] = f"{exc.stage}/{exc.kind}"
     return found
 

@@ -28,8 +28,7 @@ from tasks.folder import Folder, JobError, parts, read_plan
 from tasks.ordered import side_by_side
 from tasks.plan import scratch
 from tasks.progress import tell
-from tasks.records import Item, Job, encode
-from tasks.videos import BadVideo
+from tasks.records import Item, ItemError, Job, encode
 from worker.drawing import draw
 from worker.images import Pixels
 from worker.shard import frame_reader
@@ -113,7 +112,7 @@ def _drawn(db: sqlite3.Connection, job: Job, video: dict[str, Any]) -> Iterator[
             item = msgspec.json.decode(body, type=Item)
             try:
                 pixels = reader.read(item).pixels()
-            except (BadVideo, StorageError) as exc:
+            except (ItemError, StorageError) as exc:
                 raise JobError(f"{shown(item.uri)} cannot be drawn on: {exc}") from exc
             found = db.execute("SELECT body FROM found WHERE image = ?", (image,))
             records = [msgspec.json.decode(record) for (record,) in found]

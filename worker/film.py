@@ -16,8 +16,8 @@ from av.container import InputContainer
 from av.packet import Packet
 from av.stream import Discard, Disposition
 
-from tasks.records import Video
-from tasks.videos import MICROSECONDS, BadVideo
+from tasks.records import ItemError, Video
+from tasks.videos import MICROSECONDS
 from worker.ranges import BOXES, Ranges, bytes_of
 
 _OPTIONS = {
@@ -39,7 +39,7 @@ Stamped = tuple[int, "Packet[av.VideoStream]"]  # with its presentation time sta
 
 class Film:
     def __init__(self, uri: str, version: str, max_bytes: int, max_pixels: int) -> None:
-        """Of any version where it is "". Raises BadVideo, or the error of a store."""
+        """Of any version where it is "". Raises ItemError, or the error of a store."""
         self.source = bytes_of(uri, version, max_bytes)
         self._max_pixels = max_pixels
         try:
@@ -51,7 +51,7 @@ class Film:
             self.rewind()
         except av.FFmpegError as exc:
             self.source.close()
-            raise BadVideo("decode", "not-a-video", _NO_VIDEO) from exc
+            raise ItemError("decode", "not-a-video", _NO_VIDEO) from exc
         except BaseException:
             self.source.close()
             raise
@@ -71,7 +71,7 @@ class Film:
         shown = (each for each in streams.video if not each.disposition & Disposition.attached_pic)
         stream = next((each for each in shown if each.codec_context is not None), None)
         if stream is None:
-            raise BadVideo("decode", "no-frames", "it holds no pictures that can be decoded")
+            raise ItemError("decode", "no-frames", "it holds no pictures that can be decoded")
         for each in streams:
             each.discard = Discard.default if each is stream else Discard.all
         timed = (each for each in (*streams.video, *streams.audio) if each.start_time is not None)
@@ -85,10 +85,10 @@ class Film:
         if context.width * context.height > self._max_pixels:
             sides = f"{context.width}×{context.height} pixels"
             limit = f"more than the limit of {self._max_pixels:,}"
-            raise BadVideo("decode", "too-many-pixels", f"its frames have {sides}, {limit}")
+            raise ItemError("decode", "too-many-pixels", f"its frames have {sides}, {limit}")
         in_disorder = context.has_b_frames and context.name in ("h264", "hevc")
         if in_disorder and self._container.format.name == "avi":
-            raise BadVideo("decode", "no-times", _NO_TIMES)
+            raise ItemError("decode", "no-times", _NO_TIMES)
 
     def _rotation(self) -> int:
         """Degrees counter-clockwise; the first frame says it, if one of the first packets does."""

@@ -14,8 +14,7 @@ from av.packet import Packet
 
 from storage.errors import StorageError
 from storage.uris import without_frame
-from tasks.records import Item, Video, VideoFrame
-from tasks.videos import BadVideo
+from tasks.records import Item, ItemError, Video, VideoFrame
 from worker.film import Film, Stamped
 from worker.images import Pixels
 
@@ -51,13 +50,13 @@ class FrameReader:
         self._limits = max_bytes, max_pixels
         self._of = ("", "")
         self._film: Film | None = None
-        self._wrong: BadVideo | None = None
+        self._wrong: ItemError | None = None
         self._groups: set[int] = set()  # that the decoder has gone through, or begun
         self._asked = 0
         self._frames: Iterator[av.VideoFrame] = iter(())
 
     def read(self, item: Item) -> Shot:
-        """Raises BadVideo, or the error of a store."""
+        """Raises ItemError, or the error of a store."""
         assert item.frame is not None
         of = (without_frame(item.uri), item.version or "")
         if of != self._of:
@@ -71,13 +70,13 @@ class FrameReader:
                 if frame := self._found(self._film, item.frame):
                     name = item.frame.video or item.file_name.rpartition("/")[0]
                     return Shot(frame, self._film.video(name), self._film.rotation)
-            except BadVideo as exc:
+            except ItemError as exc:
                 self._wrong = exc
             except StorageError:
                 self.close()
                 raise
         damaged = "the video is damaged there, or does not have this frame"
-        raise self._wrong or BadVideo("decode", "damaged", damaged)
+        raise self._wrong or ItemError("decode", "damaged", damaged)
 
     def close(self) -> None:
         if self._film is not None:

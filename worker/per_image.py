@@ -22,9 +22,8 @@ from storage.errors import BadUri, Exists
 from storage.uris import below, shown
 from tasks.folder import Folder
 from tasks.merge import dataset_record
-from tasks.records import Item, Job, Shard, encode
+from tasks.records import Item, ItemError, Job, Shard, encode
 from worker.images import Pixels
-from worker.shard import ItemError
 
 EVENT = "maskmill-image"
 WRITERS = 8

@@ -18,7 +18,7 @@ from storage import open_from
 from storage.disk import translating
 from storage.streams import CHUNK, Opened
 from storage.uris import parse
-from tasks.videos import BadVideo
+from tasks.records import ItemError
 
 HEAD = 1 << 16  # bytes that are asked for where nothing says how many are wanted
 PIECE = 4 << 20  # the most that are asked for at once
@@ -118,7 +118,7 @@ class Ranges(Source):
 
 
 def bytes_of(uri: str, version: str, max_bytes: int, in_ranges: bool = True) -> Source:
-    """Of any version where it is "". BadVideo for another, or for too much to download."""
+    """Of any version where it is "". ItemError for another, or for too much to download."""
     with _one_at_a_time:
         if version and (uri, version) in _last_download:
             return _reopened(_last_download[uri, version], version)
@@ -145,8 +145,8 @@ def bytes_of(uri: str, version: str, max_bytes: int, in_ranges: bool = True) -> 
         return _reopened(file, opened.version)
 
 
-def changed() -> BadVideo:
-    return BadVideo("fetch", "changed", "the video is not the one that was planned any more")
+def changed() -> ItemError:
+    return ItemError("fetch", "changed", "the video is not the one that was planned any more")
 
 
 def _piece(uri: str, version: str, start: int, end: int) -> bytes:
@@ -169,7 +169,7 @@ def _download(opened: Opened, max_bytes: int) -> IO[bytes]:
                 if not file.write(stream.read(CHUNK)):
                     file.flush()
                     return file
-            raise BadVideo(
+            raise ItemError(
                 "fetch",
                 "too-large",
                 f"the video has to be downloaded, and has more than {max_bytes} bytes"

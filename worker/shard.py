@@ -18,8 +18,7 @@ from storage import get_versioned
 from storage.errors import OF_ONE_INPUT, StorageError
 from storage.uris import shown
 from tasks.ordered import ordered_map
-from tasks.records import Annotation, Failure, Image, Item, RleMask, Settings, Video
-from tasks.videos import BadVideo
+from tasks.records import Annotation, Failure, Image, Item, ItemError, RleMask, Settings, Video
 from worker.detections import Detections, Raw, Wanted
 from worker.images import BadImage, Header, Pixels, decode, read_header
 from worker.memory import flight
@@ -40,14 +39,6 @@ Keep = Callable[[Item, Pixels], None]
 Begun = tuple[Item, "Failure | Future[Shot] | None"]
 P = ParamSpec("P")
 R = TypeVar("R")
-
-
-class ItemError(Exception):
-    """One input cannot go on: a failure record, never a crash."""
-
-    def __init__(self, stage: str, kind: str, message: str) -> None:
-        super().__init__(message)
-        self.stage, self.kind, self.message = stage, kind, message
 
 
 @dataclass(frozen=True)
@@ -160,7 +151,7 @@ def annotate(
 def _or_failure(item: Item, step: Callable[[], R]) -> R | Failure:
     try:
         return step()
-    except (BadVideo, ItemError) as exc:
+    except ItemError as exc:
         return failure_of(item, exc.stage, exc.kind, exc.message)
 
 

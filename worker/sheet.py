@@ -9,8 +9,7 @@ from storage import get, put
 from storage.errors import StorageError
 from tasks.folder import SHEET, Folder, read_plan
 from tasks.merge import Picked
-from tasks.records import Annotation, Item, Job, Settings
-from tasks.videos import BadVideo
+from tasks.records import Annotation, Item, ItemError, Job, Settings
 from worker.drawing import contact_sheet, draw
 from worker.images import BadImage, Pixels, decode, read_header
 from worker.shard import frame_reader
@@ -35,7 +34,7 @@ def _tile(folder: Folder, job: Job, pick: Picked) -> tuple[str, Pixels | None]:
     caption = f"{item.file_name}: {number} from {SHOWN}, {len(found)} in all"
     try:
         return caption, drawn(item, found, job.asked.settings)
-    except (StorageError, BadImage, BadVideo):
+    except (StorageError, BadImage, ItemError):
         return f"{item.file_name}: could not be read", None
 
 

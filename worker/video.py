@@ -4,12 +4,13 @@ from array import array
 from bisect import bisect_right
 from contextlib import closing
 
-from tasks.videos import BadVideo, VideoIndex, VideoLimits
+from tasks.records import ItemError
+from tasks.videos import VideoIndex, VideoLimits
 from worker.film import Film
 
 
 def look(uri: str, version: str | None, limits: VideoLimits) -> VideoIndex:
-    """Raises BadVideo for what is wrong with the video; a store that is away passes through."""
+    """Raises ItemError for what is wrong with the video; a store that is away passes through."""
     with closing(Film(uri, version or "", limits.max_bytes, limits.max_pixels)) as film:
         times, keys, end = array("q"), array("q"), 0
         latest = (limits.max_seconds + film.start) / film.time_base
@@ -21,10 +22,10 @@ def look(uri: str, version: str | None, limits: VideoLimits) -> VideoIndex:
                 times.append(pts)
                 end = max(end, pts + (packet.duration or 1))
             if len(times) > limits.max_frames or end > latest:
-                raise BadVideo("decode", "too-long", _too_long(limits))
+                raise ItemError("decode", "too-long", _too_long(limits))
         groups = _groups(sorted(keys), sorted(set(times)))
         if not groups:
-            raise BadVideo("decode", "no-frames", "it holds no frame that can be decoded")
+            raise ItemError("decode", "no-frames", "it holds no frame that can be decoded")
         frames = array("q", groups), array("q", groups.values())
         return VideoIndex(
             film.video(), film.source.version, *frames, end, film.time_base, film.start

@@ -18,7 +18,8 @@ import pytest
 import storage
 from storage.s3_clients import client_for
 from storage.uris import join, parse
-from tasks.videos import BadVideo, VideoLimits
+from tasks.records import ItemError
+from tasks.videos import VideoLimits
 from tests.graphs import write_model
 from tests.pictures import write_folder
 from tests.ranges import Ranged
@@ -233,7 +234,7 @@ def test_what_is_too_much_to_download(serve: Serve, tmp_path: Path, announced: b
 
     url = serve(answer)
     limits = VideoLimits(1 << 20, 86_400, 10**6, 10**8)
-    with pytest.raises(BadVideo, match="more than 1048576 bytes") as caught:
+    with pytest.raises(ItemError, match="more than 1048576 bytes") as caught:
         look(url, None, limits)
     assert (caught.value.stage, caught.value.kind) == ("fetch", "too-large")
     assert sent[0] < 64 << 20

@@ -14,7 +14,8 @@ from pathlib import Path
 import av
 import pytest
 
-from tasks.videos import BadVideo, VideoIndex
+from tasks.records import ItemError
+from tasks.videos import VideoIndex
 from tests.reading import LIMITS, in_shards, indexed, items_of, read
 from tests.videos import RECIPES, Recipe, number_of, write, write_sound
 from worker.video import look
@@ -93,7 +94,7 @@ def test_a_truncated_video_yields_what_it_holds(tmp_path: Path, kind: str) -> No
 def looked(path: Path) -> VideoIndex | None:
     try:
         return indexed(path)
-    except BadVideo as exc:
+    except ItemError as exc:
         assert exc.kind in {"not-a-video", "no-frames"}  # noqa: PT017 - or none is raised
         return None
 
@@ -169,7 +170,7 @@ def test_sound_alone_is_no_video(tmp_path: Path) -> None:
     path = tmp_path / "sound.mp4"
     with av.open(str(path), "w") as container:
         write_sound(container, 1.0)
-    with pytest.raises(BadVideo, match="no pictures"):
+    with pytest.raises(ItemError, match="no pictures"):
         indexed(path)
 
 
@@ -198,7 +199,7 @@ def test_absurd_dimensions(tmp_path: Path, kind: str) -> None:
     with resource_limit(4 << 30):
         try:
             found = read(items_of(path, indexed(path)))
-        except BadVideo as exc:
+        except ItemError as exc:
             assert exc.kind in {"too-many-pixels", "not-a-video", "no-frames"}  # noqa: PT017
         else:
             assert all(said in (frame, "decode/damaged") for frame, said in found.items())
@@ -218,7 +219,7 @@ def resource_limit(size: int) -> Iterator[None]:
 
 def test_frames_larger_than_the_limit(tmp_path: Path) -> None:
     path = write(tmp_path, Recipe())
-    with pytest.raises(BadVideo, match="128×96 pixels, more than the limit of 10,000"):
+    with pytest.raises(ItemError, match="128×96 pixels, more than the limit of 10,000"):
         look(str(path), None, replace(LIMITS, max_pixels=10_000))
 
 
@@ -226,12 +227,12 @@ def test_frames_larger_than_the_limit(tmp_path: Path) -> None:
 def test_videos_longer_than_the_limit(tmp_path: Path, limit: dict[str, int]) -> None:
     path = write(tmp_path, Recipe())
     assert len(look(str(path), None, replace(LIMITS, max_frames=40, max_seconds=2)).pts) == 40
-    with pytest.raises(BadVideo) as caught:
+    with pytest.raises(ItemError) as caught:
         look(str(path), None, replace(LIMITS, **limit))
     assert caught.value.kind == "too-long"
 
 
 def test_an_avi_in_another_order_than_shown(tmp_path: Path) -> None:
     path = write(tmp_path, Recipe("clip.avi", options={"bf": "2"}))
-    with pytest.raises(BadVideo, match="convert it"):
+    with pytest.raises(ItemError, match="convert it"):
         indexed(path)

@@ -12,10 +12,9 @@ from PIL import JpegImagePlugin
 
 from storage import get
 from tasks.folder import Folder
-from tasks.records import Item
+from tasks.records import Item, ItemError
 from tests.unit.test_dataset_videos import job_of
 from worker.per_image import save_frame
-from worker.shard import ItemError
 
 
 @pytest.fixture

@@ -27,9 +27,9 @@ from tasks.inputs import Found, InputError, absolute, find
 from tasks.messages import AnnotateMessage, SubmitMessage
 from tasks.open_jobs import _named, _once
 from tasks.plan import shards_of, survey, write_plan
-from tasks.records import Counts, Item, Sampling, Selection, Video, VideoFrame
+from tasks.records import Counts, Item, ItemError, Sampling, Selection, Video, VideoFrame
 from tasks.submit import options_as
-from tasks.videos import BadVideo, VideoIndex, VideoLimits
+from tasks.videos import VideoIndex, VideoLimits
 from tasks.wishes import Wishes
 from worker.limits import Limits
 
@@ -52,7 +52,7 @@ class Reader:
         if "gone" in uri:
             raise NotFound(uri)
         if "broken" in uri:
-            raise BadVideo("decode", "no-video", "The file holds no video.")
+            raise ItemError("decode", "no-video", "The file holds no video.")
         pts = [1000 + 40 * n for n in range(COUNT)]
         groups = [pts[n - n % GOP] for n in range(COUNT)]
         thousandth = Fraction(1, 1000)
