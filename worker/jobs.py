@@ -12,6 +12,7 @@ from celery.exceptions import Reject
 
 from storage import exists, put
 from storage.errors import Exists, StorageError
+from storage.uris import without_frame
 from tasks.broker import BrokerDown
 from tasks.cards import ModelError
 from tasks.folder import (
@@ -173,7 +174,7 @@ def _try(due: Due, job: Job, model: LoadedModel, station: Station) -> None:
     items = read_plan(*due)
     before = spool.kept_of(due, _produced_by(model))
     done = {image.id for image in before.images} | {each.image_id for each in before.failures}
-    left = tuple(item for item in items if item.id not in done)
+    left = tuple(sorted((item for item in items if item.id not in done), key=_place))
     ended: list[Outcome] = []
     away: list[StorageError] = []
     attempts = folder.attempts(*due[1:])
@@ -193,6 +194,11 @@ def _try(due: Due, job: Job, model: LoadedModel, station: Station) -> None:
             raise
         attempt.images = len(items)
     station.tell({"event": "committed", "shard": shard})
+
+
+def _place(item: Item) -> tuple[str, int]:
+    """Of one video after the other, its frames as they are shown, so that each is opened once."""
+    return (without_frame(item.uri), item.frame.pts) if item.frame else ("", 0)
 
 
 def _outcomes(

@@ -27,6 +27,7 @@ from tests.fleet import fleet
 from tests.graphs import write_model
 from tests.integration.test_open_jobs import await_parts, send_bare
 from tests.pictures import write_folder
+from tests.ranges import Ranged
 from tests.running import maskmill
 from tests.services import http_server, reply, url_of
 from tests.videos import Recipe, number_of, write
@@ -267,6 +268,25 @@ def test_videos_over_http(tmp_path: Path, mixed: Path, card: Path) -> None:
     texts = (tmp_path / "out").rglob("*.json*")
     holders = {path.parent.parent.name for path in texts if "SECRET" in path.read_text()}
     assert holders == {"plan"}
+
+
+def test_videos_that_take_turns_are_read_once(tmp_path: Path, mixed: Path, card: Path) -> None:
+    """As pictures that several cameras took at once are listed."""
+    site = Ranged((mixed / "b.mkv").read_bytes())
+    numbers = [9, 3, 21, 14, 28, 0]
+    with http_server(site.answer) as server:
+        cameras = [url_of(server, name) for name in ("/a.mkv", "/b.mkv")]
+        words = [f"{camera}#frame={number}" for number in numbers for camera in cameras]
+        (tmp_path / "urls.txt").write_text("\n".join(words))
+        command = ("annotate", tmp_path / "urls.txt", "-m", card, "-o", tmp_path / "out")
+        ran = maskmill(*command, "--save-frames", MASKMILL_HTTP_ALLOW="127.0.0.1")
+        assert ran.code == 0, ran.err
+    images = dataset(str(tmp_path / "out"))["images"]
+    assert [each["frame_index"] for each in images] == [n for n in numbers for _ in cameras]
+    shown = [saved_number(str(tmp_path / "out"), each) - 100 for each in images]
+    assert shown == [each["frame_index"] for each in images]
+    downloads = sum(not asked for asked, _ in site.asked)
+    assert downloads <= 2 + 2 + len(images), "to plan, to work, and for the contact sheet"
 
 
 def test_a_store_that_is_away_ends_the_planning(tmp_path: Path, card: Path, moto_s3: str) -> None:
