@@ -20,8 +20,8 @@ logger = logging.getLogger(__name__)
 PART_BYTES = 16 << 20  # S3 takes 10,000 parts, so up to 160 GB
 _UPLOAD = "maskmill-upload"  # user metadata: which upload made the object
 
+# Endpoint and bucket → whether it honours If-None-Match.
 _conditional: dict[tuple[str, str], bool] = {}
-"""Endpoint and bucket → whether it honours If-None-Match."""
 
 
 def open_versioned(

@@ -41,6 +41,7 @@ _FULL = errors.Full, None
 _NAME = errors.BadUri, "is not a usable URI: its store takes no such name"
 _REGION = errors.Unavailable, "lives in another region than the one configured"
 
+# What an error code, else a status stands for, whoever answers it.
 _ANSWERS: dict[str | int, tuple[type[errors.StorageError], str | None]] = {
     **dict.fromkeys(("NoSuchKey", "NoSuchVersion", "NotFound", "404"), _KEY),
     **dict.fromkeys(("InvalidAccessKeyId", "SignatureDoesNotMatch"), _LOGIN),
@@ -56,8 +57,6 @@ _ANSWERS: dict[str | int, tuple[type[errors.StorageError], str | None]] = {
     409: (errors.Unavailable, "could not be written: other writers keep getting in the way"),
     412: (errors.Unavailable, "changed while it was read"),
 }
-"""What an error code, else a status stands for, whoever answers it."""
-
 
 _clients: dict[Any, Any] = {}
 _lock = threading.Lock()

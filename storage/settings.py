@@ -28,10 +28,8 @@ class Account(NamedTuple):
 class HttpSettings(NamedTuple):
     allowed_hosts: frozenset[str]
     allowed_networks: tuple[Network, ...]
-    timeout: float
-    """Seconds without an answer or a byte."""
-    deadline: float
-    """Seconds for one whole input."""
+    timeout: float  # seconds without an answer or a byte
+    deadline: float  # seconds for one whole input
 
 
 def account_for(uri: str) -> Account:

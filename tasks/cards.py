@@ -44,11 +44,10 @@ class InputSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     std: tuple[Spread, Spread, Spread] = (1.0, 1.0, 1.0)
 
     def __post_init__(self) -> None:
-        unread = "size" if self.fit == "native" and self.size else ""
+        if self.fit == "native" and self.size:
+            raise ValueError('fit = "native" takes no size')
         if self.fit not in ("sides", "native") and self.multiple > 1:
-            unread = "multiple"
-        if unread:
-            raise ValueError(f'fit = "{self.fit}" takes no {unread}')
+            raise ValueError(f'fit = "{self.fit}" takes no multiple')
 
 
 class Accuracy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

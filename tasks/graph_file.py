@@ -1,7 +1,6 @@
 """What a network file says of itself, read without a runtime and without its weights."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
@@ -39,8 +38,7 @@ class Tensor(NamedTuple):
         return f"{self.name} ({sizes} {self.dtype})"
 
 
-@dataclass(frozen=True)
-class GraphFile:
+class GraphFile(NamedTuple):
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     metadata: dict[str, str]

@@ -162,10 +162,8 @@ def is_merged(folder: Folder, job: Job) -> bool:
     record = read_run(folder)
     if record is None or record["run"] != job.run:
         return False
-    if job.open:
-        up_to_date = record.get("shard_objects") == sum(1 for _ in shard_objects(folder))
-    else:
-        up_to_date = record.get("retried", 0) == _retried(folder)
+    taken, there = ("shard_objects", shard_objects) if job.open else ("retried", retries)
+    up_to_date = record.get(taken, 0) == sum(1 for _ in there(folder))
     return up_to_date and all(exists(folder.file(name)) for name in record["files"])
 
 
@@ -276,13 +274,12 @@ def _ours(folder: Folder, digest: str) -> str:
 
 def _refuse_edited(folder: Folder, job: Job, ours: set[str]) -> None:
     digest = hash_of(folder.file("instances.json"))
-    if job.open and digest is not None and exists(_ours(folder, digest)):
+    if digest is None or digest in ours or (job.open and exists(_ours(folder, digest))):
         return
-    if digest is not None and digest not in ours:
-        raise JobError(
-            f"{folder.file('instances.json')} was changed since it was written and is not replaced;"
-            f" maskmill merge {folder.uri} --replace-edited replaces it"
-        )
+    raise JobError(
+        f"{folder.file('instances.json')} was changed since it was written and is not replaced;"
+        f" maskmill merge {folder.uri} --replace-edited replaces it"
+    )
 
 
 def _retried(folder: Folder) -> int:

@@ -84,8 +84,7 @@ class Segments:
             try:
                 put(segment_uri(self._folder, self.count), body, create_only=True)
             except Exists:
-                self._read_on()
-                continue
+                last = None  # of what was not written
             self._read_on()
             if last is not None:
                 self._db.execute("DELETE FROM outcome WHERE identity <= ?", (last,))
@@ -142,8 +141,8 @@ class Segments:
 
     def _new(self) -> Iterator[tuple[ShardName, int]]:
         for part, generation in shard_objects(self._folder):
-            found = (_object(part, generation),)
-            if not self._db.execute("SELECT 1 FROM object WHERE name = ?", found).fetchone():
+            name = _object(part, generation)
+            if not self._one("SELECT count(*) FROM object WHERE name = ?", name):
                 yield part, generation
 
     def _read(self, which: tuple[ShardName, int]) -> tuple[Shard, int, tuple[Item, ...]]:

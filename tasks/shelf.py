@@ -106,7 +106,7 @@ def builds_at(name: str) -> tuple[Path, Card, list[tuple[Build, Path | None]]]:
     asked for itself is the only one.
     """
     path, card = find_card(name)
-    own = Path(name).name if _is_network(name) else ""
+    own = Path(name).name if is_network(name) else ""
     builds = [each for each in card.builds if own in ("", each.file)]
     if not builds:
         raise ModelError(f"the model card {path} has no build {own!r}")
@@ -119,7 +119,7 @@ def find_card(name: str) -> tuple[Path, Card]:
     A network without one that tells all that a card says stands for it.
     """
     path = Path(name)
-    if _is_network(name):
+    if is_network(name):
         need_files(path)
         if not path.with_suffix(".toml").is_file():
             return path, derived_card(path)
@@ -133,7 +133,7 @@ def find_card(name: str) -> tuple[Path, Card]:
     return path, read_card(path)
 
 
-def _is_network(name: str) -> bool:
+def is_network(name: str) -> bool:
     return Path(name).suffix.lower() in ENGINES_BY_SUFFIX
 
 

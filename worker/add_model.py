@@ -13,20 +13,12 @@ import msgspec
 
 from storage import open_write
 from storage.uris import storable
-from tasks.cards import (
-    ENGINES_BY_SUFFIX,
-    Build,
-    Card,
-    Categories,
-    InputSpec,
-    ModelError,
-    parse_card,
-)
+from tasks.cards import Build, Card, Categories, InputSpec, ModelError, parse_card
 from tasks.categories import Category, from_file
 from tasks.graph_file import files_of, read_graph
 from tasks.progress import Said
 from tasks.recognise import ASKED, Draft, asked, recognise
-from tasks.shelf import ZOO, copy_build, digest, user_folder
+from tasks.shelf import ZOO, copy_build, digest, is_network, user_folder
 from tasks.zoo_table import Facts
 from worker.check import report_lines, try_build
 
@@ -72,8 +64,7 @@ def add(file: str, name: str, replace: bool, as_json: bool, **told: str) -> Said
 
 
 def _refuse_taken(name: str, folder: Path, replace: bool) -> None:
-    suffix = Path(name).suffix.lower()
-    if not re.fullmatch(_NAME, name) or suffix in (".toml", *ENGINES_BY_SUFFIX):
+    if not re.fullmatch(_NAME, name) or is_network(name) or name.lower().endswith(".toml"):
         raise ModelError(f"{name!r} is no name for a model: give --name of letters, digits, . _ -")
     cards = (folder.parent / f"{name}.toml", ZOO / f"{name}.toml", folder)
     taken = next((each for each in cards if each.exists()), None)

@@ -56,9 +56,7 @@ def _by_image(folder: Folder) -> dict[int, list[Record]]:
 
 
 def _overlap(a: list[Record], b: list[Record]) -> NDArray[np.float64]:
-    """Mask IoU of each with each: (len(a), len(b))."""
-    if not (a and b):
-        return np.zeros((len(a), len(b)))
+    """Mask IoU of each with each: (len(a), len(b)), empty where either is."""
     rles: Any = [[each["segmentation"] for each in side] for side in (a, b)]
     return np.asarray(coco_mask.iou(*rles, [0] * len(b)))
 
