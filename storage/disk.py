@@ -101,10 +101,7 @@ def _link(temporary: str, location: Location) -> None:
 
 @lru_cache
 def _warn_of_races(folder: str) -> None:
-    logger.warning(
-        "%s is on a file system without hard links: of two writers at once the last one wins",
-        shown(folder),
-    )
+    logger.warning("%s has no hard links: of two writers at once the last one wins", shown(folder))
 
 
 def _make_folders(path: str) -> None:

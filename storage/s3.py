@@ -61,13 +61,6 @@ def version_of(answer: dict[str, Any]) -> str:
     return str(answer.get("ETag", "")).strip('"')
 
 
-def put(location: Location, data: bytes, create_only: bool) -> None:
-    if create_only:
-        _create(location, data)
-    else:
-        _write(location, data)
-
-
 def delete(location: Location) -> None:
     ask(location, "delete_object", writing=True)
 
@@ -88,15 +81,15 @@ def _write(location: Location, data: bytes | bytearray, **conditions: str) -> No
     ask(location, "put_object", writing=True, Body=data, **conditions)
 
 
-def _create(location: Location, data: bytes) -> None:
-    """Write unless the key is taken.
+def put(location: Location, data: bytes, create_only: bool) -> None:
+    """With `create_only` a key that is taken is left as it is.
 
     The first such write to a bucket is also the probe: it is sent twice, and a store that has
     conditional writes refuses the second. That leaves nothing behind and needs no other permission.
     """
     target = (client_for(location).meta.endpoint_url, location.host)
-    if _conditional.get(target):
-        _write(location, data, IfNoneMatch="*")
+    if not create_only or _conditional.get(target):
+        _write(location, data, **({"IfNoneMatch": "*"} if create_only else {}))
         return
     # Without the right to list, AWS answers 403 for what does not exist.
     with suppress(NotFound, *([] if target in _conditional else [Denied])):
@@ -121,9 +114,7 @@ def _probe(location: Location, data: bytes) -> bool:
                 raise
             _write(location, data)  # conditions are refused as such
             break
-    logger.warning(
-        "s3://%s has no conditional writes: of two writers at once the last one wins", location.host
-    )
+    logger.warning("s3://%s has no conditional writes: the last writer wins", location.host)
     return False
 
 
@@ -163,9 +154,7 @@ class _Reader(io.RawIOBase):
         self._body.close()
         self._breaks += 1
         if self._breaks >= max_attempts():
-            raise Unavailable(
-                self._location.uri, "could not be read: the connection breaks off again and again"
-            ) from cause
+            raise Unavailable(self._location.uri, "breaks off again and again") from cause
         time.sleep(backoff(self._breaks))
         rest = range_asked(self._position, self.end)
         self._body = ask(self._location, "get_object", Range=rest, **self._same)["Body"]

@@ -105,9 +105,8 @@ def _make(uri: str, account: Account, timeouts: dict[str, float]) -> Any:
             ),
         )
     except exceptions.ProfileNotFound as error:
-        raise errors.NoCredentials(
-            uri, f"needs the AWS profile {profile}, which is not set up"
-        ) from error
+        why = f"needs the AWS profile {profile}, which is not set up"
+        raise errors.NoCredentials(uri, why) from error
     except _CREDENTIAL_ERRORS as error:
         raise errors.NoCredentials(uri) from error
     except (exceptions.BotoCoreError, ValueError) as error:

@@ -57,12 +57,6 @@ def range_given(header: str) -> tuple[int, int, int] | None:
     return (int(found[1]), int(found[2]) + 1, int(found[3])) if found else None
 
 
-def holds(opened: Opened, data: bytes) -> bool:
-    """Whether an object is these bytes."""
-    with opened.stream as stream:
-        return opened.size == len(data) and stream.read() == data
-
-
 def backoff(attempt: int) -> float:
     """Seconds to wait after the given attempt (from 0), with full jitter."""
     return random.uniform(0.05, min(5.0, 0.2 * 2**attempt))

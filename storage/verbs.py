@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import Any, BinaryIO, Protocol, cast
 
 from storage.errors import Exists, NotFound
-from storage.streams import Entry, Opened, holds
+from storage.streams import Entry, Opened
 from storage.uris import Location, parse
 
 
@@ -62,7 +62,7 @@ def put(uri: str, data: bytes, *, create_only: bool = False) -> None:
     try:
         store.put(location, data, create_only)
     except Exists:  # whatever it holds: it may be ours, after a lost reply
-        if not holds(store.open_versioned(location), data):
+        if get(uri) != data:
             raise
 
 

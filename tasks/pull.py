@@ -82,10 +82,7 @@ def _bring(card: Card, build: Build, wanted: Download, bar: Progress) -> Facts:
     if not published:
         if not pin.is_file():
             put(str(pin), f"{found}  {target.name}\n".encode(), create_only=True)
-        checked = (
-            f"no checksum of it is published: SHA-256 {found} is kept in {pin.name},"
-            " and what comes later must equal it"
-        )
+        checked = f"no checksum of it is published: SHA-256 {found} is kept in {pin.name}"
     return {"path": str(target), "state": state, "checked": checked, "sha256": found}
 
 

@@ -226,10 +226,8 @@ def copy_build(uri: str, place: str, written: ExitStack) -> str:
 
 def _require_same(expected: str, found: str, said: str) -> None:
     if expected and expected != found:
-        raise ModelError(
-            f"{said} is not the one that its card names: "
-            f"SHA-256 {found[:16]}… instead of {expected[:16]}…"
-        )
+        why = f"SHA-256 {found[:16]}… instead of {expected[:16]}…"
+        raise ModelError(f"{said} is not the one that its card names: {why}")
 
 
 def digest(path: Path) -> str:

@@ -3,7 +3,6 @@
 Each is tried for real: loaded, run on a picture, and what it found drawn.
 """
 
-import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +25,7 @@ from worker.drawing import contact_sheet
 from worker.model import load_model
 from worker.settings import read_settings
 from worker.shard import Stopwatch, annotate
-from worker.sheet import SHOWN, drawn
+from worker.sheet import drawn
 
 PICTURE = str(IMAGES / "000001.jpg")
 
@@ -70,9 +69,7 @@ def _try(model: Model, picture: str, drawing: str) -> Facts:
     """What a build is and finds; raises what says why it cannot be used, or that the picture
     cannot."""
     settings = settings_of(model, Wishes(model=model.card.name, output=""))
-    start, watch = time.perf_counter(), Stopwatch()
-    loaded = load_model(model, read_settings())
-    seconds = time.perf_counter() - start
+    loaded, watch = load_model(model, read_settings()), Stopwatch()
     items = [Item(1, picture, picture)]
     (outcome,) = annotate(items, loaded, settings, threads=1, watch=watch)
     if outcome.failure is not None:
@@ -91,11 +88,9 @@ def _try(model: Model, picture: str, drawing: str) -> Facts:
         "roles": {role: str(reading.tensor) for role, reading in decode.outputs.items()},
         "device": loaded.runtime.device
         + (f", {taken} of {all_of_them} operators" if taken else ""),
-        "load_seconds": round(seconds, 3),
         "seconds": {stage: round(each, 4) for stage, each in watch.seconds.items()},
         "detections": dict(Counter(names[each.category_id] for each in outcome.annotations)),
         "drawn": drawing,
-        "drawn_from_score": SHOWN,
     }
 
 

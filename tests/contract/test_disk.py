@@ -194,8 +194,7 @@ def test_a_file_system_without_hard_links_is_used_with_a_warning(
         storage.put(uri, b"other", create_only=True)
     assert storage.get(uri) == b"first"
     assert [record.getMessage() for record in caplog.records] == [
-        f"{tmp_path} is on a file system without hard links: of two writers at once the last one "
-        "wins"
+        f"{tmp_path} has no hard links: of two writers at once the last one wins"
     ]
 
 
