@@ -130,7 +130,7 @@ class Model(msgspec.Struct, frozen=True):
     build: Build
     path: str
     sha256: str
-    engine: str
+    engine: Annotated[str, msgspec.Meta(pattern=r"^(onnx|openvino|tflite)\Z")]
     compute: Compute = "f32"  # in which precision the engine computes a float graph
 
     @property

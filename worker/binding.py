@@ -108,8 +108,7 @@ def read(raw: Raw, outputs: Outputs) -> dict[str, Float32s]:
 
 def _ordered(array: Float32s, order: tuple[int, ...]) -> Float32s:
     ones = [axis for axis in range(array.ndim) if axis not in order]
-    ordered: Float32s = array.transpose(*ones, *order)[(0,) * len(ones)]
-    return ordered
+    return np.squeeze(np.transpose(array, (*ones, *order)), tuple(range(len(ones))))
 
 
 def _candidates(tensors: Tensors, roles: Sequence[Role], named: Named) -> list[list[Reading]]:

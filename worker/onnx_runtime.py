@@ -13,8 +13,6 @@ VERSION = str(ort.__version__)
 
 
 def load(path: str, compute: Compute, settings: WorkerSettings) -> "OnnxRuntime":
-    if compute != "f32":
-        raise ModelError(f"ONNX Runtime has no precision {compute}; openvino has")
     return OnnxRuntime(path, threads=settings.threads, providers=settings.providers)
 
 

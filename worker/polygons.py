@@ -67,8 +67,7 @@ def _corners(contour: NDArray[np.int32]) -> Ring:
     pixels doubled, the ends of such a cut halve to the corner itself, as other pixels to theirs.
     """
     halved = (np.roll(contour[::-1], 1, axis=0) + 1) // 2  # clockwise, from the same pixel on
-    kept: Ring = halved[(halved != np.roll(halved, 1, axis=0)).any(axis=1)]
-    return kept
+    return np.compress((halved != np.roll(halved, 1, axis=0)).any(axis=1), halved, axis=0)
 
 
 def _simplified(ring: Ring, tolerance: float) -> Ring:

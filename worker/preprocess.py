@@ -37,10 +37,8 @@ class Frame(NamedTuple):
     def to_image(self, boxes_input: NDArray[np.floating]) -> NDArray[np.float64]:
         """Boxes (N, 4) xyxy in pixels of the input as pixels of the image, unclipped."""
         boxes = boxes_input.astype(np.float64).reshape(-1, 4)
-        corner = np.array([self.left, self.top] * 2)
-        scale = np.array([self.scale_x, self.scale_y] * 2)
-        image: NDArray[np.float64] = (boxes - corner) / scale
-        return image
+        corner = np.array([self.left, self.top] * 2, np.float64)
+        return (boxes - corner) / np.array([self.scale_x, self.scale_y] * 2, np.float64)
 
 
 def to_frame(height: int, width: int, spec: InputSpec, size: tuple[int, int] | None) -> Frame:

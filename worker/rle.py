@@ -110,8 +110,7 @@ def _uncancelled(keys: Ints) -> Ints:
     if not (keys[1:] == keys[:-1]).any():
         return keys
     unique, times = np.unique(keys, return_counts=True)
-    odd: Ints = unique[times % 2 == 1]
-    return odd
+    return np.compress(times % 2 == 1, unique)
 
 
 def _compressed(runs: list[Ints], height: int, width: int) -> list[Rle]:

@@ -27,8 +27,6 @@ log = logging.getLogger("maskmill.worker")
 
 
 def load(path: str, compute: Compute, settings: WorkerSettings) -> "TfliteRuntime":
-    if compute != "f32":
-        raise ModelError(f"TFLite has no precision {compute}; openvino has")
     delegate = delegates.find_delegate(settings)
     try:
         return TfliteRuntime(path, settings, delegate)

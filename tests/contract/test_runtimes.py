@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -20,9 +21,11 @@ from onnx import TensorProto, helper
 
 from tasks.cards import ModelError
 from tasks.graph_file import Tensor
+from tasks.shelf import find_model
 from tests.graphs import write_model
 from tests.graphs_tflite import write_quantised, write_types, write_yolact
 from worker import tflite_runtime
+from worker.model import load_model
 from worker.runtimes import RunFailed, Runtime
 from worker.settings import WorkerSettings
 from worker.tflite_runtime import PACKAGES
@@ -280,6 +283,7 @@ def test_the_number_of_threads_does_not_change_a_bit(kind: Kind, tmp_path: Path)
 # In a process of its own: both runtimes keep pools that others have started.
 COUNTING = """
 import os, sys
+import msgspec
 import numpy as np
 from importlib import import_module
 from importlib.metadata import version
@@ -364,7 +368,8 @@ def test_an_interpreter_that_is_not_here_is_refused(monkeypatch: pytest.MonkeyPa
             tflite_runtime.chosen(WorkerSettings(tflite=asked))
 
 
-@pytest.mark.parametrize("compute", ["bf16"])
-def test_tflite_has_no_other_precision(graph: Path, compute: str) -> None:
-    with pytest.raises(ModelError, match="bf16"):
-        Kind("tflite_runtime", as_tflite).open(graph, compute)
+@pytest.mark.parametrize("engine", ["onnx", "tflite"])
+def test_only_openvino_has_another_precision(engine: str) -> None:
+    model = msgspec.structs.replace(find_model("shapes"), engine=engine, compute="bf16")
+    with pytest.raises(ModelError, match=f"{engine} has no precision bf16; openvino"):
+        load_model(model, WorkerSettings())

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import msgspec
 import onnx
 import pytest
 
-from tasks.cards import ModelError, read_card
+from tasks.cards import Model, ModelError, read_card
 from tasks.categories import Category, UnknownClass, coco80, ids_of, mapped, renumber
 from tasks.shelf import find_model, zoo_cards
 from tests.graphs import write_model
@@ -187,3 +188,10 @@ def test_weights_beside_an_onnx_are_refused(tmp_path: Path) -> None:
 def test_there_is_no_such_model(name: str) -> None:
     with pytest.raises(ModelError, match="there is no model"):
         find_model(name)
+
+
+def test_a_job_names_an_engine_that_is_built_in() -> None:
+    text = msgspec.json.encode(find_model("shapes"))
+    assert msgspec.json.decode(text, type=Model) == find_model("shapes")
+    with pytest.raises(msgspec.ValidationError, match="engine"):
+        msgspec.json.decode(text.replace(b'"onnx"', b'"elsewhere"'), type=Model)
