@@ -27,13 +27,11 @@ def open_versioned(
     location: Location, start: int = 0, version: str = "", end: int | None = None
 ) -> Opened:
     """What is asked for of an object that is still of `version`; else all of it, from 0."""
-    deadline = time.monotonic() + http_settings().deadline
-    return _insist(lambda: _open(location, deadline, start, version, end))
+    return _insist(lambda deadline: _open(location, deadline, start, version, end))
 
 
 def get_versioned(location: Location, max_bytes: int | None) -> tuple[bytes, str]:
-    deadline = time.monotonic() + http_settings().deadline
-    return _insist(lambda: read_all(_open(location, deadline), location.uri, max_bytes))
+    return _insist(lambda deadline: read_all(_open(location, deadline), location.uri, max_bytes))
 
 
 def list_entries(location: Location, starting: str) -> Iterator[Entry]:
@@ -47,14 +45,15 @@ def put(location: Location, *_: object) -> NoReturn:
 delete = open_write = put
 
 
-def _insist(action: Callable[[], Result]) -> Result:
-    """Try again after what may pass, a bounded number of times."""
+def _insist(action: Callable[[float], Result]) -> Result:
+    """Try again after what may pass, a bounded number of times, all before one deadline."""
+    deadline = time.monotonic() + http_settings().deadline
     for attempt in range(_ATTEMPTS - 1):
         try:
-            return action()
+            return action(deadline)
         except Interrupted:
             time.sleep(backoff(attempt))
-    return action()
+    return action(deadline)
 
 
 def _open(
@@ -110,8 +109,7 @@ class _Body(io.RawIOBase):
         self._uri = uri
         self._answer = answer
         self._deadline = deadline
-        left = max(0.0, deadline - time.monotonic())
-        self._timer = hang_up_after(left, answer.connection)
+        self._timer = hang_up_after(deadline - time.monotonic(), answer.connection)
 
     def readable(self) -> bool:
         return True

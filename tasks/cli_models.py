@@ -25,9 +25,7 @@ def show(name: Name) -> None:
 @command(app, "tasks.pull:pull")
 def pull(
     name: Name,
-    precision: Annotated[
-        str, typer.Option(help="Which build: fp32, fp16, int8, … (default: the card's first).")
-    ] = "",
+    precision: Annotated[str, typer.Option(help="fp32, int8, … (default: the card's first).")] = "",
     as_json: JsonFlag = False,
 ) -> None:
     """Download a build from where it is published, and verify it."""

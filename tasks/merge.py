@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, BinaryIO
 
 import msgspec
 
@@ -167,14 +167,10 @@ def is_merged(folder: Folder, job: Job) -> bool:
     return up_to_date and all(exists(folder.file(name)) for name in record["files"])
 
 
-class Writable(Protocol):
-    def write(self, data: bytes, /) -> object: ...
-
-
 class Hashing:
     """What is written, hashed on its way to a file, or to none."""
 
-    def __init__(self, file: Writable | None = None) -> None:
+    def __init__(self, file: Any = None) -> None:
         self._file = file
         self.digest = hashlib.sha256()
 
@@ -184,7 +180,9 @@ class Hashing:
             self._file.write(data)
 
 
-def write_all(job: Job, merged: Merged, shards: Iterator[Shard], files: Sequence[Writable]) -> None:
+def write_all(
+    job: Job, merged: Merged, shards: Iterator[Shard], files: Sequence[BinaryIO | Hashing]
+) -> None:
     """One pass over the shards; annotations wait in a spool file until all images are written."""
     polygons = job.asked.settings.mask_format == "polygon"
     dataset, results, failures = files
@@ -240,7 +238,7 @@ def _in_dataset(image: Image, videos: sqlite3.Connection) -> Image:
 
 def dataset_record(each: Annotation, number: int, polygons: bool) -> dict[str, Any]:
     """An annotation of the dataset. `polygon_iou` is what the polygons keep of the mask."""
-    record: dict[str, Any] = {
+    return {
         "id": number,
         "image_id": each.image_id,
         "category_id": each.category_id,
@@ -249,10 +247,8 @@ def dataset_record(each: Annotation, number: int, polygons: bool) -> dict[str, A
         "segmentation": each.polygons if polygons else each.segmentation,
         "iscrowd": 0,
         "score": each.score,
+        **({"polygon_iou": each.polygon_iou} if polygons else {}),
     }
-    if polygons:
-        record["polygon_iou"] = each.polygon_iou
-    return record
 
 
 def _draw(draws: list[tuple[bool, bytes, Picked]], shard: Shard) -> None:

@@ -94,10 +94,8 @@ def find_models(name: str, runtime: str, compute: Compute, mixed: bool) -> list[
         if mixed and place and (build, engine) != (chosen.build, chosen.engine)
     ]
     if mixed and not others:
-        raise ModelError(
-            f"--mixed needs a second build of {card.name} here, or a second engine for"
-            f" {chosen.build.file}; there is {chosen.engine} alone"
-        )
+        only = f"there is {chosen.build.file} with {chosen.engine} alone"
+        raise ModelError(f"--mixed needs a second build of {card.name} or a second engine: {only}")
     return [chosen, *sorted(others, key=lambda each: each.engine != each.build.engines[0])]
 
 

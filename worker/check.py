@@ -27,8 +27,6 @@ from worker.settings import read_settings
 from worker.shard import Stopwatch, annotate
 from worker.sheet import drawn
 
-PICTURE = str(IMAGES / "000001.jpg")
-
 
 def check(name: str, image: str, output: str) -> Said:
     reports = list(try_builds(name, image, Path(storable(output))))
@@ -54,7 +52,7 @@ def try_build(
     card: Card, build: Build, place: Path, engine: str, image: str, drawing: Path
 ) -> Facts:
     """What came of it; `fits` is None where this machine cannot try it."""
-    picture = absolute(image) if image else PICTURE
+    picture = absolute(image) if image else str(IMAGES / "000001.jpg")
     about: Facts = {"build": build.file, "engine": engine, "path": str(place), "fits": None}
     about["picture"] = shown(picture)
     try:

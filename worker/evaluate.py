@@ -69,7 +69,6 @@ def measure(folder: Folder, truth_uri: str) -> Record:
     report: Record = {
         "images": len(wanted),
         "truth_images_not_in_job": len(truth["images"]) - len(wanted),
-        "results": len(mapped),
         "results_left_out": len(results) - len(mapped),
     }
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools talks

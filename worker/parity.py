@@ -24,7 +24,7 @@ from tasks.progress import Said, choose_face
 from tasks.records import Selection
 from tasks.shelf import builds_at, find_model, model_at
 from tasks.wishes import Wishes
-from worker.evaluate import measure
+from worker.evaluate import Record, measure
 from worker.likeness import compare
 from worker.tflite_runtime import PACKAGES
 
@@ -35,8 +35,6 @@ _AT_LEAST = ("matched", "mask_iou")
 _BOUNDED = (*_AT_LEAST, "score_drift", "class_flips", "ap_loss")
 _COLUMNS = {"matched": ".2%", "mask_iou": ".4f", "score_drift": ".4f", "score_drift_max": ".3f"}
 _COLUMNS |= {"class_flips": "d", "box_ap": ".3f", "mask_ap": ".3f", "ap_loss": ".4f"}
-
-Report = dict[str, Any]
 
 
 class Way(NamedTuple):
@@ -157,9 +155,9 @@ def _bounds(require: str, truth: str) -> dict[str, float]:
     return bounds
 
 
-def _measure(chosen: Sequence[Way], question: Question, *, needed: bool) -> list[Report]:
+def _measure(chosen: Sequence[Way], question: Question, *, needed: bool) -> list[Record]:
     """A report on each way; on one that cannot run here, unless it is needed, why."""
-    reports: list[Report] = []
+    reports: list[Record] = []
     first: Folder | None = None
     kept = nullcontext(question.output) if question.output else TemporaryDirectory()
     with kept as output:
@@ -199,8 +197,8 @@ def _run(way: Way, question: Question, output: str) -> Folder:
         os.environ.update(before)
 
 
-def _report(way: Way, folder: Folder) -> Report:
-    record: Report = read_run(folder) or {}
+def _report(way: Way, folder: Folder) -> Record:
+    record: Record = read_run(folder) or {}
     if not record["images"]:
         raise InputError(f"none of the inputs could be annotated: {record['failures_by_kind']}")
     seconds = record["seconds_by_stage"].items()
@@ -212,7 +210,7 @@ def _report(way: Way, folder: Folder) -> Report:
     }
 
 
-def _faults(report: Report, bounds: Mapping[str, float]) -> Iterator[str]:
+def _faults(report: Record, bounds: Mapping[str, float]) -> Iterator[str]:
     if "cannot_run" in report or not bounds:
         return
     for key, bound in bounds.items():
@@ -226,7 +224,7 @@ def _faults(report: Report, bounds: Mapping[str, float]) -> Iterator[str]:
         yield f"{report['images_in_one_only']} images failed in one of the two"
 
 
-def _table(reports: Sequence[Report]) -> Iterator[str]:
+def _table(reports: Sequence[Record]) -> Iterator[str]:
     lead = reports[0]
     width = max(len(each["way"]) for each in reports)
     columns = {name: form for name, form in _COLUMNS.items() if name in lead}

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from tasks.annotate import annotate
 from tasks.cards import Model
@@ -13,9 +12,7 @@ from tasks.progress import Said, say
 from tasks.records import Selection
 from tasks.shelf import find_model
 from tasks.wishes import Wishes
-from worker.evaluate import measure
-
-Report = dict[str, Any]
+from worker.evaluate import Record, measure
 
 
 def reproduce(
@@ -67,7 +64,7 @@ def _judge(model: Model, output: str, truth: str, tolerance: float) -> Said:
     return Said(said, _comparison(said), code)
 
 
-def _rows(model: Model, measured: Report) -> Iterator[Report]:
+def _rows(model: Model, measured: Record) -> Iterator[Record]:
     for number, accuracy in enumerate(model.build.ap):
         for figure, here in measured.items():
             said: float | None = getattr(accuracy, figure.removesuffix("_ap"))
@@ -76,7 +73,7 @@ def _rows(model: Model, measured: Report) -> Iterator[Report]:
                 yield {**fact, "own": not number, "source": accuracy.source, "on": accuracy.on}
 
 
-def _comparison(said: Report) -> Iterator[str]:
+def _comparison(said: Record) -> Iterator[str]:
     left = f"; {said['left_out']} more are left out" if said["left_out"] else ""
     yield f"\n{said['model']}, {said['build']} with {said['engine']}, {said['images']} images{left}"
     for figure, here in said["measured"].items():
