@@ -84,13 +84,12 @@ class State:
                 copy_build(model.path, there, written)
         return msgspec.structs.replace(model, path=there)
 
-    def bury_message(self, reason: str, letter: dict[str, Any]) -> str:
-        """Keep a message that nobody can read; the URI of what is kept."""
+    def bury_message(self, reason: str, letter: dict[str, Any]) -> None:
+        """Keep a message that nobody can read."""
         uri = join(self.uri, f"dead/{time.time():.3f}-{token_hex(8)}.json")
         text = json.dumps({"reason": reason, "at": time.time(), **letter}, ensure_ascii=False)
         # JSON can escape what no UTF-8 can hold.
         put(uri, without_queries(text).encode(errors="backslashreplace"))
-        return uri
 
     def say_worker(self, worker: WorkerNow) -> None:
         put(join(self.uri, f"workers/{worker.id}.json"), encode(worker))

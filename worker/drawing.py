@@ -68,19 +68,14 @@ def contact_sheet(tiles: Sequence[tuple[str, Pixels | None]]) -> bytes:
     for number, (caption, pixels) in enumerate(tiles):
         x = _GAP + number % columns * width
         y = _GAP + number // columns * height
-        sheet.paste(_tile(pixels), (x, y))
+        sheet.paste(_GREY, (x, y, x + TILE[0], y + TILE[1]))
+        if pixels is not None:
+            sheet.paste(ImageOps.pad(Image.fromarray(pixels), TILE, color=_PAPER), (x, y))
         text = _shortened(caption, _LONGEST_CAPTION)
         pen.text((x, y + TILE[1] + _CAPTION / 2), text, _INK, font, anchor="lm")
     file = io.BytesIO()
     sheet.save(file, "JPEG", quality=88)
     return file.getvalue()
-
-
-def _tile(pixels: Pixels | None) -> Image.Image:
-    """A picture in the middle of its room, which is grey where there is none."""
-    if pixels is None:
-        return Image.new("RGB", TILE, _GREY)
-    return ImageOps.pad(Image.fromarray(pixels), TILE, color=_PAPER)
 
 
 def _fitted(pixels: Pixels, room: tuple[int, int] = TILE) -> Pixels:

@@ -15,16 +15,7 @@ from storage.errors import Exists, StorageError
 from storage.uris import without_frame
 from tasks.broker import BrokerDown
 from tasks.cards import ModelError
-from tasks.folder import (
-    Due,
-    Folder,
-    JobError,
-    ShardName,
-    generation_due,
-    read_job,
-    read_plan,
-    read_shard,
-)
+from tasks.folder import Due, Folder, JobError, generation_due, read_job, read_plan, read_shard
 from tasks.markers import halt_of, look_for_halt
 from tasks.merge import merge_all
 from tasks.messages import (
@@ -131,9 +122,8 @@ def _for_client(message: Asking) -> FleetStation:
 
 @task(ReconcileMessage)
 def reconcile_jobs(message: ReconcileMessage) -> None:
-    fleet = station
-    if isinstance(fleet, FleetStation):
-        for done in reconcile(fleet.app, fleet.state):
+    if isinstance(station, FleetStation):
+        for done in reconcile(station.app, station.state):
             log.info(done)
 
 
@@ -243,7 +233,11 @@ def _watched(
             except StorageError as exc:
                 away.append(exc)
             looked = time.monotonic()
-        station.tell(_progress(due.shard, outcome))
+        found = len(outcome.annotations)
+        event: Event = {"event": "image", "shard": due.shard, "detections": found}
+        if failure := outcome.failure:
+            event |= {"uri": failure.uri, "failed": f"{failure.stage}/{failure.kind}"}
+        station.tell(event)
         yield outcome
 
 
@@ -259,13 +253,6 @@ def _record(before: Shard, ended: Sequence[Outcome]) -> Shard:
         failures=tuple(sorted(failures, key=lambda each: each.image_id)),
         empty_masks=before.empty_masks + sum(each.empty_masks for each in ended),
     )
-
-
-def _progress(number: ShardName, outcome: Outcome) -> Event:
-    event: Event = {"event": "image", "shard": number, "detections": len(outcome.annotations)}
-    if failure := outcome.failure:
-        event |= {"uri": failure.uri, "failed": f"{failure.stage}/{failure.kind}"}
-    return event
 
 
 def _write(due: Due, job: Job, record: Shard, items: Sequence[Item], station: Station) -> None:

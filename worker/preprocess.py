@@ -87,17 +87,14 @@ def preprocess(
         resized = cv2.cvtColor(resized, cv2.COLOR_RGB2BGR)
     rows = slice(frame.top, frame.top + frame.content_height)
     columns = slice(frame.left, frame.left + frame.content_width)
-    if layout == "nhwc":
-        batch: NDArray[Any] = np.empty((1, frame.input_height, frame.input_width, 3), dtype)
-        batch[:] = ground
-        batch[0, rows, columns] = cv2.LUT(resized, levels[np.newaxis])
-        return batch
-    tensor: NDArray[Any] = np.empty((1, 3, frame.input_height, frame.input_width), dtype)
+    sides = frame.input_height, frame.input_width
+    batch: NDArray[Any] = np.empty((1, *sides, 3) if layout == "nhwc" else (1, 3, *sides), dtype)
+    planes = batch[0].transpose(2, 0, 1) if layout == "nhwc" else batch[0]
     for plane in range(3):
-        tensor[0, plane] = ground[plane]
+        planes[plane] = ground[plane]
         channel = cv2.extractChannel(resized, plane)
-        tensor[0, plane, rows, columns] = cv2.LUT(channel, levels[:, plane].copy())
-    return tensor if layout == "nchw" else tensor[0]
+        planes[plane, rows, columns] = cv2.LUT(channel, levels[:, plane].copy())
+    return planes if layout == "chw" else batch
 
 
 def _table(

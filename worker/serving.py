@@ -78,9 +78,6 @@ class Presence:
         if event["event"] in ("taken", "let-go"):
             tell(event)
 
-    def leave(self) -> None:
-        self._station.state.remove_worker(self._now.id)
-
     def _change(self, **values: Any) -> None:
         self._now = msgspec.structs.replace(self._now, **values)
 
@@ -140,10 +137,11 @@ def main() -> None:
     presence = Presence(station, serving)
     station.tell = presence.hear
     queues = queues_for(serving.engines, serving.targets)
+    name = station.worker.replace(":", "-")
     worker = worker_of(
         app,
         queues,
-        hostname=f"{station.worker.replace(':', '-')}@{platform.node()}",
+        hostname=f"{name}@{platform.node()}",
         loglevel="INFO",  # Celery sets the root logger's
         without_gossip=True,
         without_mingle=True,
@@ -151,7 +149,7 @@ def main() -> None:
     log.info("serving %s", ", ".join(queues))
     worker.start()
     with suppress(StorageError):  # it is forgotten by its silence then
-        presence.leave()
+        station.state.remove_worker(name)
     log.info("the peak of memory was %d MiB", memory.peak() >> 20)
     os._exit(worker.exitcode or 0)  # threads that wait on a store must not hold the process
 
