@@ -93,7 +93,7 @@ def work_off(model: Model, given: Sources, wishes: Wishes, face: Face) -> Opened
         await_ready(child)
         job, folder = there or open_job(output, given, asked, overwrite=wishes.overwrite)
         if face == "json":
-            say_json({"event": "planned", **msgspec.to_builtins(job.counts)})
+            say_json({"event": "planned", **_counts(job)})
         watcher = Watcher(face, job.counts.items, _done(job, folder))
         with watcher.bar:
             run(child, model, folder, watcher.hear, replace_edited=wishes.replace_edited)
@@ -128,6 +128,12 @@ def is_here(engine: str) -> bool:
     return any(find_spec(part) for part in ENGINE_PARTS[engine][0])
 
 
+def _counts(job: Job) -> dict[str, Any]:
+    counts: dict[str, Any] = msgspec.to_builtins(job.counts)
+    del counts["cuts"]  # one for each shard
+    return counts
+
+
 def _done(job: Job, folder: Folder) -> int:
     """Inputs in shards that are written."""
     items = job.counts.items
@@ -150,7 +156,7 @@ def report(output: str, clip: bool, video: str, as_json: bool) -> int | Said:
 
 
 def finish(job: Job, folder: Folder, max_failures: int) -> Said:
-    summary = {"output": folder.uri, **msgspec.to_builtins(job.counts), **(read_run(folder) or {})}
+    summary = {"output": folder.uri, **_counts(job), **(read_run(folder) or {})}
     summary["files"] = {each: folder.file(each) for each in [*summary["files"], "run.json"]}
     # Two columns, never cut: what a path says at its end matters.
     lines = [f"{label:<15}{text}" for label, text in _rows(summary)]

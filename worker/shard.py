@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from storage import get_versioned
 from storage.errors import OF_ONE_INPUT, StorageError
 from storage.uris import shown
+from tasks.cards import ModelError
 from tasks.ordered import ordered_map
 from tasks.records import Annotation, Failure, Image, Item, ItemError, RleMask, Settings, Video
 from worker.detections import Detections, Raw, Wanted
@@ -161,7 +162,11 @@ def failure_of(item: Item, stage: Any, kind: str, message: str) -> Failure:
 
 def frame_reader(settings: Settings) -> Any:
     """A FrameReader; images do without the 15 MiB of its decoders."""
-    kind = import_module("worker.frames").FrameReader
+    try:
+        kind = import_module("worker.frames").FrameReader
+    except ModuleNotFoundError as exc:
+        said = f"frames of videos need {exc.name}: pip install 'maskmill[worker]'"
+        raise ModelError(said) from exc
     return kind(settings.max_video_bytes, settings.max_pixels)
 
 

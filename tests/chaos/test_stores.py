@@ -34,7 +34,7 @@ def submit(s3: OverS3, oracle: Oracle) -> None:
     ("name", "faults", "share"),
     [
         ("500, 503 and SlowDown", STORM, 0.25),
-        ("stalled bodies", [("GET", truncate(300, stall=True))], 0.05),
+        ("stalled bodies", [("GET", truncate(300, stall=True))], 0.1),
         ("truncated bodies", [("GET", truncate(300)), ("GET", truncate(0))], 0.3),
         ("connections dropped", [(verb, drop) for verb in ("GET", "PUT", "HEAD", "POST")], 0.2),
     ],

@@ -309,7 +309,11 @@ def test_the_same_bytes_for_any_shard_size(
     tmp_path: Path, mixed: Path, card: Path, undisturbed: bytes, size: int
 ) -> None:
     command = ("annotate", mixed, "-m", card, "-o", tmp_path / "out", "--shard-size", size)
-    assert maskmill(*command).code == 3
+    done = maskmill(*command, "--json")
+    assert done.code == 3
+    told = [each for each in done.events if each["event"] in ("planned", "summary")]
+    assert len(told) == 2
+    assert all("shards" in each and "cuts" not in each for each in told), "that is a long list"
     assert (tmp_path / "out" / "instances.json").read_bytes() == undisturbed
     assert maskmill("doctor", tmp_path / "out").code == 0
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tasks.cards import ModelError
+from tasks.records import Settings
 from tests.reading import in_shards, indexed, items_of, plain, read
 from tests.videos import RECIPES, write
 from worker.frames import FrameReader
+from worker.shard import frame_reader
 
 
 @pytest.fixture(scope="module")
@@ -58,3 +62,14 @@ def test_any_frames_in_any_shards(
 ) -> None:
     items = items_of(made[kind], indexed(made[kind]), frames)
     assert in_shards(items, size) == {number: number for number in frames}
+
+
+def test_a_worker_without_what_decodes_videos_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("worker.frames", "worker.film"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setitem(sys.modules, "av", None)
+    asked = Settings(categories=(), class_ids=(), max_bytes=1, max_pixels=1)
+    with pytest.raises(ModelError, match=r"need av: pip install 'maskmill\[worker\]'"):
+        frame_reader(asked)
