@@ -193,7 +193,9 @@ class _Upload(io.RawIOBase):
             self._ask("complete_multipart_upload", MultipartUpload={"Parts": self._sent})
         except StorageError as error:
             # The reply to our own completion may have been lost and the request repeated.
-            if code_of(error.__cause__) != "NoSuchUpload" or not self._is_stored():
+            if code_of(error.__cause__) != "NoSuchUpload":
+                raise
+            if ask(self._location, "head_object")["Metadata"].get(_UPLOAD) != self._mark:
                 raise
 
     def abort(self) -> None:
@@ -213,10 +215,6 @@ class _Upload(io.RawIOBase):
         answer = self._ask("upload_part", Body=self._part[:PART_BYTES], **part)
         self._sent.append(part | {"ETag": answer["ETag"]})
         del self._part[:PART_BYTES]
-
-    def _is_stored(self) -> bool:
-        stored = ask(self._location, "head_object")
-        return bool(stored["Metadata"].get(_UPLOAD) == self._mark)
 
     def _ask(self, operation: str, **arguments: Any) -> Any:
         return ask(self._location, operation, writing=True, **self._begun, **arguments)

@@ -26,9 +26,7 @@ JobFolder = Annotated[str, typer.Argument(metavar="OUT", help="A job folder.", s
 JsonFlag = Annotated[bool, typer.Option("--json", help="JSON lines instead of text.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first N inputs.")]
 ModelName = Annotated[str, typer.Option("--model", "-m", help="A card's name, a card, a network.")]
-Output = Annotated[
-    str, typer.Option("--output", "-o", help="The job folder: a path, file:// or s3:// URI.")
-]
+Output = Annotated[str, typer.Option("--output", "-o", help="The job folder, also on s3://.")]
 ReplaceEdited = Annotated[bool, typer.Option("--replace-edited", help="What was edited by hand.")]
 
 

@@ -106,10 +106,8 @@ def merge(folder: Folder, job: Job, *, replace_edited: bool = False, into: str =
         write_all(job, merged, taken.shards() if taken else whole_shards(folder, job), files)
         n = merged.counts
         if not into and n["images"] + n["failures"] != n["inputs"]:
-            raise JobError(
-                f"{folder.uri} does not add up: {n['images']} images and {n['failures']}"
-                f" failures for {n['inputs']} inputs"
-            )
+            ended = f"{n['images']} images and {n['failures']} failures"
+            raise JobError(f"{folder.uri} does not add up: {ended} for {n['inputs']} inputs")
         # With no seal it is a merge that was cut off: a new job refuses a folder with such a file.
         if sealed is not None and not replace_edited:
             _refuse_edited(folder, job, {sealed["instances_sha256"], merged.sha256})

@@ -38,10 +38,8 @@ def pull(name: str, precision: str, as_json: bool) -> Said:
         files = [_bring(card, build, each, bar) for each in published]
     ready = place_of(path, card, build)
     if not files and ready is None:
-        raise ModelError(
-            f"the card of {card.name} has no address of {build.file}. {card.facts.notes}"
-            f" Put the file into {user_folder() / card.name}"
-        )
+        way_out = f"{card.facts.notes} Put the file into {user_folder() / card.name}"
+        raise ModelError(f"the card of {card.name} has no address of {build.file}. {way_out}")
     lines = ["{path}: {state}, {checked}".format_map(each) for each in files]
     if ready is None:
         lines.append(f"{build.file} itself is not published. {card.facts.notes}")

@@ -180,20 +180,16 @@ def _is_whole(place: Path) -> bool:
 
 def fetch_shared(card: Card, build: Build) -> Path:
     """A build's files out of the shared folder: in a folder of its name, or beside the card."""
+    shared = shown(shared_folder())
     if not build.sha256:
-        raise ModelError(
-            f"the card of {card.name} in {shown(shared_folder())} names no sha256 of {build.file},"
-            " which models in a shared folder need"
-        )
+        why = f"names no sha256 of {build.file}, which models in a shared folder need"
+        raise ModelError(f"the card of {card.name} in {shared} {why}")
     for remote in (f"{card.name}/{build.file}", build.file):
         try:
             return cached_build(below(shared_folder(), remote), build.sha256)
         except NotFound:
             continue
-    raise ModelError(
-        f"{shown(shared_folder())} has the card of {card.name}, but neither"
-        f" {card.name}/{build.file} nor {build.file}, whole"
-    )
+    raise ModelError(f"{shared} has neither {card.name}/{build.file} nor {build.file}, whole")
 
 
 def cached_build(uri: str, sha256: str) -> Path:

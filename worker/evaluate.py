@@ -37,10 +37,8 @@ def _lines(report: Record) -> Iterator[str]:
     yield f"{'':24}    box   mask"
     for name, *values in rows:
         yield f"{name:24}  {'  '.join(map(_figure, values))}"
-    yield (
-        f"box AP {box['ap']:.3f}, mask AP {mask['ap']:.3f},"
-        f" their mean {report['mean_ap']:.3f}, on {report['images']} images"
-    )
+    mean = f"{report['mean_ap']:.3f}, on {report['images']} images"
+    yield f"box AP {box['ap']:.3f}, mask AP {mask['ap']:.3f}, their mean {mean}"
     if report["truth_images_not_in_job"]:
         yield f"{report['truth_images_not_in_job']} images of the truth are not in the job"
     if report["results_left_out"]:

@@ -131,10 +131,8 @@ def _chosen(here: dict[str, Way], names: Sequence[str]) -> list[Way]:
     if unknown:
         raise ModelError(f"{card.name} runs here as {', '.join(here)}, not as {unknown[0]!r}")
     if len(names) < 2:
-        raise ModelError(
-            f"there is nothing to compare {card.name} as {names[0]} with; it runs here as"
-            f" {', '.join(here)}, and as more with another build or another runtime installed"
-        )
+        more = f"{', '.join(here)}, and as more with another build or another runtime installed"
+        raise ModelError(f"there is nothing to compare {names[0]} with: {card.name} runs as {more}")
     return [here[name] for name in names]
 
 
