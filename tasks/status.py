@@ -33,8 +33,7 @@ class Follower:
         failed = kinds.total()
         done = sum(images for images, _ in self._ended.values()) + failed
         present = self._state.present() if self._state else []
-        mine = (each for each in present if each.job == self.folder.uri)
-        workers = sorted(mine, key=lambda each: each.id)
+        workers = [each for each in present if each.job == self.folder.uri]
         rate = sum(each.images_per_s for each in workers)
         left = max(items - done, 0)
         phase, reason = self._phase(shards)

@@ -196,9 +196,8 @@ def _filled(masks: Sequence[Rle]) -> Float64s:
 def _nearest(length: int, pixels: int) -> Ints:
     """(pixels,) the nearest of the places on a side, in float32, as PyTorch rounds it."""
     step = np.float32(length) / np.float32(pixels)
-    places = np.floor(np.arange(pixels, dtype=np.float32) * step).astype(np.int64)
-    clipped: Ints = np.minimum(places, length - 1)
-    return clipped
+    places = np.floor(np.arange(pixels, dtype=np.float32) * step)
+    return np.asarray(np.minimum(places, length - 1), np.int64)
 
 
 def _certainty(plane: Float32s) -> float:

@@ -59,8 +59,7 @@ def _crop_edges(boxes: Float32s, rows: int, columns: int) -> Ints:
     low = np.maximum(corners.min(axis=1) - 1, 0)
     high = np.minimum(corners.max(axis=1) + 1, size)
     # A cell is kept if low <= cell < high, so both ends round up; far outside none is.
-    edges: Ints = np.ceil(np.clip(np.hstack([low, high]), 0, np.tile(size, 2))).astype(np.int64)
-    return edges
+    return np.asarray(np.ceil(np.clip(np.hstack([low, high]), 0, np.tile(size, 2))), np.int64)
 
 
 def _cut_out(logits: Float32s, edges: Ints) -> Float32s:

@@ -123,12 +123,17 @@ class TfliteRuntime:
             for each in self.inputs:
                 self._interpreter.set_tensor(self._inputs[each.name]["index"], feeds[each.name])
             self._interpreter.invoke()
-        return {
-            each.name: _floats(
-                self._interpreter.get_tensor(self._outputs[each.name]["index"]), each.quantised
-            )
-            for each in self.outputs
-        }
+        return {each.name: self._floats(each) for each in self.outputs}
+
+    def _floats(self, output: Tensor) -> NDArray[np.float32]:
+        """What the numbers of an output mean."""
+        value = self._interpreter.get_tensor(self._outputs[output.name]["index"])
+        floats = np.asarray(value, dtype=np.float32)
+        if output.quantised is not None:
+            scale, zero = output.quantised
+            floats -= np.float32(zero)
+            floats *= np.float32(scale)
+        return floats
 
     def _resize(self, feeds: Feeds) -> None:
         """Give open inputs the sizes of this picture; fixed ones refuse others by themselves."""
@@ -149,13 +154,3 @@ def _tensor(details: Mapping[str, Any]) -> Tensor:
     scale, zero = details["quantization"]
     quantised = (float(scale), int(zero)) if scale else None
     return Tensor(details["name"], shape, _DTYPES.get(kind, kind), quantised)
-
-
-def _floats(value: NDArray[Any], quantised: tuple[float, int] | None) -> NDArray[np.float32]:
-    """What the numbers of an output mean."""
-    floats = np.asarray(value, dtype=np.float32)
-    if quantised is not None:
-        scale, zero = quantised
-        floats -= np.float32(zero)
-        floats *= np.float32(scale)
-    return floats

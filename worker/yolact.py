@@ -51,7 +51,8 @@ def bind(outputs: Tensors, table: Table, categories: int, intake: Intake) -> "Yo
     options = options_of(YolactOptions, table)
     intake.check_stretched(outputs)
     named, made, raw_boxes = options.outputs, {}, options.boxes == "loc"
-    priors = [each.name for each in outputs if _are_priors(each)]
+    fours = [each for each in outputs if each.shape[-1:] == (4,)]
+    priors = [each.name for each in fours if len(each.shape) == 2 or "prior" in each.name.lower()]
     if raw_boxes and intake.size and not (priors or "priors" in named):
         made = {_MADE: make_priors(intake.size, options.prior_scales, options.prior_ratios)}
         outputs = [*outputs, Tensor(_MADE, made[_MADE].shape, "float32")]
@@ -66,11 +67,6 @@ def bind(outputs: Tensors, table: Table, categories: int, intake: Intake) -> "Yo
     )
     found = find_roles(outputs, roles if raw_boxes else roles[:4], named)
     return YolactDecoder(options, found, categories, made)
-
-
-def _are_priors(tensor: Tensor) -> bool:
-    by_looks = len(tensor.shape) == 2 or "prior" in tensor.name.lower()
-    return by_looks and tensor.shape[-1:] == (4,)
 
 
 def make_priors(
