@@ -37,7 +37,9 @@ def reproduce(
     coco: Annotated[str, typer.Option(help="COCO's folder, or images with an instances.json.")],
     output: Annotated[str, typer.Option("--output", "-o", help="Default: reproduce-NAME.")] = "",
     limit: Limit = None,
-    tolerance: Annotated[float, typer.Option(min=0, max=1, help="Of the card's AP.")] = 0.005,
+    tolerance: Annotated[
+        float, typer.Option(min=0, max=1, help="How far from the card's AP is still the same.")
+    ] = 0.005,
     as_json: JsonFlag = False,
 ) -> None:
     """Run a model over COCO's val2017 and print measured beside published AP.

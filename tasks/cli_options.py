@@ -25,9 +25,15 @@ Inputs = Annotated[
 JobFolder = Annotated[str, typer.Argument(metavar="OUT", help="A job folder.", show_default=False)]
 JsonFlag = Annotated[bool, typer.Option("--json", help="JSON lines instead of text.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first N inputs.")]
-ModelName = Annotated[str, typer.Option("--model", "-m", help="A card's name, a card, a network.")]
-Output = Annotated[str, typer.Option("--output", "-o", help="The job folder, also on s3://.")]
-ReplaceEdited = Annotated[bool, typer.Option("--replace-edited", help="What was edited by hand.")]
+ModelName = Annotated[
+    str, typer.Option("--model", "-m", help="A card's name, a card, or a network beside one.")
+]
+Output = Annotated[
+    str, typer.Option("--output", "-o", help="The job folder: a path, file:// or s3:// URI.")
+]
+ReplaceEdited = Annotated[
+    bool, typer.Option("--replace-edited", help="Replace an instances.json edited by hand.")
+]
 
 
 def _numbers(words: str) -> tuple[int, ...]:
