@@ -125,6 +125,10 @@ RECIPES = {
     "open groups in mp4": Recipe(options={"x264-params": _OPEN}),
     "open groups in mkv": Recipe("clip.mkv", options={"x264-params": _OPEN}),
     "open groups in ts": Recipe("clip.ts", options={"x264-params": _OPEN}),
+    "intra refresh": Recipe(options={"x264-params": "intra-refresh=1:keyint=12:bframes=0"}),
+    "intra refresh in ts": Recipe(
+        "clip.ts", options={"x264-params": "intra-refresh=1:keyint=12:bframes=0"}
+    ),
     "variable rate": Recipe(pts=[n * n for n in range(40)], time_base=Fraction(1, 1000)),
     "ntsc": Recipe(rate=Fraction(30000, 1001)),
     "rotated by 90": Recipe(rotation=90),

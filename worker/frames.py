@@ -20,6 +20,7 @@ from worker.images import Pixels
 
 _BACK_S = (0, 1, 10, 100)  # seconds before a key frame from which it is looked for
 _UNSPECIFIED = 2  # of a frame's colour space
+_RENEWED = ("h264", "hevc")  # whose key frames may be a point from which all is renewed in time
 _HD_ROWS = 720  # from which on that is taken for BT.709
 
 
@@ -40,6 +41,10 @@ class Shot:
             format="rgb24", src_colorspace=matrix, dst_color_range="JPEG", threads=1
         )
         return np.ascontiguousarray(np.rot90(rgb, self.rotation // 90), np.uint8)
+
+
+class _NotAlone(Exception):
+    """A group of pictures cannot be decoded without the one before it."""
 
 
 class FrameReader:
@@ -96,27 +101,43 @@ class FrameReader:
                 break
         return None
 
-    def _decode(self, film: Film, group: int, before: bool = False) -> Iterator[av.VideoFrame]:
-        """The frames from a key frame on, but none at or behind a bad packet in decode order.
+    def _decode(self, film: Film, group: int) -> Iterator[av.VideoFrame]:
+        """The frames from a key frame on.
 
-        A group with leading pictures, which refer to the group `before` it, is decoded behind that:
-        without, H.264 may take what later pictures say of them for damage.
+        Where leading pictures refer to the group before, or all pictures are renewed little by
+        little, it is decoded behind that: without, a decoder takes sound pictures for damaged.
         """
+        try:
+            yield from self._sound(film, group, False)
+        except _NotAlone:
+            yield from self._sound(film, group, True)
+
+    def _sound(self, film: Film, group: int, before: bool) -> Iterator[av.VideoFrame]:
+        """None at or behind a bad packet in decode order, and none if the key frame is not."""
         decoder = film.decoder()
+        begun = decoder.name not in _RENEWED
         sound: set[int | None] = set()
-        for pts, packet in _packets_of(film, group, before):
-            if pts < group and not before:
-                yield from self._decode(film, group, before=True)
-                return
-            self.decoded += 1
+        for pts, packet in chain(_packets_of(film, group, before), [(group, None)]):
             frames = _fed(decoder, packet)
-            if pts >= group and frames is None:
+            self.decoded += packet is not None
+            is_bad = frames is None and pts >= group
+            if is_bad:
                 self._groups = {each for each in self._groups if each <= pts}
-                break
-            sound |= {pts} if pts >= group else set()
-            self._groups |= {pts} if packet.is_keyframe else set()
-            yield from (each for each in frames or () if each.pts in sound)
-        yield from (each for each in _fed(decoder, None) or () if each.pts in sound)
+                frames, packet = _fed(decoder, None), None
+            elif packet is not None:
+                sound |= {pts} if pts >= group else set()
+                self._groups |= {pts} if packet.is_keyframe else set()
+            shown = [each for each in frames or () if each.pts in sound]
+            is_begin = not begun and bool(shown or packet is None)
+            alone = not is_begin or [each.pts for each in shown[:1]] == [group]
+            if not before and (pts < group or not alone):
+                raise _NotAlone
+            if not alone:
+                return
+            begun |= is_begin
+            yield from shown
+            if is_bad:
+                return
 
 
 def _fed(
