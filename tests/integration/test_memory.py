@@ -32,8 +32,11 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_same_bytes_in_less_memory(tmp_path: Path, photos: Path, card: Path) -> None:
+    """Without a limit eight pictures are open at once, if the machine has time for it."""
     peaks, made = [], []
-    for options in ((), ("--memory", "320M")):
+    for options in (*[()] * 4, ("--memory", "320M")):
+        if not options and max(peaks, default=0) > 320 << 20:
+            continue
         out = tmp_path / f"out{len(made)}"
         command = ("annotate", photos, "-m", card, "-o", out, "--json", *options)
         ran = maskmill(*command, MASKMILL_DECODE_THREADS="8", MASKMILL_THREADS="1")
@@ -41,8 +44,8 @@ def test_the_same_bytes_in_less_memory(tmp_path: Path, photos: Path, card: Path)
         made.append((out / "instances.json").read_bytes())
         peaks.append(ran.events[-1]["peak_memory_bytes"])
         assert peaks[-1] == json.loads((out / "run.json").read_bytes())["peak_memory_bytes"]
-    assert made[0] == made[1]
-    assert peaks[1] < 320 << 20 < peaks[0]
+    assert len(set(made)) == 1
+    assert peaks[-1] < 320 << 20 < max(peaks)
 
 
 def test_too_little_is_said_at_the_start(tmp_path: Path, photos: Path, card: Path) -> None:
