@@ -18,6 +18,7 @@ from tasks.records import ItemError
 from tasks.videos import VideoIndex
 from tests.reading import LIMITS, in_shards, indexed, items_of, read
 from tests.videos import RECIPES, Recipe, number_of, write, write_sound
+from worker import film
 from worker.video import look
 
 DAMAGED = [
@@ -137,10 +138,19 @@ def listener() -> Iterator[socket.socket]:
         yield server
 
 
+@pytest.mark.parametrize("without", ["", "protocol_whitelist", "format_whitelist"])
 @pytest.mark.parametrize("form", ["hls", "hls of a file", "concat", "sdp", "avi", "xml", "text"])
 def test_nothing_leads_out_of_a_file(
-    tmp_path: Path, listener: socket.socket, form: str, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    listener: socket.socket,
+    form: str,
+    without: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
+    """Each of the two lists is enough; with neither, the concatenation would be followed."""
+    kept = {name: value for name, value in film._OPTIONS.items() if name != without}
+    monkeypatch.setattr(film, "_OPTIONS", kept)
     port = listener.getsockname()[1]
     secret = write(tmp_path, RECIPES["ts"])
     url = f"http://127.0.0.1:{port}/a.ts"
