@@ -77,7 +77,7 @@ def main() -> None:
         for name in ("worker-1", "worker-2"):
             log = PLACE / f"{name}.log"
             stack.enter_context(running(MASKMILL, "worker", "-m", "shapes", log=log))
-        beat = ("-m", "celery", "-A", "worker.app", "beat", "--schedule", f"{scratch}/beat")
+        beat = ("-m", "celery", "-A", "worker.app", "beat", f"--pidfile={scratch}/beat.pid")
         stack.enter_context(running(sys.executable, *beat, log=PLACE / "beat.log"))
         job = ("s3://photos/demo/", "-m", "shapes", "--shard-size", "2")
         maskmill("submit", *job, "-o", "s3://fleet/out", "--wait")

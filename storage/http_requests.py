@@ -1,4 +1,4 @@
-"""GET over HTTP, where the address is checked at each redirect and then pinned, and that ends.
+"""Requests over HTTP whose addresses are checked, at each redirect, and then pinned, and that end.
 
 The check is against server-side request forgery: an input leads to no private network.
 Proxy variables are not honoured: a proxy would resolve the name a second time.
@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
 import urllib3
@@ -21,7 +21,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError, SSLError
 
 from storage.errors import BadUri, Refused, Unreachable
-from storage.settings import HttpSettings, http_settings
+from storage.settings import HttpSettings, http_settings, webhook_settings
 from storage.uris import Location, parse
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -37,6 +37,14 @@ _MORE_SPECIAL = tuple(
 _MAX_REDIRECTS = 5
 
 
+class Request(NamedTuple):
+    """What is the same for all addresses; with a body it is a POST."""
+
+    more: Mapping[str, str]  # headers
+    rules: HttpSettings
+    body: bytes | None = None
+
+
 class Interrupted(Unreachable):
     """What may pass: worth another attempt."""
 
@@ -47,13 +55,32 @@ def follow(location: Location, conditions: Mapping[str, str]) -> urllib3.BaseHTT
     """The first answer that is no redirect, its body unread; `conditions` are more headers."""
     url = location.uri
     for _ in range(_MAX_REDIRECTS + 1):
-        answer = _ask(location.uri, urlsplit(url), conditions)
+        answer = _ask(location.uri, urlsplit(url), Request(conditions, http_settings()))
         target = answer.get_redirect_location()
         if not target:
             return answer
         answer.close()
         url = _redirected(location.uri, url, target)
     raise Unreachable(location.uri, f"could not be read: more than {_MAX_REDIRECTS} redirects")
+
+
+def post(url: str, body: bytes, headers: Mapping[str, str]) -> int:
+    """The status that a webhook answers with. Redirects are not followed."""
+    answer = _ask(url, urlsplit(url), Request(headers, webhook_rules(url), body))
+    answer.close()
+    return answer.status
+
+
+def webhook_rules(url: str) -> HttpSettings:
+    """A host has to be listed, by name or address, and besides its network if that is private."""
+    rules, place = webhook_settings(), parse(url)
+    host = place.host.rstrip(".")
+    listed = host in rules.allowed_hosts
+    with suppress(ValueError):
+        listed |= any(ipaddress.ip_address(host) in each for each in rules.allowed_networks)
+    if not listed or place.scheme not in ("http", "https"):
+        raise Refused(url, f"is refused: it is of no web host that {rules.variable} lists")
+    return rules._replace(allowed_hosts=frozenset())
 
 
 def _redirected(uri: str, url: str, target: str) -> str:
@@ -66,16 +93,15 @@ def _redirected(uri: str, url: str, target: str) -> str:
     return onward.uri
 
 
-def _ask(uri: str, url: SplitResult, conditions: Mapping[str, str]) -> urllib3.BaseHTTPResponse:
-    """One request, to the first checked address that takes the connection."""
+def _ask(uri: str, url: SplitResult, request: Request) -> urllib3.BaseHTTPResponse:
+    """To the first checked address that takes the connection."""
     port = url.port or (443 if url.scheme == "https" else 80)
     host, addresses = _resolved(uri, url.hostname or "", port)
-    require_allowed(uri, host, addresses, http_settings())
-    headers = {**_headers(url, host), **conditions}
+    require_allowed(uri, host, addresses, request.rules)
     cause: Exception | None = None
     for address in addresses:
         try:
-            return _send(url, host, port, address, headers)
+            return _send(url, host, port, address, request)
         except SSLError as error:
             raise Unreachable(uri, "could not be reached: its certificate is not valid") from error
         except HTTPError as error:
@@ -111,7 +137,7 @@ def require_allowed(uri: str, host: str, addresses: list[Address], rules: HttpSe
             raise Refused(
                 uri,
                 "is refused: it leads to a private, loopback, link-local or reserved address "
-                "(MASKMILL_HTTP_ALLOW lists exceptions)",
+                f"({rules.variable} lists exceptions)",
             )
 
 
@@ -132,16 +158,17 @@ def _innermost(address: Address) -> Address:
 
 
 def _send(
-    url: SplitResult, host: str, port: int, address: Address, headers: Mapping[str, str]
+    url: SplitResult, host: str, port: int, address: Address, request: Request
 ) -> urllib3.BaseHTTPResponse:
     secure = {"server_hostname": host} if url.scheme == "https" else {}
     pool = pools(os.getpid()).connection_from_host(str(address), port, url.scheme, secure)
     pool.ConnectionCls = _CONNECTIONS[url.scheme]
     return pool.urlopen(
-        "GET",
+        "GET" if request.body is None else "POST",
         (url.path or "/") + (f"?{url.query}" if url.query else ""),
-        headers=headers,
-        timeout=http_settings().timeout,
+        body=request.body,
+        headers={**_headers(url, host), **request.more},
+        timeout=request.rules.timeout,
         retries=False,
         redirect=False,
         preload_content=False,

@@ -14,6 +14,8 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 Value = TypeVar("Value")
 
+WEBHOOK_S = 10.0
+
 _ACCOUNT = re.compile(r"(s3://[A-Za-z0-9._-]+(?:/[^=]*)?)=(.+?)(?:@(https?://.*))?")
 _HOST = re.compile(r"[A-Za-z0-9._-]*[A-Za-z_-][A-Za-z0-9._-]*")
 
@@ -26,6 +28,8 @@ class Account(NamedTuple):
 
 
 class HttpSettings(NamedTuple):
+    variable: str
+    """Lists the exceptions."""
     allowed_hosts: frozenset[str]
     allowed_networks: tuple[Network, ...]
     timeout: float  # seconds without an answer or a byte
@@ -51,7 +55,12 @@ def http_settings() -> HttpSettings:
     allowed = _read("HTTP_ALLOW", _allowed)
     timeout = _read("HTTP_TIMEOUT", _seconds, "30")
     deadline = _read("HTTP_DEADLINE", _seconds, "600")
-    return HttpSettings(*allowed, timeout, deadline)
+    return HttpSettings("MASKMILL_HTTP_ALLOW", *allowed, timeout, deadline)
+
+
+def webhook_settings() -> HttpSettings:
+    allowed = _read("WEBHOOK_ALLOW", _allowed)
+    return HttpSettings("MASKMILL_WEBHOOK_ALLOW", *allowed, WEBHOOK_S, WEBHOOK_S)
 
 
 def _read(name: str, meaning: Callable[[str], Value], default: str = "") -> Value:

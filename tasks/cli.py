@@ -19,6 +19,7 @@ from tasks.cli_options import (
     command,
     option,
 )
+from tasks.cli_schedule import app as schedule
 
 app = typer.Typer(
     name="maskmill",
@@ -228,6 +229,7 @@ def report(
 
 
 app.add_typer(models)
+app.add_typer(schedule)
 
 
 def main() -> None:

@@ -106,9 +106,14 @@ class Fleet:
     def beat(self) -> Worker:
         """Celery's beat, which has the reconciler look every half minute."""
         made = self.folder / f"beat-{len(self.workers)}"
-        return self.plain_celery(
-            *("-l", "WARNING", "-s", str(made), "--pidfile", f"{made}.pid"), part="beat"
-        )
+        return self.plain_celery(*("-l", "WARNING", "--pidfile", f"{made}.pid"), part="beat")
+
+    def serve(self, schedules: Path) -> Worker:
+        """`maskmill schedule serve`: beat, which has what is in the file run."""
+        log = self.folder / f"worker-{len(self.workers)}.log"
+        command = [MASKMILL, "schedule", "serve", str(schedules)]
+        self.workers.append(Worker(command, log, environment(None, **self.variables)))
+        return self.workers[-1]
 
     def logs(self) -> str:
         return "\n".join(f"--- {each.log.name}\n{each.said()[-2500:]}" for each in self.workers)

@@ -4,14 +4,11 @@ import os
 
 from tasks.annotate import engines_here
 from tasks.board import targets_of
-from tasks.broker import DEFAULT_QUEUE, broker_url, make_app, queues_for
-from tasks.messages import ReconcileMessage
+from tasks.broker import broker_url, make_app, queues_for
 from tasks.state import fleet_state
 from worker import jobs
 from worker.fleet import FleetStation
 from worker.limits import read_limits
-
-RECONCILE_S = 30.0
 
 state = fleet_state()
 app = make_app(broker_url())
@@ -20,15 +17,5 @@ app = make_app(broker_url())
 for name in queues_for(engines_here(), targets_of(os.environ.get("MASKMILL_TARGET", "").split())):
     app.amqp.queues.select_add(app.amqp.queues[name])
 app.conf.worker_consumer = "worker.consumer:KeepingConsumer"
-app.conf.beat_schedule = {
-    "reconcile": {
-        "task": ReconcileMessage.task,
-        "schedule": RECONCILE_S,
-        "kwargs": {"schema": 1},
-        # A worker that was away finds one of these, not one for each half minute.
-        "options": {"queue": DEFAULT_QUEUE, "expires": RECONCILE_S},
-    }
-}
-
 # The tasks' station follows up. Plain Celery starts without our own command.
 jobs.station = FleetStation(app=app, state=state, limits=read_limits())

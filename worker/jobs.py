@@ -3,7 +3,9 @@
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import datetime, timezone
 from functools import partial
+from itertools import chain
 from typing import Any, TypeVar
 
 import msgspec
@@ -30,6 +32,7 @@ from tasks.messages import (
 from tasks.open_jobs import append_message
 from tasks.reconcile import reconcile
 from tasks.records import Item, Job, ProducedBy, Shard, encode
+from tasks.runs import Fleet, tick
 from tasks.submit import submit_message
 from worker import spool
 from worker.attempts import Overtaken, Released, Trying, read_history
@@ -123,7 +126,9 @@ def _for_client(message: Asking) -> FleetStation:
 @task(ReconcileMessage)
 def reconcile_jobs(message: ReconcileMessage) -> None:
     if isinstance(station, FleetStation):
-        for done in reconcile(station.app, station.state):
+        limits = station.limits.check_message, station.limits.refused_input
+        looks = tick(Fleet(station.app, station.state, *limits), datetime.now(timezone.utc))
+        for done in chain(reconcile(station.app, station.state), looks):
             log.info(done)
 
 

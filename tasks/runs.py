@@ -1,0 +1,245 @@
+"""The runs of schedules. All that is known of them is in the state folder, so that any machine can
+look after them, several at once.
+
+schedules/schedules.toml        what there is to run
+schedules/<name>/7.json         its seventh run, made create-only once the sixth has ended; 0.json
+                                says when the schedule was first seen, for its past is not run
+schedules/<name>/7.end.json     how that ended, create-only
+schedules/<name>/7.told.json, 7.stalled.json    that its receiver took the word of it
+schedules/<name>/7.seen.json    how many shards it had written, and since when so many
+
+Nominal times only go forward: whatever clocks do, none is run twice.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import msgspec
+from celery import Celery
+
+from storage import delete, get, put
+from storage.errors import Exists, NotFound, StorageError
+from storage.uris import basename, join, shown
+from tasks.broker import BrokerDown
+from tasks.folder import (
+    Folder,
+    JobError,
+    decoded,
+    entries_of,
+    read_any,
+    read_job,
+    read_run,
+    shard_objects,
+)
+from tasks.frames import may_read
+from tasks.markers import cancel, halt_of
+from tasks.merge import is_merged
+from tasks.messages import SubmitMessage
+from tasks.nominal import interval, latest, stamp
+from tasks.records import encode
+from tasks.schedules import Schedule, ScheduleError, parse_schedules
+from tasks.state import State
+from tasks.submit import submit_message
+from tasks.webhook import tell_receiver
+
+KEPT = 200  # runs that the state folder knows of
+STALLED_S = 1800.0  # without a new shard
+PASSING = ("unavailable", "full")  # a store that mends
+T = TypeVar("T")
+
+
+class Run(msgspec.Struct, frozen=True):
+    nominal: datetime
+    output: str
+    made: datetime
+    schedule: Schedule  # as it was then
+
+    def __str__(self) -> str:
+        return f"schedule {self.schedule.name}: the run of {stamp(self.nominal)}"
+
+
+class End(msgspec.Struct, frozen=True):
+    state: Literal["finished", "finished-with-failures", "failed", "cancelled", "stalled"]
+    reason: str = ""
+    images: int = 0
+    failures: int = 0
+
+
+class Fleet(NamedTuple):
+    app: Celery
+    state: State
+    allow: Callable[[SubmitMessage], None]  # raises where this worker may not do what is asked
+    refused: Callable[[str], str] = may_read  # as planning takes it
+
+
+@dataclass(frozen=True)
+class Book:
+    """What one listing says of a schedule's runs; -1 is the last where there is nothing yet."""
+
+    place: str
+    names: frozenset[str]
+    last: int
+
+    @property
+    def running(self) -> bool:
+        return self.last > 0 and f"{self.last}.end.json" not in self.names
+
+    def at(self, name: str) -> str:
+        return join(self.place, name)
+
+    def run(self, number: int) -> Run:
+        return self._read(f"{number}.json", Run)
+
+    def end(self, number: int) -> End:
+        return self._read(f"{number}.end.json", End)
+
+    def _read(self, name: str, kind: type[T]) -> T:
+        return decoded(get(self.at(name)), kind, self.at(name))
+
+    def write(self, name: str, value: Any) -> None:
+        """Create-only: what another look wrote before stays."""
+        with suppress(Exists):
+            put(self.at(name), encode(value), create_only=True)
+
+
+def place_of(state: State) -> str:
+    return join(state.uri, "schedules/schedules.toml")
+
+
+def read_schedules(state: State) -> tuple[Schedule, ...]:
+    try:
+        return parse_schedules(get(place_of(state)), shown(place_of(state)))
+    except NotFound:
+        return ()
+
+
+def read_book(state: State, schedule: Schedule) -> Book:
+    place = join(state.uri, f"schedules/{schedule.name}")
+    names = frozenset(basename(each.uri) for each in entries_of(f"{place}/"))
+    last = max((int(each[:-5]) for each in names if each[:-5].isdigit()), default=-1)
+    return Book(place, names, last)
+
+
+def tick(fleet: Fleet, now: datetime) -> Iterator[str]:
+    """Look after every schedule; yields a sentence for each thing done, or that could not be."""
+    try:
+        for each in read_schedules(fleet.state):
+            try:
+                yield from look_at(each, fleet, now)
+            except (BrokerDown, JobError, StorageError) as exc:
+                yield f"schedule {each.name}: {exc}; the next look tries again"
+    except (ScheduleError, StorageError) as exc:
+        yield f"no schedule can be looked after: {exc}"
+
+
+def look_at(
+    schedule: Schedule, fleet: Fleet, now: datetime, *, at_once: bool = False
+) -> Iterator[str]:
+    """See how the last run stands, or make the next if it is due; `at_once`: in any case."""
+    book = read_book(fleet.state, schedule)
+    if book.last < 0:
+        book.write("0.json", Run(now, "", now, schedule))
+        book = read_book(fleet.state, schedule)
+    nominal = None
+    if not book.running:
+        come = latest(schedule.timing(), now)
+        late = come is not None and come > book.run(book.last).nominal
+        nominal = come if late else now if at_once else None
+    if nominal is not None:
+        run = Run(nominal, schedule.output_of(nominal), now, schedule)
+        book.write(f"{book.last + 1}.json", run)
+        # Who was paused before this finds that others are far ahead.
+        book = read_book(fleet.state, schedule)
+    if book.running:
+        yield from _follow(schedule, book, fleet, now, nominal)
+        book = read_book(fleet.state, schedule)
+    for name in book.names:
+        number = name.partition(".")[0]
+        if number.isdigit() and int(number) <= book.last - KEPT:
+            delete(book.at(name))
+    _tell_ends(schedule, book)
+
+
+def _follow(
+    schedule: Schedule, book: Book, fleet: Fleet, now: datetime, begun: datetime | None
+) -> Iterator[str]:
+    run = book.run(book.last)
+    if run.nominal == begun:
+        yield f"{run} begins in {shown(run.output)}"
+    limit = run.schedule.budget
+    try:
+        end = advance(run, fleet, run.nominal == begun)
+        goes_on = end is None or end.state == "cancelled"  # it may be that we did so before
+        if goes_on and limit and (now - run.made).total_seconds() > interval(limit):
+            end = cut_off(run, f"it took longer than its budget of {limit}")
+    except Exception as exc:
+        if isinstance(exc, BrokerDown) or getattr(exc, "kind", "") in PASSING:
+            raise
+        end = End("failed", str(exc))
+    if end is not None:
+        book.write(f"{book.last}.end.json", end)
+        yield f"{run} is {end.state}" + (f": {end.reason}" if end.reason else "")
+    elif schedule.webhook and f"{book.last}.stalled.json" not in book.names:
+        _tell_stalled(schedule, book, run, now)
+
+
+def advance(run: Run, fleet: Fleet, is_new: bool) -> End | None:
+    """Submit a run's job where there is none, or see how it stands: its end, if it has one.
+
+    A new run is submitted in any case: what lies there is refused if it is another's.
+    """
+    job = read_job(run.output)
+    if job is None or is_new:
+        message = run.schedule.message(run.output)
+        fleet.allow(message)
+        submit_message(message, fleet.app, fleet.state, fleet.refused)
+        return None
+    folder = Folder(run.output, job.run)
+    if halt := halt_of(folder):
+        return End("cancelled" if halt.kind == "cancelled" else "failed", halt.reason)
+    record = read_run(folder) if is_merged(folder, job) else None
+    if record is None:
+        return None
+    images, failures = record["images"], record["failures"]
+    return End("finished-with-failures" if failures else "finished", "", images, failures)
+
+
+def cut_off(run: Run, reason: str) -> End:
+    job = read_job(run.output)
+    if job is not None:
+        cancel(Folder(run.output, job.run), reason)
+    return End("failed", reason)
+
+
+def _tell_stalled(schedule: Schedule, book: Book, run: Run, now: datetime) -> None:
+    job, uri = read_job(run.output), book.at(f"{book.last}.seen.json")
+    shards = sum(1 for _ in shard_objects(Folder(run.output, job.run))) if job else 0
+    before, since = read_any(uri, tuple[int, datetime]) or (-1, now)
+    if before != shards or since > now:
+        put(uri, encode((shards, now)))
+    elif (now - since).total_seconds() > STALLED_S:
+        reason = f"no shard was written for {STALLED_S / 60:.0f} minutes"
+        _tell(schedule, run, End("stalled", reason))
+        book.write(f"{book.last}.stalled.json", now)
+
+
+def _tell_ends(schedule: Schedule, book: Book) -> None:
+    """In their order: one that cannot be told now holds up the later ones."""
+    for number in range(max(1, book.last - KEPT + 1), book.last + 1):
+        ended = f"{number}.end.json" in book.names
+        if ended and f"{number}.told.json" not in book.names:
+            end = book.end(number)
+            if schedule.webhook and end.state != "cancelled":
+                _tell(schedule, book.run(number), end)
+            book.write(f"{number}.told.json", end)
+
+
+def _tell(schedule: Schedule, run: Run, end: End) -> None:
+    """Once a state; where the word that it was told is lost, again under the same key."""
+    nominal = stamp(run.nominal)
+    about = {"schedule": schedule.name, "nominal": nominal, "output": shown(run.output)}
+    body = encode({"schema": 1, **about, **msgspec.to_builtins(end)})
+    tell_receiver(schedule.webhook, body, key=f"{schedule.name}/{nominal}/{end.state}")

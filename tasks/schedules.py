@@ -1,0 +1,169 @@
+"""schedules.toml: what runs when, as frozen values. What is wrong is named with line and field."""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+from itertools import islice
+from typing import Annotated, Any
+
+import msgspec
+
+from storage.http_requests import webhook_rules
+from storage.uris import parse, shown
+from tasks.board import check_target
+from tasks.messages import SubmitMessage
+from tasks.nominal import UTC, Timing, cron, following, interval, stamp, zone_of
+from tasks.records import Routing, Selection
+from tasks.shelf import find_models
+from tasks.submit import options_as
+from tasks.wishes import Wishes, settings_of
+
+LOOKED_AT = 400  # nominal times of which no two may have the same output
+NOT_BUILT = ("incremental", "into", "events", "drop_vanished")
+_FROM = datetime(2026, 1, 1, tzinfo=UTC)  # whatever today is, a file is right or wrong
+_BRACED = re.compile(r"\{(.*?)\}")
+Word = Annotated[str, msgspec.Meta(min_length=1)]
+Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z")]  # of a folder
+
+
+class ScheduleError(Exception):
+    """A file of schedules that cannot be used, in one sentence with line and field."""
+
+
+class Schedule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    name: Name
+    model: Word
+    cron: str = ""
+    every: str = ""
+    timezone: Word = "UTC"  # of `cron` and of {date}
+    inputs: tuple[str, ...] = ()
+    events: str = ""  # a queue in place of inputs
+    output: str = ""  # a template
+    into: str = ""  # a dataset that grows
+    incremental: bool = False
+    drop_vanished: bool = False
+    budget: str = ""
+    webhook: str = ""
+    options: dict[str, Any] = {}  # of `maskmill submit`, with underscores
+
+    def timing(self) -> Timing:
+        return interval(self.every) if self.every else cron(self.cron, zone_of(self.timezone))
+
+    def output_of(self, nominal: datetime) -> str:
+        """Where a run's job is: {date} is the nominal day in the schedule's zone, {run} in UTC."""
+        day = nominal.astimezone(zone_of(self.timezone)).date().isoformat()
+        values = {"name": self.name, "date": day, "run": stamp(nominal)}
+        return _BRACED.sub(lambda found: values[found[1]], self.output)
+
+    def message(self, output: str) -> SubmitMessage:
+        """What a client would send to have it done once."""
+        told = {"inputs": self.inputs, "model": self.model, "options": self.options}
+        return msgspec.convert({**told, "output": output}, SubmitMessage)
+
+
+def parse_schedules(data: bytes, file: str, *, here: bool = False) -> tuple[Schedule, ...]:
+    """The schedules in a file of this name; `here`: also held against this machine's models."""
+    try:
+        text = data.decode()
+        top = msgspec.toml.decode(text)
+    except (UnicodeDecodeError, msgspec.DecodeError) as exc:
+        raise ScheduleError(f"{file} cannot be read: {exc}") from exc
+    tables = top.pop("schedule", [])
+    if top or not isinstance(tables, list):
+        raise ScheduleError(f"{file} has {', '.join(top) or 'schedule'}; it takes [[schedule]]")
+    made: list[Schedule] = []
+    for number, table in enumerate(tables):
+        try:
+            made.append(msgspec.convert(table, Schedule))
+            wrong = next(_faults(made[-1], made[:-1], here), None)
+        except msgspec.ValidationError as exc:
+            field = re.search(r"\$\.(\w+)|field `(\w+)`", str(exc))
+            wrong = (field[1] or field[2] if field else "", str(exc))
+        if wrong:
+            line = _line(text, number, wrong[0])
+            raise ScheduleError(f"{file}, line {line}: {': '.join(filter(None, wrong))}")
+    return tuple(made)
+
+
+def _line(text: str, number: int, field: str) -> int:
+    """Where a field of the n-th table stands, or else where that begins."""
+    headers = re.finditer(r"(?m)^[ \t]*\[\[\s*schedule\s*\]\]", text)
+    places = [*(each.start() for each in headers), *[len(text)] * (number + 2)]
+    pattern = re.compile(rf"(?m)^[ \t]*(\[\s*schedule\s*\.\s*)?{field or '$'}\b")
+    found = pattern.search(text, places[number], places[number + 1])
+    return text.count("\n", 0, found.start() if found else places[number]) + 1
+
+
+def _faults(it: Schedule, before: Sequence[Schedule], here: bool) -> Iterator[tuple[str, str]]:
+    """What is wrong with a schedule: the field, and why."""
+    for one, other in (("cron", "every"), ("output", "into"), ("inputs", "events")):
+        if bool(getattr(it, one)) == bool(getattr(it, other)):
+            yield one, f"exactly one of {one} and {other} has to be given"
+    for field, check in _CHECKS.items():
+        if getattr(it, field) and (here or field not in _HERE):
+            try:
+                check(it)
+            except Exception as exc:  # noqa: BLE001  whoever reads the field says what it must be
+                yield field, str(exc)
+    for field in ("events", "drop_vanished"):
+        if getattr(it, field) and not it.into:
+            yield field, "it goes with into"
+    for field in NOT_BUILT:
+        if getattr(it, field):
+            yield field, "it is not built yet"
+    for each in before:
+        if it.name == each.name:
+            yield "name", "another schedule has it"
+        if it.output and it.output_of(_FROM) == each.output_of(_FROM):
+            yield "output", f"{each.name} has the same; give {{name}}"
+
+
+def _check_times(it: Schedule) -> None:
+    if next(following(it.timing(), _FROM), None) is None:
+        raise ValueError("such a day never comes")
+
+
+def _check_places(*words: str) -> None:
+    for word in words:
+        parse(word)
+        if "://" not in word and not word.startswith("/"):
+            raise ValueError(f"{shown(word)} is neither a URI nor a path from the root")
+
+
+def _check_output(it: Schedule) -> None:
+    _check_places(it.output)
+    if set(_BRACED.findall(it.output)) - {"date", "name", "run"}:
+        raise ValueError("between braces it takes {date}, {name} and {run}")
+    outputs = [it.output_of(at) for at in islice(following(it.timing(), _FROM), LOOKED_AT)]
+    if len(set(outputs)) < len(outputs):
+        raise ValueError("two runs would have the same; give {run}, or {date} for one a day")
+
+
+def _asked(it: Schedule) -> Wishes:
+    if it.options.get("overwrite"):
+        raise ValueError("overwrite would start a run anew that was cut off")
+    wished: Wishes
+    _, routing, wished = options_as(it.message("out"), Selection, Routing, Wishes)
+    check_target(routing.target)
+    return wished
+
+
+def _check_model(it: Schedule) -> None:
+    wished = _asked(it)
+    models = find_models(it.model, wished.runtime, wished.precision, wished.mixed)
+    settings_of(models[0], wished)
+
+
+_HERE = ("model", "webhook")
+_CHECKS: dict[str, Callable[[Schedule], object]] = {
+    "timezone": lambda it: zone_of(it.timezone),
+    "cron": _check_times,
+    "every": _check_times,
+    "inputs": lambda it: _check_places(*it.inputs),
+    "into": lambda it: _check_places(it.into),
+    "output": _check_output,
+    "budget": lambda it: interval(it.budget),
+    "options": _asked,
+    "model": _check_model,
+    "webhook": lambda it: webhook_rules(it.webhook),
+}
