@@ -201,7 +201,8 @@ def write_all(
                 comma = b",\n" if counts["annotations"] else b"\n"
                 counts["annotations"] += 1
                 merged.by_class[each.category_id] += 1
-                spool.write(comma + encode(dataset_record(each, counts["annotations"], polygons)))
+                number = each.id or counts["annotations"]
+                spool.write(comma + encode(dataset_record(each, number, polygons)))
                 results.write(comma + encode({name: getattr(each, name) for name in RESULT}))
             for failure in shard.failures:
                 failures.write(encode(failure) + b"\n")

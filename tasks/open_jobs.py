@@ -21,7 +21,7 @@ from storage.uris import below, shown
 from tasks.board import check_target
 from tasks.broker import broker_url, make_app, send_shards
 from tasks.folder import Folder, JobDiffers, read_job
-from tasks.frames import frames_of
+from tasks.frames import frames_of, may_read
 from tasks.inputs import Found, InputError, ListLine, absolute, find, in_list
 from tasks.messages import AnnotateMessage
 from tasks.opening import Opened, Sources, differing, refuse_foreign, sources
@@ -30,7 +30,7 @@ from tasks.plan import commit_job, shards_of
 from tasks.records import Counts, Item, Job, Routing, Sampling, Selection, encode, encode_lines
 from tasks.shelf import find_model, find_models
 from tasks.state import KnownJob, State, fleet_state
-from tasks.submit import Sharing, Submitted, check_output, options_as, visible
+from tasks.submit import Fresh, Sharing, Submitted, check_output, options_as, visible
 from tasks.wishes import Wishes, asked_for, settings_of
 
 Admit = Callable[[Job, Folder], None]
@@ -47,18 +47,22 @@ def append(
     sharing: Sharing = Sharing(),
     app: Celery | None = None,
     state: State | None = None,
+    refused: Callable[[str], str] = may_read,
+    fresh: Fresh = iter,
+    turn: str = "",
     **wishes: Any,
 ) -> Submitted:
     """Add inputs to an open job, made if there is none: URIs, or {"uri": …, "file_name": …}.
 
     What is named is taken as it is; nothing is listed or expanded, save a video to its frames.
+    turn: 16 hexadecimal digits with which the parts' names begin; see `tasks.segments`.
     """
     wished = Wishes(model=model, output=absolute(output), **wishes)
     check_output(wished.output, sharing)
-    seen = visible(map(_found, items), wished.output, sharing)
-    found = frames_of(seen, sampling)
+    seen = visible(fresh(map(_found, items)), wished.output, sharing)
+    found = frames_of(seen, sampling, refused)
     opened = open_job(wished, routing, state or fleet_state())
-    return _store(opened, found, wished.shard_size, app or make_app(broker_url()))
+    return _store(opened, found, wished.shard_size, app or make_app(broker_url()), turn)
 
 
 def append_inputs(
@@ -158,7 +162,9 @@ def _named(item: str | ListLine) -> Found:
     return in_list(each, "/")
 
 
-def _store(opened: Opened, found: Iterator[Found], size: int | None, app: Celery) -> Submitted:
+def _store(
+    opened: Opened, found: Iterator[Found], size: int | None, app: Celery, turn: str = ""
+) -> Submitted:
     """Write the inputs as parts named by the hash of their content, then send these."""
     job, folder = opened
     chunks = shards_of(found, size or job.asked.shard_size)
@@ -170,7 +176,7 @@ def _store(opened: Opened, found: Iterator[Found], size: int | None, app: Celery
             for n, each in found
         ]
         data = encode_lines(items)
-        name = hashlib.sha256(data).hexdigest()[:32]
+        name = turn + hashlib.sha256(data).hexdigest()[: 24 if turn else 32]
         put(folder.plan(name), data, create_only=True)
         return name, len(items)
 

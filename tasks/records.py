@@ -174,6 +174,7 @@ class Image(msgspec.Struct, frozen=True, omit_defaults=True):
     video_id: int | None = None
     frame_index: int | None = None
     timestamp: float | None = None
+    vanished: bool = False  # it is no longer where a schedule found it
 
 
 class RleMask(msgspec.Struct, frozen=True):
@@ -182,7 +183,7 @@ class RleMask(msgspec.Struct, frozen=True):
 
 
 class Annotation(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One instance, not yet numbered: ids are given at merge, in plan order."""
+    """One instance. Ids are given at merge, in plan order."""
 
     image_id: int
     category_id: int
@@ -192,6 +193,7 @@ class Annotation(msgspec.Struct, frozen=True, omit_defaults=True):
     score: float
     polygons: tuple[tuple[float, ...], ...] = ()  # with --mask-format polygon, beside the RLE
     polygon_iou: float = 1.0  # of those polygons with the mask
+    id: int = 0  # not numbered yet
 
 
 class ProducedBy(msgspec.Struct, frozen=True):

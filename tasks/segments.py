@@ -3,37 +3,56 @@
 segments/<run>/00000.json is one JSON line that says which shard objects it takes in, then a line
 for each item, sorted by URI, with the id that it has in the dataset for ever. Annotations are
 numbered in the order of the segments, so their ids never change either.
+
+What a schedule's run adds is a *turn*: of an object (a video is one) the outcomes of the highest
+turn count, and those before are left out with their annotations' ids used up. Each run's turn is in
+the names of its parts. A run marks what it no longer finds, or finds again, by items with a problem
+of the `MARKS`.
 """
 
 import hashlib
+import itertools
 import re
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import groupby
-from typing import Any
+from typing import Any, cast
 
 import msgspec
+from msgspec.structs import replace
 
 from storage import open_read, put
 from storage.errors import Exists, NotFound
 from storage.uris import shown, without_frame, without_query
 from tasks.folder import Folder, JobError, ShardName, decoded, read_plan, read_shard, shard_objects
+from tasks.fragments import split_fragment
 from tasks.ordered import side_by_side
 from tasks.records import Annotation, Failure, Image, Item, ProducedBy, Schema, Shard, encode
 
 MOST_BYTES = 8 << 20  # of a segment's items; what is over goes into the next
 MOST_OBJECTS = 100_000
+MARKS = ("vanished", "dropped", "returned")  # their items' URIs are the objects' keys
 NAME_TAKEN = "another input of this open job has this file name; append it with a file_name"
 
 _SIGNED = re.compile(r"https?://[^?#]*\?(|[^#]*&)(X-(Amz|Goog)-Signature|Signature|sig)=", re.I)
 
 TABLES = """
-CREATE TABLE item (key TEXT PRIMARY KEY, id INTEGER, image TEXT) WITHOUT ROWID;
-CREATE INDEX image ON item (image);
+CREATE TABLE item (
+    key TEXT PRIMARY KEY, id INTEGER, name TEXT, source TEXT, turn INTEGER, segment INTEGER
+) WITHOUT ROWID;
+CREATE INDEX name ON item (name);
+CREATE TABLE turn (source TEXT, turn INTEGER, PRIMARY KEY (source, turn)) WITHOUT ROWID;
+CREATE VIEW live AS
+    SELECT item.key, item.segment, mark.name AS mark
+    FROM item LEFT JOIN item AS mark ON mark.key = '-' || item.source AND mark.turn > item.turn
+    WHERE item.id AND NOT EXISTS
+        (SELECT * FROM turn WHERE turn.source = item.source AND turn.turn > item.turn)
+    AND (mark IS NULL OR mark = 'returned' OR (mark = 'vanished' AND item.name NOT NULL));
 CREATE TABLE object (name TEXT PRIMARY KEY, taken INTEGER, empty_masks INTEGER) WITHOUT ROWID;
 CREATE TABLE outcome (
-    identity TEXT, key TEXT, failed INTEGER, generation INTEGER, part TEXT, made BLOB, body BLOB
+    identity TEXT, key TEXT, source TEXT, turn INTEGER, failed INTEGER, generation INTEGER,
+    part TEXT, made BLOB, body BLOB
 );
 CREATE INDEX place ON outcome (identity, failed, generation DESC, part);
 """
@@ -43,19 +62,21 @@ class Header(msgspec.Struct, frozen=True):
     objects: tuple[str, ...]  # the shard objects taken in: a part's name, or <name>.r<generation>
     produced_by: tuple[ProducedBy, ...]
     empty_masks: int
+    first: int = 0  # the id of its first annotation; 0: the next after the segment before
     schema: Schema = 1
 
 
 class Ended(msgspec.Struct, frozen=True, omit_defaults=True):
     """How an item ended. In a segment all ids are the dataset's."""
 
-    key: str  # of the URI, which may carry a signature that is not to be kept
+    key: str  # of the URI, which may carry a signature that is not to be kept; a mark's has a "-"
     part: str
     uri: str  # as it may be shown
     made_by: int = 0  # which of the header's `produced_by`
     image: Image | None = None
     failure: Failure | None = None
     annotations: tuple[Annotation, ...] = ()
+    video: str = ""  # of what is of a video, its key
 
 
 def identity(uri: str) -> str:
@@ -63,18 +84,43 @@ def identity(uri: str) -> str:
     return without_query(uri) if _SIGNED.match(uri) else uri
 
 
+def key_of(same: str) -> str:
+    """Of an identity, 32 hexadecimal digits."""
+    return hashlib.sha256(same.encode()).hexdigest()[:32]
+
+
+def source_of(item: Item) -> str:
+    """The key of the object that an item is of; what a mark marks has a "-" before it."""
+    if item.problem and item.problem.kind in MARKS:
+        return f"-{item.uri}"
+    same = identity(item.uri)
+    if item.frame is not None:
+        same = without_frame(same)
+    elif item.problem:
+        same, _ = split_fragment(same)
+    return key_of(same)
+
+
+def turn_of(part: str) -> int:
+    """When the schedule's run that appended a part was made, in seconds since the epoch; or 0."""
+    return int(part[:8], 16) if len(part) == 40 else 0
+
+
 class Segments:
     """An open job's segments, with what they hold in a scratch database, so memory stays flat."""
 
-    def __init__(self, folder: Folder, db: sqlite3.Connection) -> None:
-        self._folder, self._db = folder, db
+    def __init__(self, folder: Folder, db: sqlite3.Connection, above: int = 0) -> None:
+        """above: new annotations get ids higher than this."""
+        self._folder, self._db, self._above = folder, db, above
         self.count = 0
+        self._firsts: list[int] = []  # the id of the first annotation of each segment
+        self._end = 0  # the last id of an annotation
         self._read_on()
 
     def counts(self) -> Counter[str]:
         """How many inputs there are, and the shard objects that are taken in."""
         taken = self._one("SELECT count(*) FROM object WHERE taken")
-        return Counter(inputs=self._one("SELECT count(*) FROM item"), shard_objects=taken)
+        return Counter(inputs=self._one("SELECT count(*) FROM live"), shard_objects=taken)
 
     def grow(self) -> None:
         """Write what is new. Whoever is second at a number reads the first one's and goes on."""
@@ -96,21 +142,29 @@ class Segments:
         return self.count > before
 
     def shards(self) -> Iterator[Shard]:
-        """What the dataset holds, in order, an item at a time. Mended failures are left out."""
-        for number in range(self.count):
-            uri = segment_uri(self._folder, number)
+        """What the dataset holds, in order, an item at a time, without what was mended or replaced.
+
+        Annotations have their ids.
+        """
+        for number, first in enumerate(self._firsts):
+            uri, ids = segment_uri(self._folder, number), itertools.count(first)
             with open_read(uri) as file:
                 header = decoded(next(iter(file)), Header, uri)
                 empty = header.empty_masks
                 for line in file:
                     each = decoded(line, Ended, uri)
-                    if each.failure and self._one("SELECT image FROM item WHERE key = ?", each.key):
+                    found = tuple(replace(it, id=next(ids)) for it in each.annotations)
+                    marked = self._db.execute(
+                        "SELECT mark FROM live WHERE key = ? AND segment = ?", (each.key, number)
+                    ).fetchone()
+                    if marked is None:
                         continue
+                    vanished = marked == ("vanished",)
                     yield Shard(
                         each.part,
                         header.produced_by[each.made_by],
-                        (each.image,) if each.image else (),
-                        each.annotations,
+                        (replace(each.image, vanished=vanished),) if each.image else (),
+                        found,
                         (each.failure,) if each.failure else (),
                         empty,
                     )
@@ -124,8 +178,12 @@ class Segments:
                 with open_read(uri) as file:
                     header = decoded(next(iter(file)), Header, uri)
                     self._many("object", ((name, True, 0) for name in header.objects))
+                    self._firsts.append(header.first or self._end + 1)
+                    self._end = self._firsts[-1] - 1
                     for line in file:
-                        self._many("item", [_known(decoded(line, Ended, uri))])
+                        each = decoded(line, Ended, uri)
+                        self._many("item", [(*_known(each), self.count)])
+                        self._end += len(each.annotations)
             except NotFound:
                 return
             self.count += 1
@@ -137,7 +195,9 @@ class Segments:
             if generation == 0 and sorted(ended) != [each.id for each in items]:
                 raise JobError(f"shard {shard.shard} does not end each of its inputs once")
             self._many("object", [(_object(shard.shard, generation), False, shard.empty_masks)])
-            self._many("outcome", _outcomes(shard, generation, items))
+            ends = list(_outcomes(shard, generation, items))
+            self._many("outcome", ends)
+            self._many("turn", (each[2:4] for each in ends if each[3]))
 
     def _new(self) -> Iterator[tuple[ShardName, int]]:
         for part, generation in shard_objects(self._folder):
@@ -157,15 +217,16 @@ class Segments:
         names: dict[str, str] = {}
         lines: list[bytes] = []
         number, size, last = self._one("SELECT coalesce(max(id), 0) FROM item"), 0, ""
-        for at, known, by, body in self._best():
+        for at, known, is_same_turn, by, body in self._best():
             if size > MOST_BYTES:
                 break
             last = at
             each = self._free_of_clashes(msgspec.json.decode(body, type=Ended), names)
-            if known and each.failure:
+            if is_same_turn and each.failure:
                 continue
-            number += not known
-            each = _numbered(each, known or number, made.setdefault(by, len(made)))
+            own = known or (0 if each.key.startswith("-") else number + 1)
+            number = max(number, own)
+            each = _numbered(each, own, made.setdefault(by, len(made)))
             lines.append(encode(each) + b"\n")
             size += len(lines[-1])
         full = size > MOST_BYTES
@@ -179,17 +240,22 @@ class Segments:
             tuple(name for name, _ in left),
             tuple(msgspec.json.decode(by, type=ProducedBy) for by in made),
             sum(empty for _, empty in left),
+            max(self._end, self._above) + 1,
         )
         return encode(header) + b"\n" + b"".join(lines), last if full else None
 
-    def _best(self) -> Iterator[tuple[str, int, bytes, bytes]]:
-        """Of each item the end that counts: a success, else the latest failure; with its id, or 0.
+    def _best(self) -> Iterator[tuple[str, int, bool, bytes, bytes]]:
+        """Of each item the end that counts: of its object's last turn a success, else the latest
+        failure; with its id, or 0, and whether a segment has an end of the same turn.
 
-        An end that a segment has is final, but a failure can be mended.
+        Such an end is final, but a failure can be mended.
         """
         rows = self._db.execute(
-            "SELECT identity, coalesce(id, 0), made, body FROM outcome LEFT JOIN item USING (key)"
-            " WHERE id IS NULL OR (image IS NULL AND NOT failed)"
+            "SELECT identity, coalesce(id, 0), item.turn IS new.turn, made, body"
+            " FROM outcome AS new LEFT JOIN item USING (key)"
+            " WHERE (id IS NULL OR item.turn < new.turn OR (name IS NULL AND NOT failed))"
+            " AND NOT EXISTS"
+            " (SELECT * FROM turn WHERE turn.source = new.source AND turn.turn > new.turn)"
             " ORDER BY identity, failed, generation DESC, part"
         )
         for _, same in groupby(rows, key=lambda row: row[0]):
@@ -200,13 +266,13 @@ class Segments:
         if each.image is None:
             return each
         name = each.image.file_name
-        row = self._db.execute("SELECT key FROM item WHERE image = ?", (name,)).fetchone()
+        row = self._db.execute("SELECT key FROM item WHERE name = ? AND id", (name,)).fetchone()
         if names.setdefault(name, row[0] if row else each.key) == each.key:
             return each
         failure = Failure(each.image.id, each.uri, name, "write", "name-taken", NAME_TAKEN)
-        return msgspec.structs.replace(each, image=None, annotations=(), failure=failure)
+        return replace(each, image=None, annotations=(), failure=failure)
 
-    def _one(self, query: str, *values: str) -> Any:
+    def _one(self, query: str, *values: object) -> Any:
         return self._db.execute(query, values).fetchone()[0]
 
     def _many(self, table: str, rows: Iterable[tuple[Any, ...]]) -> None:
@@ -219,11 +285,13 @@ def segment_uri(folder: Folder, number: int) -> str:
     return folder.file(f"segments/{folder.run}/{number:05d}.json")
 
 
-def _known(each: Ended) -> tuple[str, int, str | None]:
-    """An item's key, its id, and its file name where it is an image."""
+def _known(each: Ended) -> tuple[str, int, str | None, str, int]:
+    """An item's key, its id, its name where it is an image or a mark, its object and its turn."""
+    about = each.video or each.key, turn_of(each.part)
     if each.image:
-        return each.key, each.image.id, each.image.file_name
-    return each.key, each.failure.image_id if each.failure else 0, None
+        return each.key, each.image.id, each.image.file_name, *about
+    failure = cast(Failure, each.failure)
+    return each.key, failure.image_id, None if failure.image_id else failure.kind, *about
 
 
 def _object(part: ShardName, generation: int) -> str:
@@ -232,7 +300,7 @@ def _object(part: ShardName, generation: int) -> str:
 
 def _outcomes(
     shard: Shard, generation: int, items: Iterable[Item]
-) -> Iterator[tuple[str, str, int, int, str, bytes, bytes]]:
+) -> Iterator[tuple[str, str, str, int, int, int, str, bytes, bytes]]:
     images = {each.id: each for each in shard.images}
     failures = {each.image_id: each for each in shard.failures}
     found: dict[int, list[Annotation]] = {}
@@ -242,23 +310,25 @@ def _outcomes(
     for item in items:
         if item.id not in images and item.id not in failures:
             continue  # a later generation has only what it tried
-        same = identity(item.uri)
+        same, source = identity(item.uri), source_of(item)
         if item.frame is not None:  # those of a video are in the dataset in their order
             same = f"{without_frame(same)}#frame={item.frame.index:09}"
+        key = source if source.startswith("-") else key_of(same)
         each = Ended(
-            hashlib.sha256(same.encode()).hexdigest()[:32],
+            key,
             part,
             shown(item.uri),
             image=images.get(item.id),
             failure=failures.get(item.id),
             annotations=tuple(found.get(item.id, ())),
+            video="" if source == key else source,
         )
-        yield same, each.key, int(each.image is None), generation, part, made, encode(each)
+        failed = int(each.image is None)
+        yield same, key, source, turn_of(part), failed, generation, part, made, encode(each)
 
 
 def _numbered(each: Ended, number: int, made_by: int) -> Ended:
     """With the id that the item has in the dataset, in place of its number in its part."""
-    replace = msgspec.structs.replace
     return replace(
         each,
         made_by=made_by,

@@ -34,6 +34,7 @@ from tasks.shelf import checksum, find_models
 from tasks.state import KnownJob, State, fleet_state
 from tasks.wishes import Wishes, asked_for
 
+Fresh = Callable[[Iterator[Found]], Iterator[Found]]  # what is to be done of what was found
 UPLOADS = 8
 NO_OPTIONS = {"model", "output", "max_failures", "replace_edited"}  # of a message: nobody waits
 CHUNK = 1 << 20
@@ -67,6 +68,7 @@ def submit(
     app: Celery | None = None,
     state: State | None = None,
     refused: Callable[[str], str] = may_read,
+    fresh: Fresh = iter,
     **wishes: Any,
 ) -> Submitted:
     """Plan a job and send its shards; one that is there already is continued.
@@ -84,7 +86,7 @@ def submit(
         asked,
         routing=routing,
         overwrite=wished.overwrite,
-        checked=lambda found: visible(found, wished.output, sharing),
+        checked=lambda found: visible(fresh(found), wished.output, sharing),
         noted=lambda folder: state.register(KnownJob(folder.uri, folder.run, time.time())),
         refused=refused,
     )
@@ -111,7 +113,11 @@ def what_is_asked(
 
 
 def submit_message(
-    message: SubmitMessage, app: Celery, state: State, refused: Callable[[str], str]
+    message: SubmitMessage,
+    app: Celery,
+    state: State,
+    refused: Callable[[str], str],
+    fresh: Fresh = iter,
 ) -> Submitted:
     """What a bare client asks for. Local paths are those of the machine that plans."""
     selection, routing, wished = options_as(message, Selection, Routing, Wishes)
@@ -123,6 +129,7 @@ def submit_message(
         app=app,
         state=state,
         refused=refused,
+        fresh=fresh,
         **msgspec.structs.asdict(wished),
     )
 
@@ -172,7 +179,7 @@ def visible(
     """The inputs as workers can read them: local ones uploaded, shared, or refused."""
 
     def unseen(each: Found) -> str | None:
-        if not each.is_image or sharing.shared_paths or not is_local(each.uri):
+        if not each.is_image or each.problem or sharing.shared_paths or not is_local(each.uri):
             return None
         check_input(each.uri, sharing)
         return each.uri if upload else None
