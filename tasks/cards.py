@@ -19,6 +19,7 @@ Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 _SUFFIXES = "|".join(map(re.escape, ENGINES_BY_SUFFIX))
 NetworkFile = Annotated[str, msgspec.Meta(pattern=rf"(?i)[^/]({_SUFFIXES})\Z")]
 Categories = Literal["coco80"] | Annotated[tuple[Name | Category, ...], msgspec.Meta(min_length=1)]
+Family = Literal["yolact", "mask_rcnn", "detr", "yolo_seg"]  # each a decoder: worker/yolact.py
 Fit = Literal["stretch", "pad", "letterbox", "sides", "native"]
 
 
@@ -101,7 +102,7 @@ class Build(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
-    family: str
+    family: Family
     builds: Annotated[tuple[Build, ...], msgspec.Meta(min_length=1)]
     categories: Categories
     input: InputSpec = InputSpec()
