@@ -12,7 +12,7 @@ from tasks.categories import Category, Name, coco80
 ENGINES_BY_SUFFIX = {".onnx": ("onnx", "openvino"), ".tflite": ("tflite",), ".xml": ("openvino",)}
 
 LARGEST_SIDE = 1 << 14
-Positive = Annotated[int, msgspec.Meta(ge=1)]
+Positive = Annotated[int, msgspec.Meta(ge=1, le=10**12)]  # what the scratch database can count
 Side = Annotated[int, msgspec.Meta(ge=1, le=LARGEST_SIDE)]
 Spread = Annotated[float, msgspec.Meta(gt=0)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
