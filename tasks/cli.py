@@ -1,6 +1,6 @@
 """The `maskmill` command. Nothing heavy is imported before it is needed."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -15,7 +15,6 @@ from tasks.cli_options import (
     ModelName,
     Output,
     ReplaceEdited,
-    Runtime,
     command,
     option,
     options_of,
@@ -145,7 +144,8 @@ def worker(
         typer.Option("--model", "-m", help="Load and warm this model before taking work."),
     ] = None,
     runtime: Annotated[
-        Runtime | None, typer.Option(help="Take work of this engine only (default: all here).")
+        Literal["onnx", "openvino", "tflite"] | None,
+        typer.Option(help="Take work of this engine only (default: all here)."),
     ] = None,
     target: Annotated[
         list[str] | None,

@@ -4,15 +4,13 @@ import inspect
 import os
 from collections.abc import Callable, Iterator
 from pkgutil import resolve_name
-from typing import Annotated, Any, Literal, get_args, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 import msgspec
 import typer
 
 from tasks.records import Selection
 from tasks.wishes import Wishes
-
-Runtime = Literal["onnx", "openvino", "tflite"]
 
 Inputs = Annotated[
     list[str],
