@@ -20,7 +20,7 @@ import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError, SSLError
 
-from storage.errors import BadUri, Refused, Unreachable
+from storage.errors import BadUri, Interrupted, Refused, Unreachable
 from storage.settings import HttpSettings, http_settings
 from storage.uris import Location, parse
 
@@ -35,12 +35,6 @@ _MORE_SPECIAL = tuple(
 )
 
 _MAX_REDIRECTS = 5
-
-
-class Interrupted(Unreachable):
-    """What may pass: worth another attempt."""
-
-    kind = "unreachable"
 
 
 def follow(location: Location, conditions: Mapping[str, str]) -> urllib3.BaseHTTPResponse:

@@ -15,7 +15,7 @@ from s3transfer.manager import TransferManager
 from storage import disk
 from storage.errors import Denied, Exists, NotFound, StorageError, Unavailable
 from storage.s3_clients import ask, client_for, code_of, max_attempts, status_of, translating
-from storage.streams import CHUNK, Entry, Opened, backoff, range_asked, range_given, read_all
+from storage.streams import CHUNK, Entry, Opened, backoff, range_asked, range_given
 from storage.uris import Location, as_folder, join, parse
 
 logger = logging.getLogger(__name__)
@@ -38,10 +38,6 @@ def open_versioned(
     reader = _Reader(location, answer)
     stream = io.BufferedReader(reader, CHUNK)
     return Opened(stream, reader.size, version_of(answer), reader.start, reader.end)
-
-
-def get_versioned(location: Location, max_bytes: int | None) -> tuple[bytes, str]:
-    return read_all(open_versioned(location), location.uri, max_bytes)
 
 
 def list_entries(location: Location, starting: str) -> Iterator[Entry]:
