@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from storage import errors
-from storage.streams import Entry, Opened, read_all
+from storage.streams import Entry, Opened
 from storage.uris import Location, as_folder, join, shown, storable
 
 logger = logging.getLogger(__name__)
@@ -39,10 +39,6 @@ def open_versioned(
 def _at_once(path: str, flags: int) -> int:
     """Without O_NONBLOCK the open of a FIFO would wait for a writer for ever."""
     return os.open(path, flags | os.O_NONBLOCK)
-
-
-def get_versioned(location: Location, max_bytes: int | None) -> tuple[bytes, str]:
-    return read_all(open_versioned(location), location.uri, max_bytes)
 
 
 def put(location: Location, data: bytes, create_only: bool) -> None:

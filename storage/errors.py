@@ -57,6 +57,12 @@ class Unreachable(StorageError):
     """An HTTP input that gives no answer: a matter of that input, not of a store."""
 
 
+class Interrupted(Unreachable):
+    """What may pass: worth another attempt."""
+
+    kind = "unreachable"
+
+
 class Unavailable(StorageError):
     """A store that stays away after all retries: no fault of the object asked for."""
 

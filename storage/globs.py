@@ -12,9 +12,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
-from storage.streams import Entry
+from storage import Entry, list_entries
 from storage.uris import parse, relative
-from storage.verbs import list_entries
 
 _MAGIC = re.compile(r"[*?]|\[[^/]+\]")
 _PERCENT_ENCODED = re.compile(r"(?:%[0-9A-Fa-f]{2})+")

@@ -2,22 +2,19 @@
 
 import io
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, suppress
-from typing import Any, BinaryIO, NoReturn, TypeVar
+from typing import Any, BinaryIO, NoReturn
 
 from urllib3 import BaseHTTPResponse
 from urllib3.exceptions import HTTPError
 
-from storage.errors import BadUri, Denied, Expired, NotFound, NotWritable, Unreachable
-from storage.http_requests import Interrupted, follow, hang_up_after
+from storage.errors import BadUri, Denied, Expired, Interrupted, NotFound, NotWritable, Unreachable
+from storage.http_requests import follow, hang_up_after
 from storage.settings import http_settings
-from storage.streams import CHUNK, Entry, Opened, backoff, range_asked, range_given, read_all
+from storage.streams import CHUNK, Entry, Opened, range_asked, range_given
 from storage.uris import Location
 
-Result = TypeVar("Result")
-
-_ATTEMPTS = 4
 _ERROR_BYTES = 4096
 _EXPIRED = (b"expired", b"not valid in the specified time frame", b"signed expiry time")
 _TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -27,41 +24,9 @@ def open_versioned(
     location: Location, start: int = 0, version: str = "", end: int | None = None
 ) -> Opened:
     """What is asked for of an object that is still of `version`; else all of it, from 0."""
-    return _insist(lambda deadline: _open(location, deadline, start, version, end))
-
-
-def get_versioned(location: Location, max_bytes: int | None) -> tuple[bytes, str]:
-    return _insist(lambda deadline: read_all(_open(location, deadline), location.uri, max_bytes))
-
-
-def list_entries(location: Location, starting: str) -> Iterator[Entry]:
-    raise BadUri(location.uri, "cannot be listed: HTTP knows no folders")
-
-
-def put(location: Location, *_: object) -> NoReturn:
-    raise NotWritable(location.uri, "may not be written: HTTP is for inputs only")
-
-
-delete = open_write = put
-
-
-def _insist(action: Callable[[float], Result]) -> Result:
-    """Try again after what may pass, a bounded number of times, all before one deadline."""
-    deadline = time.monotonic() + http_settings().deadline
-    for attempt in range(_ATTEMPTS - 1):
-        try:
-            return action(deadline)
-        except Interrupted:
-            time.sleep(backoff(attempt))
-    return action(deadline)
-
-
-def _open(
-    location: Location, deadline: float, start: int = 0, version: str = "", end: int | None = None
-) -> Opened:
     asked = _part(start, version, end)
     answer = follow(location, asked)
-    body: BinaryIO = io.BufferedReader(_Body(location.uri, answer, deadline), CHUNK)
+    body: BinaryIO = io.BufferedReader(_Body(location.uri, answer), CHUNK)
     found = answer.headers.get("ETag", "").strip('"') or answer.headers.get("Last-Modified", "")
     if answer.status == 200:
         size = answer.headers.get("Content-Length", "")
@@ -75,7 +40,18 @@ def _open(
     with closing(body):
         if not asked:
             raise _refusal(location, answer)
-    return _open(location, deadline)
+    return open_versioned(location)
+
+
+def list_entries(location: Location, starting: str) -> Iterator[Entry]:
+    raise BadUri(location.uri, "cannot be listed: HTTP knows no folders")
+
+
+def put(location: Location, *_: object) -> NoReturn:
+    raise NotWritable(location.uri, "may not be written: HTTP is for inputs only")
+
+
+delete = open_write = put
 
 
 def _part(start: int, version: str, end: int | None) -> dict[str, str]:
@@ -105,11 +81,12 @@ def _refusal(location: Location, answer: BaseHTTPResponse) -> Exception:
 class _Body(io.RawIOBase):
     """A response's body under a deadline: no server can hold a worker by dripping bytes."""
 
-    def __init__(self, uri: str, answer: BaseHTTPResponse, deadline: float) -> None:
+    def __init__(self, uri: str, answer: BaseHTTPResponse) -> None:
         self._uri = uri
         self._answer = answer
-        self._deadline = deadline
-        self._timer = hang_up_after(deadline - time.monotonic(), answer.connection)
+        seconds = http_settings().deadline
+        self._deadline = time.monotonic() + seconds
+        self._timer = hang_up_after(seconds, answer.connection)
 
     def readable(self) -> bool:
         return True

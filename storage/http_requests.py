@@ -20,7 +20,7 @@ import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError, SSLError
 
-from storage.errors import BadUri, Refused, Unreachable
+from storage.errors import BadUri, Interrupted, Refused, Unreachable
 from storage.settings import HttpSettings, http_settings, webhook_settings
 from storage.uris import Location, parse
 
@@ -43,12 +43,6 @@ class Request(NamedTuple):
     more: Mapping[str, str]  # headers
     rules: HttpSettings
     body: bytes | None = None
-
-
-class Interrupted(Unreachable):
-    """What may pass: worth another attempt."""
-
-    kind = "unreachable"
 
 
 def follow(location: Location, conditions: Mapping[str, str]) -> urllib3.BaseHTTPResponse:

@@ -2,23 +2,23 @@
 
 import io
 import logging
-import secrets
+import os
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 from botocore.exceptions import BotoCoreError
+from s3transfer.manager import TransferManager
 
+from storage import disk
 from storage.errors import Denied, Exists, NotFound, StorageError, Unavailable
 from storage.s3_clients import ask, client_for, code_of, max_attempts, status_of, translating
-from storage.streams import CHUNK, Entry, Opened, backoff, range_asked, range_given, read_all
-from storage.uris import Location, as_folder, join
+from storage.streams import CHUNK, Entry, Opened, backoff, range_asked, range_given
+from storage.uris import Location, as_folder, join, parse
 
 logger = logging.getLogger(__name__)
-
-PART_BYTES = 16 << 20  # S3 takes 10,000 parts, so up to 160 GB
-_UPLOAD = "maskmill-upload"  # user metadata: which upload made the object
 
 # Endpoint and bucket → whether it honours If-None-Match.
 _conditional: dict[tuple[str, str], bool] = {}
@@ -38,10 +38,6 @@ def open_versioned(
     reader = _Reader(location, answer)
     stream = io.BufferedReader(reader, CHUNK)
     return Opened(stream, reader.size, version_of(answer), reader.start, reader.end)
-
-
-def get_versioned(location: Location, max_bytes: int | None) -> tuple[bytes, str]:
-    return read_all(open_versioned(location), location.uri, max_bytes)
 
 
 def list_entries(location: Location, starting: str) -> Iterator[Entry]:
@@ -67,17 +63,26 @@ def delete(location: Location) -> None:
 
 @contextmanager
 def open_write(location: Location) -> Iterator[BinaryIO]:
-    """A multipart upload with one part in memory, unseen until it is complete."""
-    upload = _Upload(location)
-    try:
-        yield cast(BinaryIO, upload)
-        upload.finish()
-    except BaseException:
-        upload.abort()
-        raise
+    """A temporary file, sent once it is whole; a large one in parts, unseen until all are there."""
+    with tempfile.TemporaryDirectory(prefix="maskmill-upload-") as folder:
+        path = os.path.join(folder, "whole")
+        with disk.open_write(parse(path)) as stream:
+            yield stream
+        try:
+            _upload(location, path)
+        except StorageError as error:
+            # The reply to our own completion may have been lost and the request repeated.
+            if code_of(error.__cause__) != "NoSuchUpload":
+                raise
+            _upload(location, path)
 
 
-def _write(location: Location, data: bytes | bytearray, **conditions: str) -> None:
+def _upload(location: Location, path: str) -> None:
+    with translating(location, writing=True), TransferManager(client_for(location)) as transfers:
+        transfers.upload(path, location.host, location.path).result()
+
+
+def _write(location: Location, data: bytes, **conditions: str) -> None:
     ask(location, "put_object", writing=True, Body=data, **conditions)
 
 
@@ -162,59 +167,3 @@ class _Reader(io.RawIOBase):
     def close(self) -> None:
         self._body.close()
         super().close()
-
-
-class _Upload(io.RawIOBase):
-    """Sends a part whenever one is full; what fits into one part is a single put."""
-
-    def __init__(self, location: Location) -> None:
-        self._location = location
-        self._mark = secrets.token_hex(8)
-        self._begun: dict[str, str] = {}  # which upload it is, from the first part on
-        self._part = bytearray()
-        self._sent: list[dict[str, Any]] = []
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any) -> int:
-        self._part += data
-        while len(self._part) >= PART_BYTES:
-            self._send_part()
-        return memoryview(data).nbytes
-
-    def finish(self) -> None:
-        if not self._begun:
-            _write(self._location, self._part)
-            return
-        if self._part:
-            self._send_part()
-        try:
-            self._ask("complete_multipart_upload", MultipartUpload={"Parts": self._sent})
-        except StorageError as error:
-            # The reply to our own completion may have been lost and the request repeated.
-            if code_of(error.__cause__) != "NoSuchUpload":
-                raise
-            if ask(self._location, "head_object")["Metadata"].get(_UPLOAD) != self._mark:
-                raise
-
-    def abort(self) -> None:
-        """Drop what was sent. What a lost connection leaves, the bucket's own rule for incomplete
-        uploads removes."""
-        if self._begun:
-            try:
-                self._ask("abort_multipart_upload")
-            except StorageError as error:
-                logger.warning("an incomplete upload stays behind: %s", error)
-
-    def _send_part(self) -> None:
-        if not self._begun:
-            begun = self._ask("create_multipart_upload", Metadata={_UPLOAD: self._mark})
-            self._begun = {"UploadId": begun["UploadId"]}
-        part = {"PartNumber": len(self._sent) + 1}
-        answer = self._ask("upload_part", Body=self._part[:PART_BYTES], **part)
-        self._sent.append(part | {"ETag": answer["ETag"]})
-        del self._part[:PART_BYTES]
-
-    def _ask(self, operation: str, **arguments: Any) -> Any:
-        return ask(self._location, operation, writing=True, **self._begun, **arguments)

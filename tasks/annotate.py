@@ -15,14 +15,14 @@ from storage.uris import storable
 from tasks.cards import Model, ModelError
 from tasks.exits import OK, OVER_BUDGET
 from tasks.folder import Folder, JobError, find_job, missing_shards, read_run
-from tasks.inputs import absolute
+from tasks.inputs import InputError, absolute
 from tasks.local import Interrupted, Stopped, await_ready, run, start
 from tasks.merge import is_merged
-from tasks.opening import Opened, Sources, continue_job, open_job, sources
+from tasks.opening import Opened, Sources, asked_for, continue_job, open_job, sources
 from tasks.progress import Face, Said, Watcher, choose_face, say, say_json
 from tasks.records import Job, Selection
 from tasks.shelf import find_model
-from tasks.wishes import Wishes, asked_for
+from tasks.wishes import Wishes
 
 WORKER_PARTS = ("numpy", "cv2", "PIL", "pycocotools")
 # What each engine needs, any one of them, and the extra that brings the last.
@@ -51,13 +51,12 @@ def gate(inputs: Sequence[str], typed: dict[str, Any], as_json: bool) -> int:
 
 def as_asked(typed: dict[str, Any], *kinds: type[Any]) -> list[Any]:
     """What was typed, by the names of options, as values of these kinds."""
-    words = {
-        "from": typed["from_"],
-        "classes": [word for word in typed["classes"].split(",") if word.strip()],
-        "runtime": typed["runtime"] or "",
-        "reduced_decode": not typed["full_decode"],
-    }
-    return [msgspec.convert(typed | words, kind) for kind in kinds]
+    words = typed | {"reduced_decode": not typed["full_decode"]}
+    try:
+        return [msgspec.convert(words, kind) for kind in kinds]
+    except msgspec.ValidationError as exc:
+        said, _, name = str(exc).rstrip("`").rpartition(" - at `$.")
+        raise InputError(f"--{name.replace('_', '-')} cannot be so: {said}") from exc
 
 
 def annotate(inputs: Sequence[str], selection: Selection, wishes: Wishes, as_json: bool) -> Said:

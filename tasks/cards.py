@@ -12,13 +12,14 @@ from tasks.categories import Category, Name, coco80
 ENGINES_BY_SUFFIX = {".onnx": ("onnx", "openvino"), ".tflite": ("tflite",), ".xml": ("openvino",)}
 
 LARGEST_SIDE = 1 << 14
-Positive = Annotated[int, msgspec.Meta(ge=1)]
+Positive = Annotated[int, msgspec.Meta(ge=1, le=10**12)]  # what the scratch database can count
 Side = Annotated[int, msgspec.Meta(ge=1, le=LARGEST_SIDE)]
 Spread = Annotated[float, msgspec.Meta(gt=0)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 _SUFFIXES = "|".join(map(re.escape, ENGINES_BY_SUFFIX))
 NetworkFile = Annotated[str, msgspec.Meta(pattern=rf"(?i)[^/]({_SUFFIXES})\Z")]
 Categories = Literal["coco80"] | Annotated[tuple[Name | Category, ...], msgspec.Meta(min_length=1)]
+Family = Literal["yolact", "mask_rcnn", "detr", "yolo_seg"]  # each a decoder: worker/yolact.py
 Fit = Literal["stretch", "pad", "letterbox", "sides", "native"]
 
 
@@ -101,7 +102,7 @@ class Build(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
-    family: str
+    family: Family
     builds: Annotated[tuple[Build, ...], msgspec.Meta(min_length=1)]
     categories: Categories
     input: InputSpec = InputSpec()

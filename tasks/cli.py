@@ -15,11 +15,13 @@ from tasks.cli_options import (
     ModelName,
     Output,
     ReplaceEdited,
-    Runtime,
     command,
     option,
+    options_of,
 )
 from tasks.cli_schedule import app as schedule
+from tasks.records import Routing
+from tasks.wishes import Sharing
 
 app = typer.Typer(
     name="maskmill",
@@ -114,12 +116,9 @@ def demo(output: Output = "maskmill-demo", as_json: JsonFlag = False) -> None:
 _HOW = (
     option("wait", bool, False, "Follow the job to its end."),
     option("dry_run", bool, False, "Say what would be done; plan and send nothing."),
-    option("priority", Literal["high", "normal", "low"], "normal", "Which queue the shards go to."),
-    option("target", str, "any", "any, cloud, edge, imx8mp, imx93, imx95 or a worker's label."),
     option("mixed", bool, False, "Other builds and engines of the model may share the job."),
-    option("upload", bool, False, "Copy local inputs to the output's store first."),
-    option("shared_paths", bool, False, "Workers see local paths as this machine does."),
-    option("per_image", bool, False, "Also write a file for each input once it is done."),
+    *options_of(Routing),
+    *options_of(Sharing),
     option("append", bool, False, "Add the inputs to an open job, made if need be."),
     option("max_failures", int, 0, "With --wait: more failures than this: exit 3.", min=0),
 )
@@ -146,7 +145,8 @@ def worker(
         typer.Option("--model", "-m", help="Load and warm this model before taking work."),
     ] = None,
     runtime: Annotated[
-        Runtime | None, typer.Option(help="Take work of this engine only (default: all here).")
+        Literal["onnx", "openvino", "tflite"] | None,
+        typer.Option(help="Take work of this engine only (default: all here)."),
     ] = None,
     target: Annotated[
         list[str] | None,

@@ -16,7 +16,6 @@ from tasks.cards import ModelError
 from tasks.environment import SettingError
 from tasks.progress import Said
 from tasks.provenance import installed
-from tasks.shelf import find_model, zoo_cards
 from tasks.state import fleet_state
 from tasks.zoo_table import record_lines
 
@@ -33,8 +32,7 @@ def doctor(output: str | None, model: str) -> Said:
         "tflite": dict(_tflite()),
         **({model: dict(_tried(model))} if model else {}),
         "formats": _formats(),
-        "stores": dict(_stores()),
-        "models": dict(_models()),
+        "stores": _stores(),
         "fleet": dict(_fleet()),
         "settings": _settings(),
     }
@@ -79,14 +77,10 @@ def _formats() -> dict[str, str]:
     return {name: "read" if works else "not read" for name, works in formats.items()}
 
 
-def _stores() -> Iterator[tuple[str, str]]:
-    """Each store tried for real where that needs nothing but this machine and its settings."""
+def _stores() -> dict[str, str]:
+    """This disk, tried for real; another store is tried where the state folder lies in it."""
     with tempfile.TemporaryDirectory(prefix="maskmill-doctor-") as folder:
-        yield "file", _try_store(os.path.join(folder, "probe"))
-    if target := os.environ.get("MASKMILL_DOCTOR_S3", ""):
-        yield target, _try_store(f"{target.rstrip('/')}/.maskmill-doctor")
-    else:
-        yield "s3", "not tried: set MASKMILL_DOCTOR_S3=s3://bucket/prefix to try one"
+        return {"file": _try_store(os.path.join(folder, "probe"))}
 
 
 def _try_store(uri: str) -> str:
@@ -116,14 +110,6 @@ def _fleet() -> Iterator[tuple[str, str]]:
         yield "state", f"{shown(uri)}: {_try_store(join(uri, '.maskmill-doctor'))}"
     except SettingError as exc:
         yield "state", str(exc)
-
-
-def _models() -> Iterator[tuple[str, str]]:
-    for path in zoo_cards():
-        try:
-            yield path.stem, find_model(str(path)).path
-        except ModelError as exc:
-            yield path.stem, str(exc)
 
 
 def _settings() -> dict[str, str]:

@@ -46,8 +46,8 @@ from tasks.reconcile import look_after
 from tasks.records import Job, Routing, Selection, encode_lines
 from tasks.state import State, fleet_state
 from tasks.status import Follower, followers, said
-from tasks.submit import Sharing, send_missing, submit, visible, what_is_asked
-from tasks.wishes import Wishes
+from tasks.submit import send_missing, submit, visible, what_is_asked
+from tasks.wishes import Sharing, Wishes
 
 WATCH_S = 2.0
 TRIED = 32  # inputs of a dry run

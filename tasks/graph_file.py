@@ -1,14 +1,20 @@
-"""What a network file says of itself, read without a runtime and without its weights."""
+"""What a network file says of itself, read without a runtime."""
 
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
-from tasks.cards import ModelError
-from tasks.onnx_file import Message, read_model
+from google.protobuf import message_factory, text_format
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from google.protobuf.message import DecodeError
 
-_MOST_XML = 32 << 20  # bytes; the topologies of the published networks are under two million
+from tasks.cards import ModelError
+
+_ONNX_SCHEMA = Path(__file__).with_name("onnx.textproto")
+# Bytes. Protobuf has no larger messages; published topologies are under two million.
+_MOST = {".onnx": (2 << 30) - 1, ".xml": 32 << 20}
 _EXTERNAL = 1  # TensorProto.data_location: the weights lie in a file of their own
 
 # Types in ONNX Runtime's words, by the numbers of onnx.proto and by OpenVINO's names.
@@ -65,44 +71,50 @@ def read_graph(path: Path) -> GraphFile:
         raise ModelError(f"{path} is no .onnx and no .xml, which are what can be looked into")
     need_files(path)
     try:
+        if path.stat().st_size > _MOST[path.suffix.lower()]:
+            raise ValueError(f"it is over {_MOST[path.suffix.lower()] >> 20} MiB")
         graph = read(path)
     except OSError as exc:
         raise ModelError(f"the model file {path} cannot be read: {exc.strerror or exc}") from exc
-    except (ElementTree.ParseError, ValueError) as exc:
+    except (ElementTree.ParseError, DecodeError, ValueError) as exc:
         raise ModelError(f"{path} is no network of its kind, or not a whole one: {exc}") from exc
     if not graph.inputs or not graph.outputs:
         raise ModelError(f"{path} is no network: it has no inputs or no outputs")
     return graph
 
 
+@cache
+def _onnx_model() -> Any:
+    """The class of an .onnx file's message, with what is read of it."""
+    schema = text_format.Parse(_ONNX_SCHEMA.read_text("utf-8"), FileDescriptorProto())
+    return message_factory.GetMessages([schema])["Model"]
+
+
 def _read_onnx(path: Path) -> GraphFile:
-    with path.open("rb") as file:
-        model = read_model(file)
-    graph, weights = model["graph"], model["graph"]["initializer"]
-    outside = [each for each in weights if each["data_location"] == _EXTERNAL]
+    model = _onnx_model().FromString(path.read_bytes())
+    graph, weights = model.graph, model.graph.initializer
+    outside = [each for each in weights if each.data_location == _EXTERNAL]
     if outside:
-        files = {e["value"] for w in outside for e in w["external_data"] if e["key"] == "location"}
+        files = {e.value for w in outside for e in w.external_data if e.key == "location"}
         named = ", ".join(sorted(files))
         raise ModelError(f"{path} keeps weights in {named}: export it as one file")
-    stored = {each["name"] for each in weights}
+    stored = {each.name for each in weights}
     return GraphFile(
         # Before IR 4 the weights were listed among the inputs.
-        inputs=tuple(_onnx_tensor(each) for each in graph["input"] if each["name"] not in stored),
-        outputs=tuple(map(_onnx_tensor, graph["output"])),
-        metadata={each["key"]: each["value"] for each in model["metadata_props"]},
+        inputs=tuple(_onnx_tensor(each) for each in graph.input if each.name not in stored),
+        outputs=tuple(map(_onnx_tensor, graph.output)),
+        metadata={each.key: each.value for each in model.metadata_props},
     )
 
 
-def _onnx_tensor(value: Message) -> Tensor:
-    kind = value["type"]["tensor_type"]
-    sizes = [each["dim_value"] for each in kind["shape"]["dim"]]
-    return Tensor(value["name"], _shape(sizes), _ONNX.get(kind["elem_type"], "undefined"))
+def _onnx_tensor(value: Any) -> Tensor:
+    kind = value.type.tensor_type
+    sizes = [each.dim_value for each in kind.shape.dim]
+    return Tensor(value.name, _shape(sizes), _ONNX.get(kind.elem_type, "undefined"))
 
 
 def _read_ir(path: Path) -> GraphFile:
     """An OpenVINO topology: layers, the edges between their ports, and rt_info/model_info."""
-    if path.stat().st_size > _MOST_XML:
-        raise ValueError(f"its topology is over {_MOST_XML >> 20} MiB")
     net = ElementTree.parse(path).getroot()
     if net.tag != "net":
         raise ValueError("its root is no <net>")

@@ -24,14 +24,14 @@ from tasks.folder import Folder, JobDiffers, read_job
 from tasks.frames import frames_of, may_read
 from tasks.inputs import Found, InputError, ListLine, absolute, find, in_list
 from tasks.messages import AnnotateMessage
-from tasks.opening import Opened, Sources, differing, refuse_foreign, sources
+from tasks.opening import Opened, Sources, asked_for, differing, refuse_foreign, sources
 from tasks.ordered import side_by_side
 from tasks.plan import commit_job, shards_of
 from tasks.records import Counts, Item, Job, Routing, Sampling, Selection, encode, encode_lines
 from tasks.shelf import find_model, find_models
 from tasks.state import KnownJob, State, fleet_state
-from tasks.submit import Fresh, Sharing, Submitted, check_output, options_as, visible
-from tasks.wishes import Wishes, asked_for, settings_of
+from tasks.submit import Fresh, Submitted, check_output, options_as, visible
+from tasks.wishes import Sharing, Wishes, settings_of
 
 Admit = Callable[[Job, Folder], None]
 Remembered = dict[bytes, Opened]  # by what was asked

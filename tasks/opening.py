@@ -15,7 +15,8 @@ from tasks.fragments import span_of
 from tasks.frames import frames_of, may_read
 from tasks.inputs import Found, InputError, absolute, find
 from tasks.plan import commit_job, write_plan
-from tasks.records import Asked, Job, Routing, Selection, Settings, encode
+from tasks.records import Asked, Job, Routing, Selection, encode
+from tasks.wishes import Wishes, settings_of
 
 SHARD_SIZE = 64
 BOARD_SHARD_SIZE = 16  # a quarter of the usual visibility timeout at 56 s an image
@@ -55,8 +56,10 @@ def usual_shard_size(models: Iterable[Model], target: str = "any") -> int:
     return BOARD_SHARD_SIZE if slow else SHARD_SIZE
 
 
-def ask(given: Sources, models: Iterable[Model], settings: Settings, shard_size: int) -> Asked:
-    """What is compared when the same command comes again."""
+def asked_for(
+    given: Sources, models: Sequence[Model], wishes: Wishes, target: str = "any"
+) -> Asked:
+    """All of it, as a job has it: what is compared when the same command comes again."""
     selection = msgspec.structs.replace(
         given.selection,
         images_root=without_query(given.selection.images_root),
@@ -64,7 +67,8 @@ def ask(given: Sources, models: Iterable[Model], settings: Settings, shard_size:
     )
     words = (f"- {_digest(given.stdin)}" if word == "-" else word for word in given.inputs)
     inputs, (model, *others) = tuple(map(without_query, words)), models
-    return Asked(inputs, selection, model, settings, shard_size, tuple(others))
+    size = wishes.shard_size or usual_shard_size(models, target)
+    return Asked(inputs, selection, model, settings_of(model, wishes), size, tuple(others))
 
 
 def _digest(stdin: BinaryIO | None) -> str:

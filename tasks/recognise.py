@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from tasks.cards import LARGEST_SIDE, Build, Card, Categories, InputSpec, ModelError
+from tasks.cards import LARGEST_SIDE, Build, Card, Categories, Family, InputSpec, ModelError
 from tasks.categories import coco80
 from tasks.graph_file import GraphFile, read_graph
 
@@ -33,7 +33,7 @@ _FORMS = Path(__file__).with_name("forms.toml")
 
 class Draft(msgspec.Struct, frozen=True):
     form: str  # in words, for people
-    family: str
+    family: Family
     input: InputSpec = InputSpec()
     unknown: tuple[str, ...] = ("categories",)  # keys of ASKED
     categories: Categories = ()  # where nobody has told them

@@ -1,4 +1,7 @@
-"""The typed values that a job folder holds. Each is written as JSON exactly as it stands here."""
+"""The typed values that a job folder holds. Each is written as JSON exactly as it stands here.
+
+What has a sentence in its annotation is an option of the command line too.
+"""
 
 from typing import Annotated, Any, Literal
 
@@ -8,7 +11,7 @@ from tasks.cards import Model, Positive, Share
 from tasks.categories import Category
 
 Schema = Annotated[int, msgspec.Meta(ge=1, le=1)]  # all that there ever was
-Index = Annotated[int, msgspec.Meta(ge=0)]
+Index = Annotated[int, msgspec.Meta(ge=0, le=10**12)]
 
 
 class VideoFrame(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -57,14 +60,14 @@ class Item(msgspec.Struct, frozen=True, omit_defaults=True):
 class Choices(msgspec.Struct, frozen=True, kw_only=True):
     """What of the dataset is a person's to choose, as it is typed."""
 
-    threshold: Share | None = None  # None: as the card says
-    max_detections: Positive | None = None
-    mask_format: Literal["rle", "polygon"] = "rle"
-    min_area: int = 0  # pixels; what is smaller is dropped
-    fill_holes: int = 0  # holes of fewer pixels are filled
-    drop_specks: int = 0  # parts of fewer pixels are dropped
+    threshold: Annotated[Share | None, "Lowest score kept; else the card's."] = None
+    max_detections: Annotated[Positive | None, "Most detections an image; else the card's."] = None
+    mask_format: Annotated[Literal["rle", "polygon"], "How masks are written."] = "rle"
+    min_area: Annotated[Index, "Drop masks of fewer pixels."] = 0
+    fill_holes: Annotated[Index, "Fill holes of fewer pixels."] = 0
+    drop_specks: Annotated[Index, "Drop parts of a mask of fewer pixels."] = 0
     reduced_decode: bool = True
-    save_frames: bool = False  # of videos, as JPEG in frames/
+    save_frames: Annotated[bool, "Keep each annotated frame of a video in OUT/frames."] = False
 
 
 class Settings(Choices, frozen=True, kw_only=True):
@@ -81,23 +84,23 @@ class Settings(Choices, frozen=True, kw_only=True):
 class Sampling(msgspec.Struct, frozen=True, kw_only=True, rename={"from_": "from"}):
     """Which frames of videos: all of a part, or one choice of `fps` to `frames` among these."""
 
-    fps: float | None = None
-    every: Positive | None = None
-    keyframes: bool = False
-    frames: tuple[Index, ...] = ()
-    from_: str | float = ""  # seconds or h:mm:ss, as is `to`
-    to: str | float = ""
+    fps: Annotated[float | None, "Of videos: the frames shown at so many times a second."] = None
+    every: Annotated[Positive | None, "Of videos: each Nth frame."] = None
+    keyframes: Annotated[bool, "Of videos: the key frames."] = False
+    frames: Annotated[tuple[Index, ...], "Of videos: these, counted from 0: 0,100,200."] = ()
+    from_: Annotated[str | float, "Of videos: from here on, in seconds or h:mm:ss."] = ""
+    to: Annotated[str | float, "Of videos: what comes before this, in seconds or h:mm:ss."] = ""
 
 
 class Selection(Sampling, frozen=True, kw_only=True):
     """How the inputs were chosen and numbered."""
 
-    limit: Positive | None = None
-    sample: Positive | None = None
-    seed: int = 0
-    images_root: str = ""
-    images_from: str = ""
-    extra_images: bool = False
+    limit: Annotated[Positive | None, "Only the first N inputs."] = None
+    sample: Annotated[Positive | None, "A random choice of N inputs."] = None
+    seed: Annotated[int, "The seed of --sample."] = 0
+    images_root: Annotated[str, "Where the images of a COCO INPUT lie; else beside it."] = ""
+    images_from: Annotated[str, "A COCO file whose image ids are kept, by file name."] = ""
+    extra_images: Annotated[bool, "Number inputs unknown to --images-from, too."] = False
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -126,9 +129,9 @@ Priority = Literal["high", "normal", "low"]
 class Routing(msgspec.Struct, frozen=True, kw_only=True):
     """How a fleet works a job off. None of it changes the dataset."""
 
-    priority: Priority = "normal"
-    target: str = "any"
-    per_image: bool = False  # an object beside the dataset for each input as soon as it is done
+    priority: Annotated[Priority, "Which queue the shards go to."] = "normal"
+    target: Annotated[str, "any, cloud, edge, imx8mp, imx93, imx95 or a worker's label."] = "any"
+    per_image: Annotated[bool, "Also write a file for each input once it is done."] = False
 
 
 class Job(msgspec.Struct, frozen=True):

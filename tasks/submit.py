@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, BinaryIO, NamedTuple
 
@@ -27,12 +27,12 @@ from tasks.inputs import LIST_SUFFIXES, Found, InputError, absolute
 from tasks.markers import look_for_halt
 from tasks.merge import is_merged
 from tasks.messages import Asking, SubmitMessage
-from tasks.opening import Sources, open_job, sources
+from tasks.opening import Sources, asked_for, open_job, sources
 from tasks.ordered import asked_once
 from tasks.records import Asked, Job, Routing, Selection
 from tasks.shelf import checksum, find_models
 from tasks.state import KnownJob, State, fleet_state
-from tasks.wishes import Wishes, asked_for
+from tasks.wishes import Sharing, Wishes
 
 Fresh = Callable[[Iterator[Found]], Iterator[Found]]  # what is to be done of what was found
 UPLOADS = 8
@@ -46,14 +46,6 @@ class Submitted(NamedTuple):
     items: int
     shards: int
     sent: int  # shard messages; none where all was done before
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sharing:
-    """How workers on other machines see what lies on this one's disks."""
-
-    upload: bool = False
-    shared_paths: bool = False
 
 
 def submit(

@@ -1,12 +1,16 @@
 """What a person asks of a run besides its inputs, and the settings that this comes to."""
 
 from collections.abc import Sequence
+from typing import Annotated
 
-from tasks.cards import Compute, Model, Positive
+import msgspec
+
+from tasks.cards import Compute, Model
 from tasks.categories import Category, CategoryId, UnknownClass, from_file, ids_of, mapped, renumber
 from tasks.environment import whole_number
-from tasks.opening import Sources, ask, usual_shard_size
-from tasks.records import Asked, Choices, Settings
+from tasks.records import Choices, Settings
+
+ShardSize = Annotated[int, msgspec.Meta(ge=1, le=100_000)]
 
 
 class Wishes(Choices, frozen=True, kw_only=True):
@@ -14,25 +18,24 @@ class Wishes(Choices, frozen=True, kw_only=True):
 
     model: str
     output: str
-    classes: Sequence[str] = ()
-    category_ids: str = ""
-    category_map: str = ""
-    allow_unmatched: bool = False
-    runtime: str = ""
-    precision: Compute = "f32"
+    classes: Annotated[tuple[str, ...], "Only these: names or ids, separated by commas."] = ()
+    category_ids: Annotated[str, "coco91, contiguous or a JSON file of ids by name."] = ""
+    category_map: Annotated[str, "A JSON file of names or ids by class; others drop out."] = ""
+    allow_unmatched: Annotated[bool, "--category-map may name classes not in the model."] = False
+    runtime: Annotated[str, "onnx, openvino or tflite; else what usually runs the build."] = ""
+    precision: Annotated[Compute, "In what openvino computes a float model."] = "f32"
     mixed: bool = False
-    shard_size: Positive | None = None
+    shard_size: Annotated[ShardSize | None, "Images a shard; else 64, or 16 for boards."] = None
     max_failures: int = 0
-    overwrite: bool = False
+    overwrite: Annotated[bool, "Start anew where the output holds a job."] = False
     replace_edited: bool = False
 
 
-def asked_for(
-    given: Sources, models: Sequence[Model], wishes: Wishes, target: str = "any"
-) -> Asked:
-    """All of it, as a job has it."""
-    size = wishes.shard_size or usual_shard_size(models, target)
-    return ask(given, models, settings_of(models[0], wishes), size)
+class Sharing(msgspec.Struct, frozen=True, kw_only=True):
+    """How workers on other machines see what lies on this one's disks."""
+
+    upload: Annotated[bool, "Copy local inputs to the output's store first."] = False
+    shared_paths: Annotated[bool, "Workers see local paths as this machine does."] = False
 
 
 def settings_of(model: Model, wishes: Wishes) -> Settings:

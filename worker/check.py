@@ -20,7 +20,6 @@ from tasks.records import Item
 from tasks.shelf import builds_at, model_at
 from tasks.wishes import Wishes, settings_of
 from tasks.zoo_table import Facts, record_lines
-from worker.detections import ModelMismatch
 from worker.drawing import contact_sheet
 from worker.model import load_model
 from worker.settings import read_settings
@@ -59,7 +58,7 @@ def try_build(
         need_worker_parts(engine)
         about["fits"] = False
         return about | _try(model_at(card, build, place, engine), picture, str(drawing))
-    except (ModelError, ModelMismatch, ValueError) as exc:
+    except (ModelError, ValueError) as exc:
         return about | {"problem": str(exc), **vars(exc)}  # expected, found
 
 

@@ -61,19 +61,16 @@ def worker_of(app: Celery, queues: Sequence[str], **options: Any) -> Any:
     return app.Worker(pool="solo", concurrency=1, queues=queues, quiet=True, **options)
 
 
-def heed(station: Station, grace_s: float, patience_s: float) -> threading.Event:
-    """End when told to, also by SIGTERM; what is set then, after the grace.
+def heed(station: Station, grace_s: float, patience_s: float) -> None:
+    """End when told to, also by SIGTERM.
 
-    The shard in hand is handed back instead of finished. What does not within `patience_s` is cut
-    off.
+    After the grace the shard in hand is handed back instead of finished. What does not within
+    `patience_s` is cut off.
     """
-    stopping = threading.Event()
-    station.stopping = stopping.is_set
 
     def soon(**_: Any) -> None:
-        timer = threading.Timer(grace_s, stopping.set)
-        timer.daemon = True
-        timer.start()
+        end = time.monotonic() + grace_s
+        station.stopping = lambda: time.monotonic() >= end
 
     def listen() -> None:
         while os.read(0, 4096):
@@ -84,4 +81,3 @@ def heed(station: Station, grace_s: float, patience_s: float) -> threading.Event
 
     signals.worker_shutting_down.connect(soon, weak=False)
     threading.Thread(target=listen, daemon=True).start()
-    return stopping

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.cards import ModelError
 from worker.nms import total_order
 from worker.preprocess import Frame
 from worker.rle import Bools, Float32s, Float64s, Indices, Rle
@@ -14,7 +15,7 @@ from worker.rle import Bools, Float32s, Float64s, Indices, Rle
 Raw = Mapping[str, NDArray[np.floating]]  # what a graph put out, by name
 
 
-class ModelMismatch(Exception):
+class ModelMismatch(ModelError):
     """A model that does not fit its card, in one sentence with the tensors expected and found."""
 
     def __init__(self, reason: str, expected: Iterable[object], found: Iterable[object]) -> None:

@@ -22,7 +22,6 @@ from tasks.messages import ShardMessage
 from tasks.open_jobs import Remembered
 from tasks.records import Job
 from tasks.state import State
-from worker.detections import ModelMismatch
 from worker.limits import NotAllowed
 from worker.station import FORESEEN, Station
 
@@ -61,7 +60,7 @@ class FleetStation(Station):
             raise reason  # the message is kept
         if isinstance(reason, NotAllowed) or getattr(reason, "kind", "") in LASTING:
             stop(Folder(message.job, job.run), str(reason))
-        elif isinstance(reason, ModelError | ModelMismatch | SettingError):
+        elif isinstance(reason, ModelError | SettingError):
             self._leave(message, job, str(reason))
         else:
             self._pause()

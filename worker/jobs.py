@@ -36,7 +36,6 @@ from tasks.runs import Fleet, tick
 from tasks.submit import submit_message
 from worker import spool
 from worker.attempts import Overtaken, Released, Trying, read_history
-from worker.detections import ModelMismatch
 from worker.fleet import PASSING, FleetStation
 from worker.model import LoadedModel, instruction_set
 from worker.per_image import EVENT, save_frame, write_per_image
@@ -157,7 +156,7 @@ def _model(job: Job, station: Station) -> LoadedModel:
             continue
         try:
             return station.model(model)
-        except (ModelError, ModelMismatch) as exc:
+        except ModelError as exc:
             reason = exc
             station.unfit.extend([model] if job.asked.alternates else [])
             log.warning("%s with %s: %s", model.build.file, model.engine, exc)

@@ -10,7 +10,6 @@ from typing import Any
 
 import msgspec
 from celery import signals
-from celery.worker import state
 
 from tasks.broker import DEFAULT_QUEUE, make_app, queue_of, send_merge, send_shards
 from tasks.cards import Model
@@ -22,8 +21,6 @@ from worker.attempts import worker_name
 from worker.child import begin, heed, refusing, take_order, tell, worker_of
 from worker.jobs import station
 from worker.station import said_of
-
-AHEAD = 4  # shard messages in the broker at a time
 
 
 class Working(msgspec.Struct):
@@ -46,59 +43,47 @@ def main() -> None:
         station.model(model)
     tell({"event": "ready"})
     order = take_order(Working)
-    failed: list[str] = []
-    stopping = heed(station, 0.0, STOP_S)
-
-    def fail(reason: str) -> None:
-        failed.append(reason)
-        stopping.set()
-        state.should_stop = 0
-
+    heed(station, 0.0, STOP_S)
     station.worker, station.tell, station.failed = worker_name("local"), tell, fail
     station.replace_edited = order.replace_edited
-    merged = False
     try:
-        merged = work_off(order.job)
+        work_off(order.job)
     except Exception as exc:  # noqa: BLE001 - whatever it is, it is told and ends the run
         fail(said_of(exc))
-    if failed:  # the first is the cause
-        tell({"event": "stopped", "message": failed[0]})
-    # Not sys.exit: no thread holds the process up. Everything written is written.
-    os._exit(0 if merged and not failed else STOPPED)
+    os._exit(STOPPED)
 
 
-def work_off(uri: str) -> bool:
-    """Run a Celery worker in this thread until the job is merged, or someone says stop.
+def fail(reason: str) -> None:
+    """Tell the cause, and end. Everything written is written, and no thread holds the process."""
+    tell({"event": "stopped", "message": reason})
+    os._exit(STOPPED)
 
-    Its shards are sent a few at a time, and the merge when the last of them has ended.
+
+def work_off(uri: str) -> None:
+    """Run a Celery worker in this thread. The process ends with the job's merge.
+
+    Each message follows when the one before it has ended, the merge after those of all shards.
     """
     job, folder = find_job(uri)
     app = make_app("memory://")
     app.set_current()
-    missing = missing_shards(folder, job)
-    waiting, left, merged = iter(missing), len(missing), False
+    missing = iter(missing_shards(folder, job))
 
-    def send(most: int) -> None:
-        if left:
-            send_shards(app, uri, job, itertools.islice(waiting, most))
-        elif (now := read_job(uri)) is not None and now.run == job.run:
-            send_merge(app, uri)
-        else:
-            station.failed(f"another command started the job in {uri} anew")
+    def send() -> None:
+        if send_shards(app, uri, job, itertools.islice(missing, 1)):
+            return
+        if read_job(uri) != job:
+            fail(f"another command started the job in {uri} anew")
+        send_merge(app, uri)
 
     def task_ended(task: Any, **_: Any) -> None:
-        nonlocal left, merged
         if task.name == MergeMessage.task:
-            merged = True
-            state.should_stop = 0
-        elif not station.stopping():
-            left -= 1
-            send(1)
+            os._exit(0)
+        send()
 
     signals.task_postrun.connect(task_ended, weak=False)
-    send(AHEAD)
+    send()
     worker_of(app, [queue_of(job), DEFAULT_QUEUE], loglevel="WARNING").start()
-    return merged
 
 
 if __name__ == "__main__":

@@ -18,10 +18,7 @@ from worker.preprocess import Frame
 from worker.runtimes import Runtime, in_its_words
 from worker.settings import WorkerSettings
 
-# Each has a module here that is imported on choice: worker/yolact.py, worker/onnx_runtime.py.
-FAMILIES = ("yolact", "mask_rcnn", "detr", "yolo_seg")
 _PICTURES = 3  # that show whether a runtime can be trusted
-_WARM_UP = (480, 640)  # of the picture, for graphs that leave their size open
 
 
 class LoadedModel(NamedTuple):
@@ -37,11 +34,7 @@ class LoadedModel(NamedTuple):
 
 def load_model(model: Model, settings: WorkerSettings) -> LoadedModel:
     """Load a build and check that its graph fits its card; run it once, so that it is warm."""
-    if model.compute != "f32" and model.engine != "openvino":
-        raise ModelError(f"{model.engine} has no precision {model.compute}; openvino has")
-    if model.card.family not in FAMILIES:
-        known = ", ".join(FAMILIES)
-        raise ModelError(f"the card's family {model.card.family!r} is none of {known}")
+    # Each engine and family is a module here: worker/onnx_runtime.py, worker/yolact.py.
     engine = importlib.import_module(f"worker.{model.engine}_runtime")
     runtime = engine.load(model.path, model.compute, settings)
     intake = bind_input(runtime.inputs, model.input)
@@ -50,10 +43,10 @@ def load_model(model: Model, settings: WorkerSettings) -> LoadedModel:
     family = importlib.import_module(f"worker.{model.card.family}")
     categories = len(model.card.category_list())
     decode = family.bind(runtime.outputs, model.decode, categories, intake)
-    loaded = LoadedModel(model, runtime, intake, decode, runtime.version)
-    _warm_up(loaded)
+    with in_its_words(ModelError, "the network does not run: "):
+        runtime.run(next(_pictures(intake)))
     flight.limit(settings.memory, model.build.file)
-    return loaded
+    return LoadedModel(model, runtime, intake, decode, runtime.version)
 
 
 def _pictures(intake: Intake) -> Iterator[dict[str, NDArray[np.generic]]]:
@@ -63,13 +56,6 @@ def _pictures(intake: Intake) -> Iterator[dict[str, NDArray[np.generic]]]:
         header = read_header(data, max_pixels=1 << 24)
         frame = intake.frame(header.height, header.width)
         yield intake.feeds(intake.tensor(decode(data, header, None), frame), frame)
-
-
-def _warm_up(loaded: LoadedModel) -> None:
-    frame = loaded.intake.frame(*_WARM_UP)
-    black = np.zeros((1, 1, 3), np.uint8)
-    with in_its_words(ModelError, "the network does not run: "):
-        loaded.infer(loaded.intake.tensor(black, frame), frame)
 
 
 def instruction_set() -> str:

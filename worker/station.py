@@ -19,7 +19,6 @@ from tasks.messages import ShardMessage
 from tasks.records import Item, Job, encode
 from tasks.shelf import cached_build
 from worker.attempts import Released, worker_name
-from worker.detections import ModelMismatch
 from worker.limits import Limits, NotAllowed
 from worker.model import LoadedModel, load_model
 from worker.settings import WorkerSettings, read_settings
@@ -29,7 +28,7 @@ log = logging.getLogger("maskmill.worker")
 Event = dict[str, Any]
 
 
-FORESEEN = (JobError, ModelError, ModelMismatch, Released, SettingError, StorageError)
+FORESEEN = (JobError, ModelError, Released, SettingError, StorageError)
 
 
 def said_of(reason: Exception | str) -> str:

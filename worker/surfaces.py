@@ -126,26 +126,10 @@ def _first_pixel(
     """The first pixel row past the crossing, for cells of padded row `row`."""
     start = upper.astype(np.float64)
     crossed = row + (level - start) / (lower - start)
-    pixel = _first_past(places + 1, crossed, upper <= level, rows + 2)
+    # Turning on takes a pixel above the level, and one at the level is off already.
+    past = np.where(upper <= level, np.nextafter(crossed, np.inf), crossed)
+    pixel: Ints = np.searchsorted(places + 1, past)
     # Beyond the outermost rows the surface is level, so what is on there is on to the edge.
     pixel[row == 0] = 0
     pixel[row == rows] = len(places)
     return pixel
-
-
-def _first_past(places: Float64s, crossed: Float64s, strictly: Bools, rows: int) -> Ints:
-    """The first of the ascending places at or past each crossing, or `strictly` past it: turning
-    on takes a pixel above the level, and one at the level is off already.
-
-    A table of narrow strips of the rows leads there faster than a binary search.
-    """
-    distinct, first = np.unique(places, return_index=True)
-    per_row = 2 * len(places) / rows
-    strip = (distinct * per_row).astype(np.int64)
-    before = np.searchsorted(strip, np.arange(2 * len(places) + 2))
-    index = before[(crossed * per_row).astype(np.int64)]
-    distinct = np.append(distinct, np.inf)
-    for _ in range(np.bincount(strip).max()):
-        index += distinct[index] < crossed
-    index += strictly & (distinct[index] == crossed)
-    return np.append(first, len(places))[index]

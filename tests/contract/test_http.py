@@ -37,7 +37,7 @@ class Site:
 @pytest.fixture
 def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     monkeypatch.setenv("MASKMILL_HTTP_ALLOW", "127.0.0.1")
-    monkeypatch.setattr("storage.http.backoff", lambda attempt: 0.0)
+    monkeypatch.setattr("storage.backoff", lambda attempt: 0.0)
     site = Site()
     with http_server(site.answer) as server:
         site.url = url_of(server)
@@ -257,7 +257,7 @@ def test_drips_and_stalls_end(site: Site, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MASKMILL_HTTP_ALLOW", "127.0.0.1")
-    monkeypatch.setattr("storage.http.backoff", lambda attempt: 0.0)
+    monkeypatch.setattr("storage.backoff", lambda attempt: 0.0)
     with pytest.raises(errors.Unreachable, match="no connection, or no answer in time"):
         storage.get(f"http://127.0.0.1:{free_port()}/a")
 
@@ -268,7 +268,7 @@ def test_a_name_that_does_not_resolve(monkeypatch: pytest.MonkeyPatch, code: int
         raise socket.gaierror(code, "no")
 
     monkeypatch.setattr(socket, "getaddrinfo", fail)
-    monkeypatch.setattr("storage.http.backoff", lambda attempt: 0.0)
+    monkeypatch.setattr("storage.backoff", lambda attempt: 0.0)
     with pytest.raises(errors.Unreachable) as caught:
         storage.get("https://me:pw@no.such.example/a?sig=1")
     assert str(caught.value) == (

@@ -29,7 +29,7 @@ def part_of(opened: Opened, start: int, end: int) -> bytes:
 @pytest.fixture
 def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Ranged]:
     monkeypatch.setenv("MASKMILL_HTTP_ALLOW", "127.0.0.1")
-    monkeypatch.setattr("storage.http.backoff", lambda attempt: 0.0)
+    monkeypatch.setattr("storage.backoff", lambda attempt: 0.0)
     site = Ranged(DATA)
     with http_server(site.answer) as server:
         site.url = url_of(server, "/clip.mp4?signed=1")

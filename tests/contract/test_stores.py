@@ -218,7 +218,7 @@ def test_a_stream_appears_whole_at_its_end(root: str) -> None:
     block = os.urandom(1 << 20)
     digest = hashlib.sha256()
     with storage.open_write(uri) as stream:
-        for n in range(34):  # two full parts of an upload and a rest
+        for n in range(34):  # several full parts of an upload and a rest
             stream.write(block[n:])
             digest.update(block[n:])
         assert not storage.exists(uri)

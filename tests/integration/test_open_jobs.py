@@ -25,7 +25,7 @@ from tasks.open_jobs import append
 from tasks.reconcile import look_after
 from tasks.records import Routing
 from tasks.state import KnownJob
-from tasks.submit import Sharing
+from tasks.wishes import Sharing
 from tests.fleet import Fleet, fleet, until
 from tests.graphs import write_model
 from tests.pictures import jpeg, write_folder

@@ -146,7 +146,7 @@ Serve = Callable[[Callable[[BaseHTTPRequestHandler], None]], str]
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
     monkeypatch.setenv("MASKMILL_HTTP_ALLOW", "127.0.0.1")
-    monkeypatch.setattr("storage.http.backoff", lambda attempt: 0.0)
+    monkeypatch.setattr("storage.backoff", lambda attempt: 0.0)
     servers = []
 
     def start(answer: Callable[[BaseHTTPRequestHandler], None]) -> str:

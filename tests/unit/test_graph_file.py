@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -98,19 +97,6 @@ def test_weights_in_a_file_of_their_own_are_named(tmp_path: Path) -> None:
         read_graph(path)
 
 
-def test_weights_are_not_read(tmp_path: Path) -> None:
-    big = numpy_helper.from_array(np.zeros((3000, 3000), np.float32), "w")
-    path = write_onnx(tmp_path / "big.onnx", weights=[big])
-    del big
-    tracemalloc.start()
-    found = read_graph(path)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert path.stat().st_size > 36_000_000
-    assert len(found.inputs) == 2
-    assert peak < 1_000_000
-
-
 def test_no_prefix_of_a_network_is_one(tmp_path: Path) -> None:
     data = write_onnx(tmp_path / "odd.onnx").read_bytes()
     cut = tmp_path / "cut.onnx"
@@ -166,11 +152,11 @@ def _sentence_or_graph(path: Path) -> bool:
     ("data", "words"),
     [
         (b"", "no inputs"),
-        (b"this is no network", "damaged"),
+        (b"this is no network", "not a whole one"),
         (b"\x3a\x00", "no inputs"),
-        (b"\x3a\x80\x80\x80\x80\x80\x80\x80\x80\x80\x01", "damaged"),
-        (b"\x08\x01" * 400_000, "more parts"),
-        (b"\x3a\x04\x2a\x02\x42\x00" + b"\x00" * 9, "no inputs|damaged"),
+        (b"\x3a\x80\x80\x80\x80\x80\x80\x80\x80\x80\x01", "not a whole one"),
+        (b"\x08\x01" * 400_000, "no inputs"),
+        (b"\x3a\x04\x2a\x02\x42\x00" + b"\x00" * 9, "no inputs|not a whole one"),
     ],
     ids=["empty", "text", "empty graph", "negative length", "a million fields", "field zero"],
 )
@@ -183,17 +169,15 @@ def test_what_is_no_network_is_one_sentence(tmp_path: Path, data: bytes, words: 
     assert time.monotonic() - start < 20
 
 
-def test_a_name_without_end_is_refused_before_it_is_read(tmp_path: Path) -> None:
-    path = tmp_path / "x.onnx"
-    with path.open("wb") as file:  # metadata_props, of it the value: sizes, and then a hole
-        file.write(b"\x72\x85\x80\x80\x40\x12\x80\x80\x80\x40")
-        file.truncate(10 + (64 << 21))
-    tracemalloc.start()
-    with pytest.raises(ModelError, match="more text"):
-        read_graph(path)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert peak < 1_000_000
+@pytest.mark.parametrize(("name", "most"), [("x.onnx", "2047 MiB"), ("x.xml", "32 MiB")])
+def test_a_file_of_no_end_is_refused_before_it_is_read(
+    tmp_path: Path, name: str, most: str
+) -> None:
+    (tmp_path / "x.bin").write_bytes(b"")
+    with (tmp_path / name).open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(ModelError, match=f"over {most}"):
+        read_graph(tmp_path / name)
 
 
 def test_other_files(tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def test_help_starts_without_celery_or_boto() -> None:
         "import sys; from tasks.cli import app\n"
         "try: app(['--help'])\n"
         "except SystemExit: pass\n"
-        "print([name for name in ('celery', 'botocore', 'msgspec') if name in sys.modules])"
+        "print([name for name in ('celery', 'botocore', 'ijson') if name in sys.modules])"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.splitlines()[-1] == "[]"
