@@ -11,10 +11,13 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 from amqp.exceptions import MessageNacked  # type: ignore[import-untyped]
+from botocore.config import Config
 from botocore.exceptions import ClientError
+from botocore.session import get_session
 from celery import Celery
 from kombu.connection import Connection
 from kombu.exceptions import BatchPublishError, OperationalError
+from redis import Redis
 
 from storage.uris import shown
 from tasks.environment import SettingError, whole_number
@@ -30,6 +33,12 @@ SCHEMES = ("redis", "rediss", "amqp", "amqps", "sqs", "memory")
 # The engines that one card's builds can have between them: a mixed job has a queue for all of them.
 MIXES = (("onnx", "openvino"), ("openvino", "tflite"), ("onnx", "openvino", "tflite"))
 BATCH = 500
+_SOCKETS = {
+    "socket_keepalive": True,
+    "socket_connect_timeout": 5,
+    "socket_timeout": 30,
+    "health_check_interval": 25,
+}
 FAILURES = (OperationalError, MessageNacked, ClientError, OSError)
 
 
@@ -83,28 +92,16 @@ def _of_its_kind(url: str) -> dict[str, Any]:
     """What one kind of broker needs and others do not know."""
     parts = urlsplit(url)
     visibility = {"visibility_timeout": whole_number("MASKMILL_VISIBILITY_TIMEOUT", 3600, 1)}
-    authorities = os.environ.get("MASKMILL_BROKER_CA") or None
-    if authorities and not os.path.isfile(authorities):
-        raise SettingError(f"MASKMILL_BROKER_CA is {authorities}, which is no file")
-    # The broker's certificate and name are checked, by these or by the system's authorities.
-    checked = {"cert_reqs": ssl.CERT_REQUIRED, "ca_certs": authorities}
     if parts.scheme in ("redis", "rediss"):
-        transport = {
-            **visibility,
-            "queue_order_strategy": "priority",  # the queues in the order in which they are named
-            "socket_keepalive": True,
-            "socket_connect_timeout": 5,
-            "socket_timeout": 30,
-            "health_check_interval": 25,
-        }
-        tls = {f"ssl_{name}": value for name, value in checked.items()}
+        # The queues in the order in which they are named.
+        transport = {**visibility, "queue_order_strategy": "priority", **_SOCKETS}
         return {
             "worker_disable_prefetch": True,
             "broker_transport_options": transport,
-            "broker_use_ssl": tls if parts.scheme == "rediss" else None,
+            "broker_use_ssl": _redis_tls() if parts.scheme == "rediss" else None,
         }
     if parts.scheme in ("amqp", "amqps"):
-        tls = {**checked, "server_hostname": parts.hostname}
+        tls = {**_checked(), "server_hostname": parts.hostname}
         return {
             "broker_transport_options": {"confirm_publish": True},
             "broker_use_ssl": tls if parts.scheme == "amqps" else None,
@@ -131,6 +128,31 @@ def _of_its_kind(url: str) -> dict[str, Any]:
         # Revoking, pinging and events would take SNS topics; markers in storage cancel jobs.
         return {"worker_enable_remote_control": False, "broker_transport_options": transport}
     return {"broker_transport_options": {"polling_interval": 0.02}}  # in this process's memory
+
+
+def _checked() -> dict[str, Any]:
+    """How a certificate and its name are checked: by our own or by the system's authorities."""
+    authorities = os.environ.get("MASKMILL_BROKER_CA") or None
+    if authorities and not os.path.isfile(authorities):
+        raise SettingError(f"MASKMILL_BROKER_CA is {authorities}, which is no file")
+    return {"cert_reqs": ssl.CERT_REQUIRED, "ca_certs": authorities}
+
+
+def _redis_tls() -> dict[str, Any]:
+    return {f"ssl_{name}": value for name, value in _checked().items()}
+
+
+def redis_at(url: str) -> Redis:
+    """A Redis that may be another than the broker. What is not UTF-8 stays as it is."""
+    tls = _redis_tls() if url.startswith("rediss:") else {}
+    text = {"decode_responses": True, "encoding_errors": "surrogateescape"}
+    return Redis.from_url(url, **text, **_SOCKETS, **tls)
+
+
+def sqs_client() -> Any:
+    """At AWS, or AWS_ENDPOINT_URL_SQS."""
+    config = Config(connect_timeout=5, read_timeout=30, retries={"total_max_attempts": 3})
+    return get_session().create_client("sqs", os.environ.get("AWS_REGION"), config=config)
 
 
 def queue_name(engine: str, target: str, priority: str) -> str:

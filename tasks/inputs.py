@@ -2,7 +2,7 @@
 
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -93,8 +93,8 @@ def _find_one(word: str, images_root: str, stdin: BinaryIO | None) -> Iterator[F
             return iter([Found(storable(word), name, part=_part_of(place.path, part))])
         return _from_file(word, suffix, images_root)
     if is_glob(word) and not (place.scheme == "file" and os.path.isdir(place.path)):
-        return _listed(parse_glob(word).root, expand(word), part)
-    return _listed(as_folder(word), list_entries(as_folder(word)), part)
+        return listed(parse_glob(word).root, expand(word), part)
+    return listed(as_folder(word), list_entries(as_folder(word)), part)
 
 
 def meant(word: str, base: str = "") -> tuple[str, Part | None]:
@@ -131,13 +131,13 @@ def _from_file(word: str, suffix: str, images_root: str) -> Iterator[Found]:
             yield Found(uri, name_in_list(record.file_name), id=record.id)
 
 
-def _listed(root: str, entries: Iterator[Entry], asked: Part | None) -> Iterator[Found]:
+def listed(root: str, entries: Iterable[Entry], asked: Part | None = None) -> Iterator[Found]:
     for entry in entries:
         name = _name(relative(entry.uri, root))
         part = _part_of(entry.uri, None if entry.uri.lower().endswith(IMAGE_SUFFIXES) else asked)
         is_image = part is not None or (_may_be_image(entry.uri) and not _is_sheet(entry.uri))
         uri = storable(entry.uri)
-        yield Found(uri, name, entry.version, is_image=is_image, size=entry.size, part=part)
+        yield Found(uri, name, entry.version or None, is_image=is_image, size=entry.size, part=part)
 
 
 def _is_sheet(uri: str) -> bool:
