@@ -25,6 +25,8 @@ HEAD = 1 << 16  # bytes that are asked for where nothing says how many are wante
 PIECE = 4 << 20  # the most that are asked for at once
 BOXES = {b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"}  # an MP4 begins with one
 
+_FRAGMENTS = b"mvex"  # in an MP4's tables, which come first if more of them lie among the packets
+
 _last_download: dict[tuple[str, str], IO[bytes]] = {}
 _one_at_a_time = threading.Lock()  # looks at it
 
@@ -53,7 +55,7 @@ class Source:
             data = bytes(max(0, end - start))
         else:
             data = self.get(start, end)
-            self.in_fragments |= b"mvex" in self._last + data
+            self.in_fragments |= _FRAGMENTS in self._last + data
             self._last = data[-3:]
         self._position += len(data)
         return data
@@ -105,7 +107,7 @@ class Ranges(Source):
         return min(more, end) if follows else end
 
 
-def bytes_of(uri: str, version: str, max_bytes: int, in_ranges: bool = True) -> Source:
+def bytes_of(uri: str, version: str, max_bytes: int) -> Source:
     """Of any version where it is "". ItemError for another, or for too much to download."""
     with _one_at_a_time:
         if version and (uri, version) in _last_download:
@@ -120,8 +122,8 @@ def bytes_of(uri: str, version: str, max_bytes: int, in_ranges: bool = True) -> 
         with opened.stream as stream:
             head = stream.read(HEAD)
         if opened.version and not version:  # whether it gives those of one remains to be seen
-            return bytes_of(uri, opened.version, max_bytes, in_ranges)
-        if in_ranges and version and head[4:8] in BOXES:
+            return bytes_of(uri, opened.version, max_bytes)
+        if version and head[4:8] in BOXES and _FRAGMENTS not in head:
             return Ranges(uri, version, opened.size or 0, head)
         opened = open_from(uri, 0, version)
     file = _download(opened, max_bytes)
