@@ -110,7 +110,8 @@ def delete(uri: str) -> None:
 def open_write(uri: str) -> AbstractContextManager[BinaryIO]:
     """A stream for a large result, which replaces the object at once on leaving without an error.
 
-    After an error the object is what it was before.
+    After an error the object is what it was before. The stream is that of a local file, and its
+    name is the path, for who writes by paths.
     """
     store, location = _resolve(uri)
     return store.open_write(location)

@@ -2,7 +2,8 @@
 
 import re
 
-_WITH_SCHEME = re.compile(r"(?s)([A-Za-z][A-Za-z0-9+.-]*://)([^/?#]*)(.*)")
+_LOGIN = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*://)[^/?#]*@")
+_OVER_HTTP = re.compile(r"(?i)^(https?://[^?#]*)\?[^#]*")
 _SECRET = re.compile(r"(:\\*/\\*/)[^\s\"/\\?#]*@")
 # In JSON a backslash and what follows go together.
 _QUERY = re.compile(r"(?i)(https?:\\*/(?:\\.|[^\"'\\?])*)\?(?:\\.|[^\s\"\\])*")
@@ -14,14 +15,7 @@ def without_query(uri: str) -> str:
 
     A question mark in an S3 key or a file name is a part of the name and stays.
     """
-    match = _WITH_SCHEME.fullmatch(uri)
-    if match is None:
-        return uri
-    scheme, authority, rest = match.groups()
-    if scheme.lower() in ("http://", "https://"):
-        path, mark, fragment = rest.partition("#")
-        rest = path.partition("?")[0] + mark + fragment
-    return scheme + authority.rpartition("@")[2] + rest
+    return _OVER_HTTP.sub(r"\1", _LOGIN.sub(r"\1", uri))
 
 
 def without_queries(text: str) -> str:

@@ -144,18 +144,16 @@ class _Reader(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         while True:
-            cause: Exception | None = None
             try:
-                chunk = self._body.read(len(buffer))
-                if chunk or not buffer or self._position == (self.end or self._position):
-                    buffer[: len(chunk)] = chunk
-                    self._position += len(chunk)
-                    return len(chunk)
+                chunk = self._body.read(len(buffer))  # it counts, and raises for an early end
+                break
             except (BotoCoreError, OSError) as error:
-                cause = error
-            self._open_again(cause)
+                self._open_again(error)
+        buffer[: len(chunk)] = chunk
+        self._position += len(chunk)
+        return len(chunk)
 
-    def _open_again(self, cause: Exception | None) -> None:
+    def _open_again(self, cause: Exception) -> None:
         self._body.close()
         self._breaks += 1
         if self._breaks >= max_attempts():

@@ -7,14 +7,12 @@ import typer
 from tasks.cli_models import app as models
 from tasks.cli_options import (
     ASKED,
+    REPLACE,
     SETTINGS,
     Inputs,
     JobFolder,
     JsonFlag,
     Limit,
-    ModelName,
-    Output,
-    ReplaceEdited,
     command,
     option,
     options_of,
@@ -33,15 +31,8 @@ app = typer.Typer(
 )
 
 
-@command(app, "tasks.annotate:annotate_typed", *SETTINGS, *ASKED)
-def annotate(
-    inputs: Inputs,
-    model: ModelName,
-    output: Output,
-    max_failures: Annotated[int, typer.Option(min=0, help="More failures than this: exit 3.")] = 0,
-    replace_edited: ReplaceEdited = False,
-    as_json: JsonFlag = False,
-) -> None:
+@command(app, "tasks.annotate:annotate_typed", REPLACE, *SETTINGS, *ASKED)
+def annotate(inputs: Inputs, as_json: JsonFlag = False) -> None:
     """Annotate images on this machine, with no broker: a COCO dataset in the output folder.
 
     \b
@@ -56,14 +47,12 @@ def annotate(
     """
 
 
-@command(app, "tasks.doctor:doctor")
+_TRIED = option("model", str, "", "Try its builds, and say how fast they are.", "--model", "-m")
+
+
+@command(app, "tasks.doctor:doctor", _TRIED)
 def doctor(
-    output: Annotated[
-        str | None, typer.Argument(help="A job folder to check.", show_default=False)
-    ] = None,
-    model: Annotated[
-        str, typer.Option("--model", "-m", help="Try its builds, and say how fast they are.")
-    ] = "",
+    output: Annotated[str, typer.Argument(help="A job folder to check.", show_default=False)] = "",
 ) -> None:
     """What this machine can run; or whether a job folder is sound."""
 
@@ -79,7 +68,11 @@ def evaluate(
     """
 
 
-@command(app, "worker.parity:parity")
+_BOUNDS = "matched=0.98,mask_iou=0.95"
+_REQUIRED = option("require", str, _BOUNDS, "Exit 5 outside these bounds; none only reports.")
+
+
+@command(app, "worker.parity:parity", _REQUIRED)
 def parity(
     model: Annotated[str, typer.Argument(help="A card's name, or a card.", show_default=False)],
     inputs: Inputs,
@@ -87,9 +80,6 @@ def parity(
     truth: Annotated[str, typer.Option("--gt", help="A COCO dataset, to compare AP as well.")] = "",
     threshold: Annotated[float, typer.Option(min=0, max=1, help="The score that counts.")] = 0.3,
     limit: Limit = None,
-    require: Annotated[
-        str, typer.Option(help="Exit 5 outside these bounds; none only reports.")
-    ] = "matched=0.98,mask_iou=0.95",
     output: Annotated[str, typer.Option("--output", "-o", help="Keep each one's job here.")] = "",
 ) -> None:
     """Compare one model's builds, runtimes and precisions on the same inputs.
@@ -108,8 +98,11 @@ def parity(
     """
 
 
-@command(app, "tasks.demo:demo")
-def demo(output: Output = "maskmill-demo", as_json: JsonFlag = False) -> None:
+_DEMO = option("output", str, "maskmill-demo", "The job folder.", "--output", "-o")
+
+
+@command(app, "tasks.demo:demo", _DEMO)
+def demo(as_json: JsonFlag = False) -> None:
     """The whole way on the bundled model and images: annotate, draw, judge."""
 
 
@@ -120,12 +113,11 @@ _HOW = (
     *options_of(Routing),
     *options_of(Sharing),
     option("append", bool, False, "Add the inputs to an open job, made if need be."),
-    option("max_failures", int, 0, "With --wait: more failures than this: exit 3.", min=0),
 )
 
 
 @command(app, "tasks.following:submit_typed", *_HOW, *ASKED)
-def submit(inputs: Inputs, model: ModelName, output: Output, as_json: JsonFlag = False) -> None:
+def submit(inputs: Inputs, as_json: JsonFlag = False) -> None:
     """Plan a job and hand it to the fleet that MASKMILL_BROKER_URL and MASKMILL_STATE name.
 
     \b
@@ -138,24 +130,18 @@ def submit(inputs: Inputs, model: ModelName, output: Output, as_json: JsonFlag =
     """
 
 
-@command(app, "tasks.fleet_worker:serve", *SETTINGS, reports=False)
-def worker(
-    model: Annotated[
-        list[str] | None,
-        typer.Option("--model", "-m", help="Load and warm this model before taking work."),
-    ] = None,
-    runtime: Annotated[
-        Literal["onnx", "openvino", "tflite"] | None,
-        typer.Option(help="Take work of this engine only (default: all here)."),
-    ] = None,
-    target: Annotated[
-        list[str] | None,
-        typer.Option(envvar="MASKMILL_TARGET", help="A label to serve; cloud or edge: be that."),
-    ] = None,
-    grace: Annotated[
-        float, typer.Option(min=0, help="Seconds to finish the shard in hand when told to stop.")
-    ] = 20.0,
-) -> None:
+_ENGINE = Literal["onnx", "openvino", "tflite"] | None
+_LABEL = "A label to serve; cloud or edge: be that."
+_SERVED = (
+    option("model", list[str], [], "Load and warm this before taking work.", "--model", "-m"),
+    option("runtime", _ENGINE, None, "Take work of this engine only (default: all here)."),
+    option("target", list[str], [], _LABEL, envvar="MASKMILL_TARGET"),
+    option("grace", float, 20.0, "Seconds to finish the shard in hand when told to stop.", min=0),
+)
+
+
+@command(app, "tasks.fleet_worker:serve", *_SERVED, *SETTINGS, reports=False)
+def worker() -> None:
     """Work for a fleet: one process with one model, watched by another, until told to stop.
 
     \b
@@ -166,14 +152,13 @@ def worker(
     """
 
 
-@command(app, "tasks.following:status")
-def status(
-    output: JobFolder,
-    watching: Annotated[
-        bool, typer.Option("--watch", help="Stay until they end; send again what was lost.")
-    ] = False,
-    as_json: JsonFlag = False,
-) -> None:
+_WATCH = option(
+    "watching", bool, False, "Stay until they end; send again what was lost.", "--watch"
+)
+
+
+@command(app, "tasks.following:status", _WATCH)
+def status(output: JobFolder, as_json: JsonFlag = False) -> None:
     """Where jobs stand, from storage: it needs no broker.
 
     OUT may also be a prefix, which stands for the jobs below it.
@@ -195,33 +180,30 @@ def resume(output: JobFolder) -> None:
     """Let a cancelled or stopped job go on, and send what is missing of any job."""
 
 
-@command(app, "tasks.following:retry_job")
-def retry(
-    output: JobFolder,
-    only: Annotated[
-        str, typer.Option(help="Only failures of these stages: fetch, decode, model, worker.")
-    ] = "",
-) -> None:
+_ONLY = option("only", str, "", "Only failures of these stages: fetch, decode, model, worker.")
+
+
+@command(app, "tasks.following:retry_job", _ONLY)
+def retry(output: JobFolder) -> None:
     """Try the failed inputs of a finished job again.
 
     Example: maskmill retry s3://bucket/out --only fetch,decode
     """
 
 
-@command(app, "tasks.following:merge_job")
-def merge(output: JobFolder, replace_edited: ReplaceEdited = False) -> None:
+@command(app, "tasks.following:merge_job", REPLACE)
+def merge(output: JobFolder) -> None:
     """Merge a job here and now; what is there of an unfinished one goes to partial/."""
 
 
-@command(app, "tasks.annotate:report")
-def report(
-    output: JobFolder,
-    clip: Annotated[
-        bool, typer.Option("--clip", help="Draw its videos, with masks, into OUT/clips.")
-    ] = False,
-    video: Annotated[str, typer.Option(help="With --clip: only the video of this name.")] = "",
-    as_json: JsonFlag = False,
-) -> None:
+_DRAWN = (
+    option("clip", bool, False, "Draw its videos, with masks, into OUT/clips."),
+    option("video", str, "", "With --clip: only the video of this name."),
+)
+
+
+@command(app, "tasks.annotate:report", *_DRAWN)
+def report(output: JobFolder, as_json: JsonFlag = False) -> None:
     """What came of a merged job; or clips of its videos with what was found on them.
 
     Example: maskmill report out --clip --video a.mp4

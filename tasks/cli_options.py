@@ -25,15 +25,6 @@ Inputs = Annotated[
 JobFolder = Annotated[str, typer.Argument(metavar="OUT", help="A job folder.", show_default=False)]
 JsonFlag = Annotated[bool, typer.Option("--json", help="JSON lines instead of text.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first N inputs.")]
-ModelName = Annotated[
-    str, typer.Option("--model", "-m", help="A card's name, a card, or a network beside one.")
-]
-Output = Annotated[
-    str, typer.Option("--output", "-o", help="The job folder: a path, file:// or s3:// URI.")
-]
-ReplaceEdited = Annotated[
-    bool, typer.Option("--replace-edited", help="Replace an instances.json edited by hand.")
-]
 
 
 def _words(words: str) -> list[str]:
@@ -46,10 +37,12 @@ def _numbers(words: str) -> list[int]:
     return list(map(int, _words(words)))
 
 
-def option(name: str, kind: Any, default: Any, said: str, **more: Any) -> inspect.Parameter:
-    told = kind is bool or name.endswith("_")  # for there is no --no-…, and no --from-
-    flag = ["--" + name.strip("_").replace("_", "-")] if told else []
-    declared = Annotated[kind, typer.Option(*flag, help=said, **more)]
+def option(
+    name: str, kind: Any, default: Any, said: str, *flags: str, **more: Any
+) -> inspect.Parameter:
+    """`flags`: where they are others than the name says."""
+    flags = flags or ("--" + name.strip("_").replace("_", "-"),)
+    declared = Annotated[kind, typer.Option(*flags, help=said, **more)]
     keyword = inspect.Parameter.KEYWORD_ONLY
     return inspect.Parameter(name, keyword, default=default, annotation=declared)
 
@@ -68,7 +61,12 @@ def options_of(kind: type[msgspec.Struct]) -> Iterator[inspect.Parameter]:
             yield option(name, str if str in get_args(bare[name]) else bare[name], kept, said)
 
 
+_MODEL = "A card's name, a card, or a network beside one."
+_PLACE = "The job folder: a path, file:// or s3:// URI."
+REPLACE = option("replace_edited", bool, False, "Replace an instances.json edited by hand.")
 ASKED = (
+    option("model", str, inspect.Parameter.empty, _MODEL, "--model", "-m"),
+    option("output", str, inspect.Parameter.empty, _PLACE, "--output", "-o"),
     *options_of(Selection),
     *options_of(Wishes),
     option("full_decode", bool, False, "Never decode large JPEGs at reduced scale."),

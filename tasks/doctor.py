@@ -23,7 +23,7 @@ PACKAGES = ("onnxruntime", "openvino", "ai-edge-litert", "tflite-runtime")  # th
 _SECRET = ("KEY", "SECRET", "TOKEN", "PASSWORD")
 
 
-def doctor(output: str | None, model: str) -> Said:
+def doctor(output: str, model: str) -> Said:
     if output:
         audited: Said = import_module("worker.audit").check_folder(output)
         return audited

@@ -21,17 +21,15 @@ from tasks.state import State, fleet_state
 LAST_WORDS_S = 15.0  # beyond the grace, for the process to say good-bye
 
 
-def serve(
-    model: Sequence[str] | None, runtime: str | None, target: Sequence[str] | None, grace: float
-) -> int:
-    targets = targets_of(target or [])
+def serve(model: Sequence[str], runtime: str | None, target: Sequence[str], grace: float) -> int:
+    targets = targets_of(target)
     state = fleet_state()
     app = make_app(broker_url())
     engines = [runtime] if runtime else engines_here()
     if not engines:
         raise ModelError("no engine is installed here: pip install 'maskmill[worker]'")
     need_worker_parts(engines[0])
-    order = {"models": model or [], "engines": engines, "targets": targets, "grace_s": grace}
+    order = {"models": model, "engines": engines, "targets": targets, "grace_s": grace}
 
     def hear(event: Event) -> None:
         if event["event"] == "refused":

@@ -7,7 +7,6 @@ from importlib import import_module
 
 from storage.errors import OF_ONE_INPUT, StorageError
 from storage.uris import of_frame, shown
-from tasks.environment import whole_number
 from tasks.fragments import Part, span_of
 from tasks.inputs import Found, InputError
 from tasks.ordered import asked_once
@@ -29,7 +28,7 @@ def frames_of(
 
     refused: why a video may not be looked at; empty if it may.
     """
-    span, limits = span_of(sampling), video_limits()
+    span, limits = span_of(sampling), VideoLimits()
 
     def look(each: Found) -> VideoIndex | Problem:
         if reason := refused(each.uri):
@@ -63,15 +62,6 @@ def frames_of(
                     yield from _frames(each, each.part, seen, numbers)
 
     return frames()
-
-
-def video_limits() -> VideoLimits:
-    return VideoLimits(
-        max_bytes=whole_number("MASKMILL_MAX_VIDEO_BYTES", 2 << 30, 1),
-        max_seconds=whole_number("MASKMILL_MAX_VIDEO_S", 86_400, 1),
-        max_frames=whole_number("MASKMILL_MAX_FRAMES", 2_000_000, 1),
-        max_pixels=whole_number("MASKMILL_MAX_PIXELS", 100_000_000, 1),
-    )
 
 
 def _frames(each: Found, part: Part, index: VideoIndex, numbers: Iterable[int]) -> Iterator[Found]:

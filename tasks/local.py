@@ -1,12 +1,10 @@
 """The parent of a process that computes: it watches it, and starts it again when it was killed."""
 
 import os
-import queue
 import subprocess
 import sys
 import tempfile
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -51,9 +49,7 @@ class Child:
             env=_BESIDE | os.environ,
             start_new_session=True,  # Ctrl-C is for the parent, which asks the child to stop
         )
-        self.events: queue.Queue[Event] = queue.Queue()
         self._errors = errors
-        threading.Thread(target=self._read, daemon=True).start()
         self.send(order)
 
     def close(self) -> None:
@@ -63,11 +59,9 @@ class Child:
             self._errors.close()
 
     def stop(self, patience_s: float) -> None:
-        """Have it hand back what it has."""
-        assert self.process.stdin is not None
-        self.process.stdin.close()
+        """Have it hand back what it has, whatever it still says."""
         with suppress(subprocess.TimeoutExpired):
-            self.process.wait(patience_s)
+            self.process.communicate(timeout=patience_s)
 
     def death(self) -> str:
         code = self.process.wait()
@@ -87,13 +81,12 @@ class Child:
             self.process.stdin.write(msgspec.json.encode(order) + b"\n")
             self.process.stdin.flush()
 
-    def _read(self) -> None:
+    def events(self) -> Iterator[Event]:
+        """What it says, to its end."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
             with suppress(msgspec.DecodeError):  # of a line that its writer did not live to finish
-                self.events.put(msgspec.json.decode(line))
-        self.process.wait()
-        self.events.put({"event": "exit"})
+                yield msgspec.json.decode(line)
 
 
 def start(model: Model) -> Child:
@@ -104,17 +97,15 @@ def start(model: Model) -> Child:
 
 def await_ready(child: Child) -> None:
     """Wait until the model is loaded and warm; a model that does not fit is refused here."""
-    while True:
-        event = child.events.get()
+    for event in child.events():
         if event["event"] == "ready":
             return
         if event["event"] == "warning":
             print(f"maskmill: {event['message']}", file=sys.stderr)
         if event["event"] == "refused":
             raise ModelError(event["message"])
-        if event["event"] == "exit":
-            how = f"{child.death()} while loading the model: {child.last_words()}"
-            raise ModelError(f"the worker process {how}")
+    how = f"{child.death()} while loading the model: {child.last_words()}"
+    raise ModelError(f"the worker process {how}")
 
 
 def run(
@@ -179,7 +170,7 @@ def _watch(child: Child, hear: Callable[[Event], None], patience_s: float) -> tu
     in_hand: Event = {}
     worked = False
     try:
-        while (event := child.events.get())["event"] != "exit":
+        for event in child.events():
             if event["event"] in ("taken", "let-go"):
                 in_hand = event if event["event"] == "taken" else {}
                 worked = True

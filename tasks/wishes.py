@@ -8,7 +8,7 @@ import msgspec
 from tasks.cards import Compute, Model
 from tasks.categories import Category, CategoryId, UnknownClass, from_file, ids_of, mapped, renumber
 from tasks.environment import whole_number
-from tasks.records import Choices, Settings
+from tasks.records import Choices, Index, Settings
 
 ShardSize = Annotated[int, msgspec.Meta(ge=1, le=100_000)]
 
@@ -26,7 +26,7 @@ class Wishes(Choices, frozen=True, kw_only=True):
     precision: Annotated[Compute, "In what openvino computes a float model."] = "f32"
     mixed: bool = False
     shard_size: Annotated[ShardSize | None, "Images a shard; else 64, or 16 for boards."] = None
-    max_failures: int = 0
+    max_failures: Annotated[Index, "Exit 3 with more failures (of submit: with --wait)."] = 0
     overwrite: Annotated[bool, "Start anew where the output holds a job."] = False
     replace_edited: bool = False
 

@@ -72,14 +72,14 @@ def _try(model: Model, picture: str, drawing: str) -> Facts:
     if outcome.failure is not None:
         failed = ModelError if outcome.failure.stage == "model" else InputError
         raise failed(f"{outcome.failure.uri}: {outcome.failure.message}")
-    caption = f"{model.build.file} with {loaded.engine_version}"
+    caption = f"{model.build.file} with {loaded.runtime.version}"
     put(drawing, contact_sheet([(caption, drawn(outcome.item, outcome.annotations, settings))]))
     taken, all_of_them = getattr(loaded.runtime, "operators", (0, 0))  # by its delegate
     names = {each.id: each.name for each in settings.categories}
     decode: Any = loaded.decode  # it says which tensor it reads each of its parts from
     return {
         "fits": True,
-        "version": loaded.engine_version,
+        "version": loaded.runtime.version,
         "inputs": [str(each) for each in loaded.runtime.inputs],
         "outputs": [str(each) for each in loaded.runtime.outputs],
         "roles": {role: str(reading.tensor) for role, reading in decode.outputs.items()},

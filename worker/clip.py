@@ -4,10 +4,8 @@ They show what instances.json says, also where somebody edited it; where a frame
 is in the plan. Both go through a scratch database, so that memory does not grow with them.
 """
 
-import shutil
 import sqlite3
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from fractions import Fraction
@@ -65,11 +63,8 @@ def clips(folder: Folder, job: Job, only: str, as_json: bool) -> int:
                 continue
             name = video["name"]
             uri = below(folder.file("clips"), f"{name}.mp4")
-            with tempfile.NamedTemporaryFile(prefix="maskmill-clip-") as made:
-                with translating(made.name, writing=True):
-                    _encode(made.name, track(_drawn(db, job, video), name, count, **bar))
-                with open_write(uri) as file:
-                    shutil.copyfileobj(made, file, 1 << 20)
+            with open_write(uri) as file, translating(uri, writing=True):
+                _encode(file.name, track(_drawn(db, job, video), name, count, **bar))
             event = {"event": "clip", "video": name, "frames": count, "uri": uri}
             tell(event, [f"{count} frames in {uri}"], as_json)
     if not name:

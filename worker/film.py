@@ -44,9 +44,6 @@ class Film:
         self._max_pixels = max_pixels
         try:
             self.rewind()
-            if self.source.in_fragments and isinstance(self.source, Ranges):
-                self.source = bytes_of(uri, self.source.version, max_bytes, in_ranges=False)
-                self.rewind()
             self.rotation = self._rotation()
             self.rewind()
         except av.FFmpegError as exc:

@@ -13,17 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import (
-    AvifImagePlugin,
-    BmpImagePlugin,
-    Image,
-    ImageFile,
-    JpegImagePlugin,
-    PngImagePlugin,
-    TiffImagePlugin,
-    WebPImagePlugin,
-    features,
-)
+from PIL import Image, features
 
 Pixels = NDArray[np.uint8]  # (height, width, 3), RGB
 Kind = Literal["empty", "not-an-image", "corrupt", "too-many-pixels", "unsupported"]
@@ -34,14 +24,14 @@ MAX_PIXELS = 100_000_000
 warnings.filterwarnings("ignore", module=r"PIL\.")
 Image.MAX_IMAGE_PIXELS = None  # the limit is ours
 
-# By format what reads it, the part of Pillow that a build of it may lack, and how a file begins.
-_FORMATS: dict[str, tuple[type[ImageFile.ImageFile], str, bytes]] = {
-    "JPEG": (JpegImagePlugin.JpegImageFile, "jpg", rb"\xff\xd8\xff"),
-    "PNG": (PngImagePlugin.PngImageFile, "zlib", rb"\x89PNG\r\n\x1a\n"),
-    "WebP": (WebPImagePlugin.WebPImageFile, "webp", rb"RIFF.{4}WEBP"),
-    "BMP": (BmpImagePlugin.BmpImageFile, "pil", rb"BM.{12}[\x0c\x10(48@l|]"),  # sizes of its header
-    "TIFF": (TiffImagePlugin.TiffImageFile, "pil", rb"II[*+]\0|MM\0[*+]"),
-    "AVIF": (AvifImagePlugin.AvifImageFile, "avif", rb".{4}ftyp(.{4}){0,60}avi[fs]"),
+# By format the part of Pillow that a build of it may lack, and how a file begins.
+_FORMATS = {
+    "JPEG": ("jpg", rb"\xff\xd8\xff"),
+    "PNG": ("zlib", rb"\x89PNG\r\n\x1a\n"),
+    "WebP": ("webp", rb"RIFF.{4}WEBP"),
+    "BMP": ("pil", rb"BM.{12}[\x0c\x10(48@l|]"),  # sizes of its header
+    "TIFF": ("pil", rb"II[*+]\0|MM\0[*+]"),
+    "AVIF": ("avif", rb".{4}ftyp(.{4}){0,60}avi[fs]"),
 }
 _UNREAD = {"GIF": rb"GIF8", "HEIC": rb".{4}ftyp(.{4}){0,60}(he(i[cmsx]|v[cx])|m[is]f1)"}
 _NOT_READ = {"I", "F", "LAB", "HSV"}  # of 32-bit samples is not said what is white
@@ -121,16 +111,16 @@ def reduction(header: Header, minimum: tuple[int, int] | None) -> int:
 
 def supported_formats() -> dict[str, bool]:
     """Which formats this machine's Pillow reads."""
-    here = {name: bool(features.check(part)) for name, (_, part, _) in _FORMATS.items()}
+    here = {name: bool(features.check(part)) for name, (part, _) in _FORMATS.items()}
     return here | {"HEIC": False}
 
 
 def _detect(data: bytes) -> str:
     if not data:
         raise BadImage("empty", "The file is empty.")
-    looks = {name: begins for name, (*_, begins) in _FORMATS.items()} | _UNREAD
+    looks = {name: begins for name, (_, begins) in _FORMATS.items()} | _UNREAD
     format = next((name for name in looks if re.match(looks[name], data, re.DOTALL)), "")
-    if format in _FORMATS and features.check(_FORMATS[format][1]):
+    if format in _FORMATS and features.check(_FORMATS[format][0]):
         return format
     known = ", ".join(_FORMATS)
     if format:
@@ -142,9 +132,8 @@ def _detect(data: bytes) -> str:
 
 
 def _open(data: bytes, format: str) -> Any:
-    """The plugin itself, not Image.open: no guessing, and no size limit but ours."""
     with _broken_if_refused(format):
-        return _FORMATS[format][0](io.BytesIO(data))
+        return Image.open(io.BytesIO(data), formats=[format])
 
 
 @contextmanager

@@ -302,7 +302,7 @@ def _produced_by(loaded: LoadedModel) -> ProducedBy:
     return ProducedBy(
         model.sha256,
         model.engine,
-        loaded.engine_version,
+        loaded.runtime.version,
         model.build.precision if model.compute == "f32" else model.compute,
         delegate,
         instruction_set(),

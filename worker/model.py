@@ -26,7 +26,6 @@ class LoadedModel(NamedTuple):
     runtime: Runtime
     intake: Intake
     decode: Callable[[Raw, Frame, Wanted], Detections]  # the family's decoder
-    engine_version: str
 
     def infer(self, tensor: NDArray[np.generic], frame: Frame) -> Raw:
         return self.runtime.run(self.intake.feeds(tensor, frame))
@@ -46,7 +45,7 @@ def load_model(model: Model, settings: WorkerSettings) -> LoadedModel:
     with in_its_words(ModelError, "the network does not run: "):
         runtime.run(next(_pictures(intake)))
     flight.limit(settings.memory, model.build.file)
-    return LoadedModel(model, runtime, intake, decode, runtime.version)
+    return LoadedModel(model, runtime, intake, decode)
 
 
 def _pictures(intake: Intake) -> Iterator[dict[str, NDArray[np.generic]]]:

@@ -5,6 +5,7 @@ fragments, do not say in one place where their frames lie: they are downloaded, 
 kept for the next shard.
 """
 
+import io
 import os
 import tempfile
 import threading
@@ -24,12 +25,14 @@ HEAD = 1 << 16  # bytes that are asked for where nothing says how many are wante
 PIECE = 4 << 20  # the most that are asked for at once
 BOXES = {b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"}  # an MP4 begins with one
 
+_FRAGMENTS = b"mvex"  # in an MP4's tables, which come first if more of them lie among the packets
+
 _last_download: dict[tuple[str, str], IO[bytes]] = {}
 _one_at_a_time = threading.Lock()  # looks at it
 
 
 class Source:
-    """What FFmpeg reads. Errors of a store pass through it.
+    """What FFmpeg reads, here of a file on this machine. Errors of a store pass through it.
 
     `blind`, it gives zeros: for who needs no more of an MP4 than its tables, which have been read.
     """
@@ -37,12 +40,14 @@ class Source:
     blind = False
     in_fragments = False  # tables lie among the packets
 
-    def __init__(self, version: str, size: int) -> None:
-        self.version, self.size, self._position, self._last = version, size, 0, b""
+    def __init__(self, file: BinaryIO, version: str, size: int) -> None:
+        self._file, self.version, self.size = file, version, size
+        self._position, self._last = 0, b""
 
     def get(self, start: int, end: int) -> bytes:
         """At least the first of these bytes, all of which it has."""
-        raise NotImplementedError
+        self._file.seek(start)
+        return self._file.read(end - start)
 
     def read(self, most: int) -> bytes:
         start, end = self._position, min(self._position + most, self.size)
@@ -50,7 +55,7 @@ class Source:
             data = bytes(max(0, end - start))
         else:
             data = self.get(start, end)
-            self.in_fragments |= b"mvex" in self._last + data
+            self.in_fragments |= _FRAGMENTS in self._last + data
             self._last = data[-3:]
         self._position += len(data)
         return data
@@ -64,22 +69,7 @@ class Source:
         return self._position
 
     def close(self) -> None:
-        """Let go of what it holds open."""
-
-
-class Whole(Source):
-    """A file on this machine."""
-
-    def __init__(self, stream: BinaryIO, version: str) -> None:
-        super().__init__(version, os.fstat(stream.fileno()).st_size)
-        self._stream = stream
-
-    def get(self, start: int, end: int) -> bytes:
-        self._stream.seek(start)
-        return self._stream.read(end - start)
-
-    def close(self) -> None:
-        self._stream.close()
+        self._file.close()
 
 
 class Ranges(Source):
@@ -93,7 +83,7 @@ class Ranges(Source):
     groups: Sequence[int] = ()
 
     def __init__(self, uri: str, version: str, size: int, head: bytes) -> None:
-        super().__init__(version, size)
+        super().__init__(io.BytesIO(), version, size)
         self._uri, self._pieces = uri, deque([(0, head)], maxlen=4)
 
     def get(self, start: int, end: int) -> bytes:
@@ -117,7 +107,7 @@ class Ranges(Source):
         return min(more, end) if follows else end
 
 
-def bytes_of(uri: str, version: str, max_bytes: int, in_ranges: bool = True) -> Source:
+def bytes_of(uri: str, version: str, max_bytes: int) -> Source:
     """Of any version where it is "". ItemError for another, or for too much to download."""
     with _one_at_a_time:
         if version and (uri, version) in _last_download:
@@ -127,13 +117,13 @@ def bytes_of(uri: str, version: str, max_bytes: int, in_ranges: bool = True) -> 
         opened.stream.close()
         raise changed()
     if parse(uri).scheme == "file":
-        return Whole(opened.stream, opened.version)
+        return Source(opened.stream, opened.version, opened.size or 0)
     if opened.end is not None and opened.end <= HEAD:  # the store gives parts
         with opened.stream as stream:
             head = stream.read(HEAD)
         if opened.version and not version:  # whether it gives those of one remains to be seen
-            return bytes_of(uri, opened.version, max_bytes, in_ranges)
-        if in_ranges and version and head[4:8] in BOXES:
+            return bytes_of(uri, opened.version, max_bytes)
+        if version and head[4:8] in BOXES and _FRAGMENTS not in head:
             return Ranges(uri, version, opened.size or 0, head)
         opened = open_from(uri, 0, version)
     file = _download(opened, max_bytes)
@@ -180,6 +170,7 @@ def _download(opened: Opened, max_bytes: int) -> IO[bytes]:
             raise
 
 
-def _reopened(file: IO[bytes], version: str) -> Whole:
+def _reopened(file: IO[bytes], version: str) -> Source:
     """With a position of its own."""
-    return Whole(open(f"/proc/self/fd/{file.fileno()}", "rb"), version)
+    own = open_from(f"/proc/self/fd/{file.fileno()}", 0, "")
+    return Source(own.stream, version, own.size or 0)

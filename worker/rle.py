@@ -73,24 +73,23 @@ def cropped(rle: Rle) -> tuple[Bools, int, int]:
 
 def runs_of(counts: str) -> Ints:
     """The run lengths behind a compressed string: off, on, off, …"""
-    if not counts.isascii():
-        raise ValueError("counts is not ASCII")
-    codes = np.frombuffer(counts.encode("ascii"), dtype=np.uint8).astype(np.int64) - 48
-    if codes.size == 0 or codes.min() < 0 or codes.max() > 63 or codes[-1] & 32:
-        raise ValueError("counts is no compressed run-length string")
     # Each number is little-endian groups of 5 bits; 32 says that more follow, 16 in the last is
     # the sign. From the fourth on, a number is the difference to the one two before it.
-    ends = np.flatnonzero((codes & 32) == 0)
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    lengths = ends - starts + 1
-    if lengths.max() > 7:
-        raise ValueError("counts holds a number over 32 bits")
-    shift = 5 * (np.arange(codes.size) - np.repeat(starts, lengths))
-    runs = np.add.reduceat((codes & 31) << shift, starts)
-    runs -= np.where(codes[ends] & 16, np.int64(1) << (5 * lengths), 0)
-    runs[1::2] = np.cumsum(runs[1::2])
-    runs[2::2] = np.cumsum(runs[2::2])
-    return runs
+    runs: list[int] = []
+    value = shift = 0
+    for letter in counts.encode("ascii"):
+        code = letter - 48
+        if not 0 <= code < 64 or shift > 30:
+            raise ValueError("counts is no compressed run-length string, or holds over 32 bits")
+        value |= (code & 31) << shift
+        shift += 5
+        if not code & 32:
+            value -= (code & 16) >> 4 << shift
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value = shift = 0
+    if shift or not runs:
+        raise ValueError("counts is no whole compressed run-length string")
+    return np.array(runs, dtype=np.int64)
 
 
 def is_canonical(rle: Rle) -> bool:

@@ -117,9 +117,8 @@ class YolactDecoder(NamedTuple):
         self, boxes: Float32s, scores: Float32s, anchors: Indices, wanted: Wanted
     ) -> Candidates:
         """What of the (A, C) scores of some anchors is left, in total order."""
-        options = self.options
+        options, classes = self.options, np.arange(scores.shape[1])
         across = options.nms == "agnostic"
-        classes = np.arange(scores.shape[1])
         # A candidate's fate depends only on better ones, so the threshold may come first.
         rivals = wanted._replace(keep_classes=None) if across else wanted
         candidates = rivals.passing(scores, classes)
@@ -130,11 +129,11 @@ class YolactDecoder(NamedTuple):
         row, column = np.nonzero(candidates)
         found = Candidates(boxes[row], scores[row, column], column, anchors[row])
         limit = options.max_detections if wanted.max_detections is None else wanted.max_detections
+        most = limit if rivals == wanted else None
         if options.nms == "fast":
             kept = fast_nms(*found[:3], iou=options.nms_iou, top_k=options.top_k, limit=limit)
-            return found.at(kept)
-        most = None if rivals != wanted else limit
-        kept = greedy_nms(*found[:3], iou=options.nms_iou, limit=most, across_classes=across)
+        else:
+            kept = greedy_nms(*found[:3], iou=options.nms_iou, limit=most, across_classes=across)
         found = found.at(kept)
         return found.at(np.flatnonzero(wanted.passing(found.scores, found.classes))[:limit])
 
