@@ -58,11 +58,12 @@ def follow(location: Location, conditions: Mapping[str, str]) -> urllib3.BaseHTT
     raise Unreachable(location.uri, f"could not be read: more than {_MAX_REDIRECTS} redirects")
 
 
-def post(url: str, body: bytes, headers: Mapping[str, str]) -> int:
-    """The status that a webhook answers with. Redirects are not followed."""
+def post(url: str, body: bytes, headers: Mapping[str, str]) -> None:
+    """Tell a webhook. Redirects are not followed: none is a 2xx."""
     answer = _ask(url, urlsplit(url), Request(headers, webhook_rules(url), body))
     answer.close()
-    return answer.status
+    if not 200 <= answer.status < 300:
+        raise Unreachable(url, f"answered with status {answer.status}")
 
 
 def webhook_rules(url: str) -> HttpSettings:

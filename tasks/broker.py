@@ -69,7 +69,7 @@ def make_app(url: str) -> Celery:
     app = Celery("maskmill", broker=url)
     app.conf.update(
         imports=("worker.jobs",),
-        beat_scheduler="tasks.beat:Scheduler",
+        beat_scheduler="tasks.scheduling:Scheduler",
         accept_content=["json"],
         task_ignore_result=True,
         task_acks_late=True,

@@ -8,14 +8,12 @@ from tasks.cli_options import JsonFlag, command
 
 _ABOUT = "Jobs that run by themselves, from a file of schedules in the state folder."
 app = typer.Typer(name="schedule", no_args_is_help=True, rich_markup_mode="rich", help=_ABOUT)
-_FILE = "A schedules.toml."
+File = Annotated[str, typer.Argument(help="A schedules.toml; unless given, the fleet's.")]
+Name = Annotated[str, typer.Argument(help="Of the schedule.")]
 
 
 @command(app, "tasks.scheduling:check")
-def check(
-    file: Annotated[str, typer.Argument(help=f"{_FILE} Default: the fleet's.")] = "",
-    as_json: JsonFlag = False,
-) -> None:
+def check(file: File = "", as_json: JsonFlag = False) -> None:
     """Whether a file of schedules can be used, and the next five times of each.
 
     Example: maskmill schedule check schedules.toml
@@ -26,16 +24,14 @@ def check(
 
 @command(app, "tasks.scheduling:list_schedules", name="list")
 def list_schedules(as_json: JsonFlag = False) -> None:
-    """The fleet's schedules: the last run, how it ended, the next, and what that waits for.
+    """The fleet's schedules: the last run, how it ended, and the next.
 
     Example: maskmill schedule list --json
     """
 
 
 @command(app, "tasks.scheduling:run_schedule")
-def run(
-    name: Annotated[str, typer.Argument(help="Of the schedule.")], as_json: JsonFlag = False
-) -> None:
+def run(name: Name, as_json: JsonFlag = False) -> None:
     """Have one of the fleet's schedules run now, on top of its times.
 
     Example: maskmill schedule run nightly
@@ -43,7 +39,7 @@ def run(
 
 
 @command(app, "tasks.scheduling:serve")
-def serve(file: Annotated[str, typer.Argument(help=_FILE)], as_json: JsonFlag = False) -> None:
+def serve(file: File = "", as_json: JsonFlag = False) -> None:
     """Check a file, make it the fleet's, and run Celery's beat, which has workers look at it.
 
     Example: maskmill schedule serve schedules.toml

@@ -4,8 +4,8 @@ look after them, several at once.
 schedules/schedules.toml        what there is to run
 schedules/<name>/7.json         its seventh run, made create-only once the sixth has ended; 0.json
                                 says when the schedule was first seen, for its past is not run
-schedules/<name>/7.end.json     how that ended, create-only
-schedules/<name>/7.told.json, 7.stalled.json    that its receiver took the word of it
+schedules/<name>/7.end.json     how that ended, create-only; 7.stalled.json that it stood still
+schedules/<name>/7.end.told.json, 7.stalled.told.json    that its receiver took the word of it
 schedules/<name>/7.seen.json    how many shards it had written, and since when so many
 
 Nominal times only go forward: whatever clocks do, none is run twice.
@@ -13,28 +13,19 @@ Nominal times only go forward: whatever clocks do, none is run twice.
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime
+from itertools import product
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 from celery import Celery
 
 from storage import delete, get, put
-from storage.errors import Exists, NotFound, StorageError
+from storage.errors import Exists, Full, NotFound, StorageError, Unavailable
+from storage.http_requests import post
 from storage.uris import basename, join, shown
 from tasks.broker import BrokerDown
-from tasks.folder import (
-    Folder,
-    JobError,
-    decoded,
-    entries_of,
-    read_any,
-    read_job,
-    read_run,
-    shard_objects,
-)
-from tasks.frames import may_read
+from tasks.folder import Folder, JobError, decoded, entries_of, read_any, read_job, read_run
 from tasks.markers import cancel, halt_of
 from tasks.merge import is_merged
 from tasks.messages import SubmitMessage
@@ -43,11 +34,9 @@ from tasks.records import encode
 from tasks.schedules import Schedule, ScheduleError, parse_schedules
 from tasks.state import State
 from tasks.submit import submit_message
-from tasks.webhook import tell_receiver
 
 KEPT = 200  # runs that the state folder knows of
 STALLED_S = 1800.0  # without a new shard
-PASSING = ("unavailable", "full")  # a store that mends
 T = TypeVar("T")
 
 
@@ -72,16 +61,19 @@ class Fleet(NamedTuple):
     app: Celery
     state: State
     allow: Callable[[SubmitMessage], None]  # raises where this worker may not do what is asked
-    refused: Callable[[str], str] = may_read  # as planning takes it
+    refused: Callable[[str], str]  # as planning takes it
 
 
-@dataclass(frozen=True)
-class Book:
-    """What one listing says of a schedule's runs; -1 is the last where there is nothing yet."""
+class Book(NamedTuple):
+    """What one listing says of a schedule's runs."""
 
     place: str
     names: frozenset[str]
-    last: int
+
+    @property
+    def last(self) -> int:
+        """-1 where there is nothing yet."""
+        return max((int(each[:-5]) for each in self.names if each[:-5].isdigit()), default=-1)
 
     @property
     def running(self) -> bool:
@@ -91,12 +83,12 @@ class Book:
         return join(self.place, name)
 
     def run(self, number: int) -> Run:
-        return self._read(f"{number}.json", Run)
+        return self.read(f"{number}.json", Run)
 
     def end(self, number: int) -> End:
-        return self._read(f"{number}.end.json", End)
+        return self.read(f"{number}.end.json", End)
 
-    def _read(self, name: str, kind: type[T]) -> T:
+    def read(self, name: str, kind: type[T]) -> T:
         return decoded(get(self.at(name)), kind, self.at(name))
 
     def write(self, name: str, value: Any) -> None:
@@ -118,9 +110,7 @@ def read_schedules(state: State) -> tuple[Schedule, ...]:
 
 def read_book(state: State, schedule: Schedule) -> Book:
     place = join(state.uri, f"schedules/{schedule.name}")
-    names = frozenset(basename(each.uri) for each in entries_of(f"{place}/"))
-    last = max((int(each[:-5]) for each in names if each[:-5].isdigit()), default=-1)
-    return Book(place, names, last)
+    return Book(place, frozenset(basename(each.uri) for each in entries_of(f"{place}/")))
 
 
 def tick(fleet: Fleet, now: datetime) -> Iterator[str]:
@@ -139,51 +129,48 @@ def look_at(
     schedule: Schedule, fleet: Fleet, now: datetime, *, at_once: bool = False
 ) -> Iterator[str]:
     """See how the last run stands, or make the next if it is due; `at_once`: in any case."""
-    book = read_book(fleet.state, schedule)
+    book, begun = read_book(fleet.state, schedule), None
     if book.last < 0:
         book.write("0.json", Run(now, "", now, schedule))
         book = read_book(fleet.state, schedule)
-    nominal = None
     if not book.running:
         come = latest(schedule.timing(), now)
         late = come is not None and come > book.run(book.last).nominal
-        nominal = come if late else now if at_once else None
-    if nominal is not None:
-        run = Run(nominal, schedule.output_of(nominal), now, schedule)
-        book.write(f"{book.last + 1}.json", run)
+        begun = come if late else now if at_once else None
+    if begun is not None:
+        new = Run(begun, schedule.output_of(begun), now, schedule)
+        book.write(f"{book.last + 1}.json", new)
         # Who was paused before this finds that others are far ahead.
         book = read_book(fleet.state, schedule)
     if book.running:
-        yield from _follow(schedule, book, fleet, now, nominal)
-        book = read_book(fleet.state, schedule)
+        run = book.run(book.last)
+        if run.nominal == begun:
+            yield f"{run} begins in {shown(run.output)}"
+        if end := end_of(run, fleet, now, run.nominal == begun):
+            book.write(f"{book.last}.end.json", end)
+            yield f"{run} is {end.state}" + (f": {end.reason}" if end.reason else "")
+        elif schedule.webhook:
+            _look_for_stall(book, run, now)
     for name in book.names:
         number = name.partition(".")[0]
         if number.isdigit() and int(number) <= book.last - KEPT:
             delete(book.at(name))
-    _tell_ends(schedule, book)
+    _tell(schedule, read_book(fleet.state, schedule))
 
 
-def _follow(
-    schedule: Schedule, book: Book, fleet: Fleet, now: datetime, begun: datetime | None
-) -> Iterator[str]:
-    run = book.run(book.last)
-    if run.nominal == begun:
-        yield f"{run} begins in {shown(run.output)}"
+def end_of(run: Run, fleet: Fleet, now: datetime, is_new: bool) -> End | None:
+    """See a run on its way; its end, if it has one, or has to have one."""
     limit = run.schedule.budget
     try:
-        end = advance(run, fleet, run.nominal == begun)
+        end = advance(run, fleet, is_new)
         goes_on = end is None or end.state == "cancelled"  # it may be that we did so before
         if goes_on and limit and (now - run.made).total_seconds() > interval(limit):
-            end = cut_off(run, f"it took longer than its budget of {limit}")
-    except Exception as exc:
-        if isinstance(exc, BrokerDown) or getattr(exc, "kind", "") in PASSING:
-            raise
-        end = End("failed", str(exc))
-    if end is not None:
-        book.write(f"{book.last}.end.json", end)
-        yield f"{run} is {end.state}" + (f": {end.reason}" if end.reason else "")
-    elif schedule.webhook and f"{book.last}.stalled.json" not in book.names:
-        _tell_stalled(schedule, book, run, now)
+            return cut_off(run, f"it took longer than its budget of {limit}")
+        return end
+    except (BrokerDown, Full, Unavailable):
+        raise
+    except Exception as exc:  # noqa: BLE001  whoever cannot do what is asked says why
+        return End("failed", str(exc))
 
 
 def advance(run: Run, fleet: Fleet, is_new: bool) -> End | None:
@@ -214,32 +201,29 @@ def cut_off(run: Run, reason: str) -> End:
     return End("failed", reason)
 
 
-def _tell_stalled(schedule: Schedule, book: Book, run: Run, now: datetime) -> None:
+def _look_for_stall(book: Book, run: Run, now: datetime) -> None:
     job, uri = read_job(run.output), book.at(f"{book.last}.seen.json")
-    shards = sum(1 for _ in shard_objects(Folder(run.output, job.run))) if job else 0
+    shards = sum(1 for _ in entries_of(f"{run.output}/shards/{job.run}/")) if job else 0
     before, since = read_any(uri, tuple[int, datetime]) or (-1, now)
     if before != shards or since > now:
         put(uri, encode((shards, now)))
     elif (now - since).total_seconds() > STALLED_S:
         reason = f"no shard was written for {STALLED_S / 60:.0f} minutes"
-        _tell(schedule, run, End("stalled", reason))
-        book.write(f"{book.last}.stalled.json", now)
+        book.write(f"{book.last}.stalled.json", End("stalled", reason))
 
 
-def _tell_ends(schedule: Schedule, book: Book) -> None:
-    """In their order: one that cannot be told now holds up the later ones."""
-    for number in range(max(1, book.last - KEPT + 1), book.last + 1):
-        ended = f"{number}.end.json" in book.names
-        if ended and f"{number}.told.json" not in book.names:
-            end = book.end(number)
+def _tell(schedule: Schedule, book: Book) -> None:
+    """In their order: one that cannot be told now holds up the later ones. Where the word that it
+    was told is lost, it is told again under the same key."""
+    numbers = range(max(1, book.last - KEPT + 1), book.last + 1)
+    for number, kind in product(numbers, ("stalled", "end")):
+        name, told = f"{number}.{kind}.json", f"{number}.{kind}.told.json"
+        if name in book.names and told not in book.names:
+            run, end = book.run(number), book.read(name, End)
             if schedule.webhook and end.state != "cancelled":
-                _tell(schedule, book.run(number), end)
-            book.write(f"{number}.told.json", end)
-
-
-def _tell(schedule: Schedule, run: Run, end: End) -> None:
-    """Once a state; where the word that it was told is lost, again under the same key."""
-    nominal = stamp(run.nominal)
-    about = {"schedule": schedule.name, "nominal": nominal, "output": shown(run.output)}
-    body = encode({"schema": 1, **about, **msgspec.to_builtins(end)})
-    tell_receiver(schedule.webhook, body, key=f"{schedule.name}/{nominal}/{end.state}")
+                about = {"schedule": schedule.name, "nominal": stamp(run.nominal)}
+                key = "/".join((*about.values(), end.state))
+                about |= {"output": shown(run.output), **msgspec.to_builtins(end)}
+                headers = {"Content-Type": "application/json", "Idempotency-Key": key}
+                post(schedule.webhook, encode({"schema": 1, **about}), headers)
+            book.write(told, end)

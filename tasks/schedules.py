@@ -21,7 +21,8 @@ from tasks.wishes import Wishes, settings_of
 LOOKED_AT = 400  # nominal times of which no two may have the same output
 NOT_BUILT = ("incremental", "into", "events", "drop_vanished")
 _FROM = datetime(2026, 1, 1, tzinfo=UTC)  # whatever today is, a file is right or wrong
-_BRACED = re.compile(r"\{(.*?)\}")
+_TABLE = re.compile(r"(?m)^[ \t]*\[\[\s*schedule\s*\]\]")
+_PLACE = re.compile(r"\$\.schedule\[(\d+)\](?:\.(\w+))?")  # as msgspec says where it is
 Word = Annotated[str, msgspec.Meta(min_length=1)]
 Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z")]  # of a folder
 
@@ -52,75 +53,74 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def output_of(self, nominal: datetime) -> str:
         """Where a run's job is: {date} is the nominal day in the schedule's zone, {run} in UTC."""
         day = nominal.astimezone(zone_of(self.timezone)).date().isoformat()
-        values = {"name": self.name, "date": day, "run": stamp(nominal)}
-        return _BRACED.sub(lambda found: values[found[1]], self.output)
+        output = self.output.replace("{name}", self.name).replace("{date}", day)
+        return output.replace("{run}", stamp(nominal))
 
     def message(self, output: str) -> SubmitMessage:
         """What a client would send to have it done once."""
-        told = {"inputs": self.inputs, "model": self.model, "options": self.options}
-        return msgspec.convert({**told, "output": output}, SubmitMessage)
+        told = msgspec.convert(self, SubmitMessage, from_attributes=True)
+        return msgspec.structs.replace(told, output=output)
+
+
+class _File(msgspec.Struct, forbid_unknown_fields=True):
+    schedule: tuple[Schedule, ...] = ()
 
 
 def parse_schedules(data: bytes, file: str, *, here: bool = False) -> tuple[Schedule, ...]:
     """The schedules in a file of this name; `here`: also held against this machine's models."""
     try:
-        text = data.decode()
-        top = msgspec.toml.decode(text)
+        made = msgspec.toml.decode(data, type=_File).schedule
+        wrong = next(_faults(made, here), None)
+    except msgspec.ValidationError as exc:
+        place, unknown = _PLACE.search(str(exc)), re.search(r"field `(\w+)`", str(exc))
+        field = (place and place[2]) or (unknown and unknown[1]) or "schedule"
+        wrong = int(place[1]) if place else 0, field, str(exc)
     except (UnicodeDecodeError, msgspec.DecodeError) as exc:
         raise ScheduleError(f"{file} cannot be read: {exc}") from exc
-    tables = top.pop("schedule", [])
-    if top or not isinstance(tables, list):
-        raise ScheduleError(f"{file} has {', '.join(top) or 'schedule'}; it takes [[schedule]]")
-    made: list[Schedule] = []
-    for number, table in enumerate(tables):
-        try:
-            made.append(msgspec.convert(table, Schedule))
-            wrong = next(_faults(made[-1], made[:-1], here), None)
-        except msgspec.ValidationError as exc:
-            field = re.search(r"\$\.(\w+)|field `(\w+)`", str(exc))
-            wrong = (field[1] or field[2] if field else "", str(exc))
-        if wrong:
-            line = _line(text, number, wrong[0])
-            raise ScheduleError(f"{file}, line {line}: {': '.join(filter(None, wrong))}")
-    return tuple(made)
+    if wrong:
+        line = _line(data.decode(), *wrong[:2])
+        raise ScheduleError(f"{file}, line {line}: {wrong[1]}: {wrong[2]}")
+    return made
 
 
 def _line(text: str, number: int, field: str) -> int:
     """Where a field of the n-th table stands, or else where that begins."""
-    headers = re.finditer(r"(?m)^[ \t]*\[\[\s*schedule\s*\]\]", text)
-    places = [*(each.start() for each in headers), *[len(text)] * (number + 2)]
-    pattern = re.compile(rf"(?m)^[ \t]*(\[\s*schedule\s*\.\s*)?{field or '$'}\b")
+    starts = [each.start() for each in _TABLE.finditer(text)] or [0]
+    places = [*starts, *[len(text)] * (number + 2)]
+    pattern = re.compile(rf"(?m)^[ \t]*(\[\s*schedule\s*\.\s*)?{field}\b")
     found = pattern.search(text, places[number], places[number + 1])
     return text.count("\n", 0, found.start() if found else places[number]) + 1
 
 
-def _faults(it: Schedule, before: Sequence[Schedule], here: bool) -> Iterator[tuple[str, str]]:
-    """What is wrong with a schedule: the field, and why."""
-    for one, other in (("cron", "every"), ("output", "into"), ("inputs", "events")):
-        if bool(getattr(it, one)) == bool(getattr(it, other)):
-            yield one, f"exactly one of {one} and {other} has to be given"
-    for field, check in _CHECKS.items():
-        if getattr(it, field) and (here or field not in _HERE):
-            try:
-                check(it)
-            except Exception as exc:  # noqa: BLE001  whoever reads the field says what it must be
-                yield field, str(exc)
-    for field in ("events", "drop_vanished"):
-        if getattr(it, field) and not it.into:
-            yield field, "it goes with into"
-    for field in NOT_BUILT:
-        if getattr(it, field):
-            yield field, "it is not built yet"
-    for each in before:
-        if it.name == each.name:
-            yield "name", "another schedule has it"
-        if it.output and it.output_of(_FROM) == each.output_of(_FROM):
-            yield "output", f"{each.name} has the same; give {{name}}"
+def _faults(made: Sequence[Schedule], here: bool) -> Iterator[tuple[int, str, str]]:
+    """What is wrong with schedules: of which, the field, and why."""
+    for number, it in enumerate(made):
+        for one, other in (("cron", "every"), ("output", "into"), ("inputs", "events")):
+            if bool(getattr(it, one)) == bool(getattr(it, other)):
+                yield number, one, f"exactly one of {one} and {other} has to be given"
+        for field, check in _CHECKS.items():
+            if getattr(it, field) and (here or field not in _HERE):
+                try:
+                    check(it)
+                except Exception as exc:  # noqa: BLE001  whoever reads the field says what it must be
+                    yield number, field, str(exc)
+        if it.drop_vanished and not it.into:
+            yield number, "drop_vanished", "it goes with into"
+        for field in NOT_BUILT:
+            if getattr(it, field):
+                yield number, field, "it is not built yet"
+        for each in made[:number]:
+            if it.name == each.name:
+                yield number, "name", "another schedule has it"
+            if it.output and it.output_of(_FROM) == each.output_of(_FROM):
+                yield number, "output", f"{each.name} has the same; give {{name}}"
 
 
-def _check_times(it: Schedule) -> None:
-    if next(following(it.timing(), _FROM), None) is None:
+def _times(it: Schedule) -> Sequence[datetime]:
+    times = list(islice(following(it.timing(), _FROM), LOOKED_AT))
+    if not times:
         raise ValueError("such a day never comes")
+    return times
 
 
 def _check_places(*words: str) -> None:
@@ -132,9 +132,9 @@ def _check_places(*words: str) -> None:
 
 def _check_output(it: Schedule) -> None:
     _check_places(it.output)
-    if set(_BRACED.findall(it.output)) - {"date", "name", "run"}:
+    outputs = [it.output_of(at) for at in _times(it)]
+    if "{" in outputs[0]:
         raise ValueError("between braces it takes {date}, {name} and {run}")
-    outputs = [it.output_of(at) for at in islice(following(it.timing(), _FROM), LOOKED_AT)]
     if len(set(outputs)) < len(outputs):
         raise ValueError("two runs would have the same; give {run}, or {date} for one a day")
 
@@ -149,16 +149,15 @@ def _asked(it: Schedule) -> Wishes:
 
 
 def _check_model(it: Schedule) -> None:
-    wished = _asked(it)
-    models = find_models(it.model, wished.runtime, wished.precision, wished.mixed)
-    settings_of(models[0], wished)
+    asked = _asked(it)
+    settings_of(find_models(it.model, asked.runtime, asked.precision, asked.mixed)[0], asked)
 
 
 _HERE = ("model", "webhook")
 _CHECKS: dict[str, Callable[[Schedule], object]] = {
     "timezone": lambda it: zone_of(it.timezone),
-    "cron": _check_times,
-    "every": _check_times,
+    "cron": _times,
+    "every": _times,
     "inputs": lambda it: _check_places(*it.inputs),
     "into": lambda it: _check_places(it.into),
     "output": _check_output,

@@ -1,71 +1,62 @@
-"""The commands of `maskmill schedule`."""
+"""The commands of `maskmill schedule`, and Celery's beat as a fleet has it."""
 
-from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime
 from itertools import islice
 from typing import Any
 
 import msgspec
+from celery import beat
 
 from storage import get, put
+from storage.errors import StorageError
 from storage.uris import shown
-from tasks.broker import broker_url, make_app
+from tasks.broker import DEFAULT_QUEUE, broker_url, make_app
 from tasks.exits import OK, STOPPED
 from tasks.folder import JobError, read_job
+from tasks.frames import may_read
 from tasks.inputs import absolute
-from tasks.nominal import UTC, following, latest, stamp, zone_of
+from tasks.messages import ReconcileMessage
+from tasks.nominal import UTC, following, interval, stamp, zone_of
 from tasks.progress import tell
 from tasks.runs import Fleet, look_at, place_of, read_book, read_schedules
 from tasks.schedules import Schedule, ScheduleError, parse_schedules
-from tasks.state import fleet_state
+from tasks.state import State, fleet_state
 
-TIMES = 5
+RECONCILE_S = 30.0
 
 
 def check(file: str, as_json: bool) -> int:
     uri = absolute(file) if file else place_of(fleet_state())
-    for each in parse_schedules(get(uri), shown(file or uri), here=True):
-        _say({"name": each.name, "next": list(islice(_coming(each), TIMES))}, as_json)
+    for each in parse_schedules(get(uri), shown(uri), here=True):
+        _say(each, {}, 5, as_json)
     return OK
 
 
 def list_schedules(as_json: bool) -> int:
-    """The last run and how it ended, the next, and the job that this waits for."""
+    """The last run and how it ended, and the next."""
     state = fleet_state()
     for each in read_schedules(state):
-        book, last = read_book(state, each), {}
+        book, last = read_book(state, each), dict[str, Any]()
         if book.last > 0:
             run = book.run(book.last)
-            last = {"last": stamp(run.nominal), "state": "running", "output": shown(run.output)}
-            if not book.running:
-                last |= msgspec.to_builtins(book.end(book.last))
-            elif (come := latest(each.timing(), datetime.now(UTC))) and come > run.nominal:
-                last["one_waits_since"] = _local(each, come)
-        _say({"name": each.name, **last, "next": next(_coming(each), None)}, as_json)
+            last = {"last": stamp(run.nominal), "output": shown(run.output), "state": "running"}
+            last |= {} if book.running else msgspec.to_builtins(book.end(book.last))
+        _say(each, last, 1, as_json)
     return OK
 
 
-def _say(about: dict[str, Any], as_json: bool) -> None:
-    lines = (
-        f"{name.replace('_', ' '):<17}{value}"
-        for name, values in about.items()
-        for value in (values if isinstance(values, list) else [values])
-    )
-    tell({"event": "schedule", **about}, lines, as_json)
-
-
-def _coming(schedule: Schedule) -> Iterator[str]:
-    times = following(schedule.timing(), datetime.now(UTC))
-    return (_local(schedule, at) for at in times)
-
-
-def _local(schedule: Schedule, at: datetime) -> str:
-    return at.astimezone(zone_of(schedule.timezone)).isoformat()
+def _say(schedule: Schedule, last: dict[str, Any], times: int, as_json: bool) -> None:
+    zone, now = zone_of(schedule.timezone), datetime.now(UTC)
+    coming = [at.astimezone(zone) for at in islice(following(schedule.timing(), now), times)]
+    about = {"name": schedule.name, **last, "next": [at.isoformat() for at in coming]}
+    lines = [f"{name:<10}{value}" for name, value in about.items() if name != "next"]
+    tell({"event": "schedule", **about}, [*lines, *(f"next      {at}" for at in coming)], as_json)
 
 
 def run_schedule(name: str, as_json: bool) -> int:
-    fleet = Fleet(make_app(broker_url()), fleet_state(), lambda message: None)
-    schedule = next((each for each in read_schedules(fleet.state) if each.name == name), None)
+    fleet = Fleet(make_app(broker_url()), fleet_state(), lambda message: None, may_read)
+    schedule = {each.name: each for each in read_schedules(fleet.state)}.get(name)
     if schedule is None:
         raise ScheduleError(f"there is no schedule {name!r}; see maskmill schedule list")
     now, book = datetime.now(UTC), read_book(fleet.state, schedule)
@@ -80,10 +71,33 @@ def run_schedule(name: str, as_json: bool) -> int:
 
 def serve(file: str, as_json: bool) -> int:
     """Until it is told to stop."""
-    data = get(absolute(file))
-    parse_schedules(data, shown(file), here=True)
-    put(place_of(fleet_state()), data)
+    if file:
+        data = get(absolute(file))
+        parse_schedules(data, shown(file), here=True)
+        put(place_of(fleet_state()), data)
     app = make_app(broker_url())
     app.conf.imports = ()  # who only sends needs nothing of what a worker does
     app.Beat(loglevel="WARNING", quiet=True).run()
     return OK
+
+
+class Scheduler(beat.Scheduler):  # type: ignore[misc]
+    """Has workers look after jobs and schedules, by `serve` and by `celery … beat` alike.
+
+    It keeps nothing: what ran is in the state.
+    """
+
+    def setup_schedule(self) -> None:
+        # A worker that was away finds those of half a minute, not all.
+        how = {"kwargs": {"schema": 1}, "options": {"queue": DEFAULT_QUEUE, "expires": RECONCILE_S}}
+        looks = {"task": ReconcileMessage.task, "schedule": period(fleet_state()), **how}
+        self.app.conf.beat_schedule = {"reconcile": looks}
+        super().setup_schedule()
+
+
+def period(state: State) -> float:
+    """Seconds from look to look: two for each run of the schedule that asks for most."""
+    halves: list[float] = []
+    with suppress(ScheduleError, StorageError):  # every look says so
+        halves = [interval(each.every) / 2 for each in read_schedules(state) if each.every]
+    return max(1.0, min([RECONCILE_S, *halves]))

@@ -260,12 +260,13 @@ def test_a_listed_name_that_leads_into_a_private_network_needs_it_listed(
     assert receiver.asked == []
     monkeypatch.setenv("MASKMILL_WEBHOOK_ALLOW", "hooks.example,127.0.0.0/8")
     headers = {"Idempotency-Key": "k", "Content-Type": "application/json"}
-    assert post(named, b"{}", headers) == 204
+    post(named, b"{}", headers)
     assert receiver.asked == [("POST", "/hook?token=secret")]
     assert looked_up == ["hooks.example"] * 3
 
 
 def test_a_redirect_is_not_followed(url: str, receiver: Receiver) -> None:
     receiver.answers = [url, 204]
-    assert post(url, b"{}", {}) == 307
+    with pytest.raises(Unreachable, match="answered with status 307"):
+        post(url, b"{}", {})
     assert len(receiver.asked) == 1

@@ -105,18 +105,18 @@ def test_run_list_and_serve_in_words(
     serving = fleet_here.serve(file)
     until(lambda: read_schedules(fleet_here.state), 60, "the file is there", fleet_here.logs)
     listed = fleet_here.run("schedule", "list")
-    assert listed.out.startswith("name             often\nnext ")
+    assert listed.out.startswith("name      often\nnext ")
     done = fleet_here.run("schedule", "run", "often")
     assert done.code == 0, done.err
     assert "begins in" in done.out
     again = fleet_here.run("schedule", "run", "often")
     assert again.code == 4
     assert "is not over yet" in again.err
-    assert "state            running" in fleet_here.run("schedule", "list").out
+    assert "state     running" in fleet_here.run("schedule", "list").out
     worker = fleet_here.worker("-m", str(card))
     until(lambda: list(tmp_path.glob("out/*/run.json")), 60, "it is merged", fleet_here.logs)
     until(lambda: ended(fleet_here), 90, "its end is written", fleet_here.logs)
     listed = fleet_here.run("schedule", "list")
-    assert "state            finished\n" in listed.out
+    assert "state     finished\n" in listed.out
     assert fleet_here.run("schedule", "check").code == 0
     assert (serving.stop(), worker.stop()) == (0, 0)

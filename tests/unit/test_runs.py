@@ -17,7 +17,6 @@ import pytest
 from storage import delete, put
 from storage.errors import Unavailable
 from tasks import runs
-from tasks.beat import period
 from tasks.broker import make_app
 from tasks.folder import Folder, JobError, read_job
 from tasks.markers import cancel as cancel_job
@@ -26,6 +25,7 @@ from tasks.messages import SubmitMessage
 from tasks.nominal import UTC, stamp
 from tasks.runs import Book, End, Fleet, Run, look_at, place_of, read_book, tick
 from tasks.schedules import Schedule
+from tasks.scheduling import period
 from tasks.state import State
 from tests.graphs import write_model
 from tests.pictures import write_folder
@@ -82,13 +82,13 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
 
 
 def nights(first: datetime, days: int) -> list[datetime]:
-    """02:30 in Zurich of each day; on one day in March clocks have no such time."""
+    """02:30 in Zurich of each day; on one day in March clocks skip it, to 03:00."""
     zone = ZoneInfo("Europe/Zurich")
     made = []
     for day in range(-1, days):
         local = (first + timedelta(days=day)).date()
-        hour = 3 if local.isoformat() == "2026-03-29" else 2
-        made.append(datetime(local.year, local.month, local.day, hour, 30, tzinfo=zone))
+        at = (3, 0) if local.isoformat() == "2026-03-29" else (2, 30)
+        made.append(datetime(local.year, local.month, local.day, *at, tzinfo=zone))
     return [each.astimezone(UTC) for each in made]
 
 
