@@ -79,7 +79,6 @@ def parity(
     truth: Annotated[str, typer.Option("--gt", help="A COCO dataset, to compare AP as well.")] = "",
     threshold: Annotated[float, typer.Option(min=0, max=1, help="The score that counts.")] = 0.3,
     limit: Limit = None,
-    output: Annotated[str, typer.Option("--output", "-o", help="Keep each one's job here.")] = "",
 ) -> None:
     """Compare one model's builds, runtimes and precisions on the same inputs.
 
