@@ -25,11 +25,11 @@ from tasks.shelf import find_model
 from tasks.wishes import Wishes
 
 WORKER_PARTS = ("numpy", "cv2", "PIL", "pycocotools")
-# What each engine needs, any one of them, and the extra that brings the last.
+# What each engine needs, any one of them.
 ENGINE_PARTS = {
-    "onnx": (("onnxruntime",), "worker"),
-    "openvino": (("openvino",), "openvino"),
-    "tflite": (("tflite_runtime", "ai_edge_litert"), "worker"),
+    "onnx": ("onnxruntime",),
+    "openvino": ("openvino",),
+    "tflite": ("tflite_runtime", "ai_edge_litert"),
 }
 
 
@@ -111,20 +111,19 @@ def engines_here() -> list[str]:
     return [engine for engine in ENGINE_PARTS if is_here(engine)]
 
 
-def need_worker_parts(engine: str = "onnx", *more: str) -> None:
-    parts, extra = ENGINE_PARTS[engine]
-    missing = [each for each in (*WORKER_PARTS, *more) if find_spec(each) is None]
+def need_worker_parts(engine: str) -> None:
+    missing = [each for each in WORKER_PARTS if find_spec(each) is None]
     if not is_here(engine):
-        missing.append(" or ".join(parts))
+        missing.append(" or ".join(ENGINE_PARTS[engine]))
     if missing:
-        extras = "worker" if extra == "worker" else f"worker,{extra}"
+        extras = "worker,openvino" if engine == "openvino" else "worker"
         raise ModelError(
             f"running a model needs {', '.join(missing)}: pip install 'maskmill[{extras}]'"
         )
 
 
 def is_here(engine: str) -> bool:
-    return any(find_spec(part) for part in ENGINE_PARTS[engine][0])
+    return any(find_spec(part) for part in ENGINE_PARTS[engine])
 
 
 def _counts(job: Job) -> dict[str, Any]:
@@ -149,7 +148,6 @@ def report(output: str, clip: bool, video: str, as_json: bool) -> int | Said:
         raise JobError(f"{folder.uri} is not merged yet; maskmill merge {folder.uri} merges it")
     if not clip:
         return finish(job, folder, record["failures"])
-    need_worker_parts(job.asked.model.engine, "av")
     code: int = import_module("worker.clip").clips(folder, job, video, as_json)
     return code
 
