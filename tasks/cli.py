@@ -99,7 +99,7 @@ def parity(
 _DEMO = option("output", str, "maskmill-demo", "The job folder.", "--output", "-o")
 
 
-@command(app, "tasks.demo:demo", _DEMO)
+@command(app, "tasks.annotate:demo", _DEMO)
 def demo(as_json: JsonFlag = False) -> None:
     """The whole way on the bundled model and images: annotate, draw, judge."""
 

@@ -74,11 +74,9 @@ ASKED = (
 )
 SETTINGS = (
     option("delegate", str, "", "TFLite's: auto (this board's), none or a library's path."),
-    option("delegate_option", list[str] | None, None, "For it.", metavar="KEY=VALUE"),
+    option("delegate_options", list[str], [], "KEY=VALUE, for it.", "--delegate-option"),
     option("memory", str, "", "The most that the worker may take, as in 512M (MASKMILL_MEMORY)."),
 )
-# Where the process that computes looks for them, in the environment.
-_VARIABLES = ("MASKMILL_DELEGATE", "MASKMILL_DELEGATE_OPTIONS", "MASKMILL_MEMORY")
 
 
 def command(
@@ -99,9 +97,10 @@ def command(
         taken.sort(key=lambda each: each.default is not each.empty)
 
         def run(**typed: Any) -> None:
-            for variable, each in zip(_VARIABLES, SETTINGS, strict=True):
-                if value := typed.pop(each.name, None):
-                    os.environ[variable] = value if isinstance(value, str) else " ".join(value)
+            for name in (each.name for each in SETTINGS):  # for the process that computes
+                if value := typed.pop(name, None):
+                    joined = value if isinstance(value, str) else " ".join(value)
+                    os.environ[f"MASKMILL_{name.upper()}"] = joined
             as_json = typed.pop("as_json") if added else typed.get("as_json", False)
             ended = resolve_name("tasks.exits:ended")
             given = {name.strip("_"): value for name, value in typed.items()}
