@@ -56,7 +56,7 @@ def as_asked(typed: dict[str, Any], *kinds: type[Any]) -> list[Any]:
     """What was typed, by the names of options, as values of these kinds."""
     words = typed | {"reduced_decode": not typed["full_decode"]}
     try:
-        return [msgspec.convert(words, kind) for kind in kinds]
+        return [msgspec.convert(words, kind, strict=False) for kind in kinds]
     except msgspec.ValidationError as exc:
         said, _, name = str(exc).rstrip("`").rpartition(" - at `$.")
         raise InputError(f"--{name.replace('_', '-')} cannot be so: {said}") from exc

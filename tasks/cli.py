@@ -18,7 +18,6 @@ from tasks.cli_options import (
     options_of,
 )
 from tasks.records import Routing
-from tasks.wishes import Sharing
 
 app = typer.Typer(
     name="maskmill",
@@ -109,7 +108,8 @@ _HOW = (
     option("dry_run", bool, False, "Say what would be done; plan and send nothing."),
     option("mixed", bool, False, "Other builds and engines of the model may share the job."),
     *options_of(Routing),
-    *options_of(Sharing),
+    option("upload", bool, False, "Copy local inputs to the output's store first."),
+    option("shared_paths", bool, False, "Workers see local paths as this machine does."),
     option("append", bool, False, "Add the inputs to an open job, made if need be."),
 )
 

@@ -31,12 +31,6 @@ def _words(words: str) -> list[str]:
     return [word.strip() for word in words.split(",") if word.strip()]
 
 
-def _numbers(words: str) -> list[int]:
-    if not all(word.isascii() and word.isdigit() and len(word) < 16 for word in _words(words)):
-        raise typer.BadParameter("it takes whole numbers from 0 on, separated by commas")
-    return list(map(int, _words(words)))
-
-
 def option(
     name: str, kind: Any, default: Any, said: str, *flags: str, **more: Any
 ) -> inspect.Parameter:
@@ -55,8 +49,7 @@ def options_of(kind: type[msgspec.Struct]) -> Iterator[inspect.Parameter]:
         if not isinstance(said, str):
             continue
         if isinstance(kept, tuple):
-            words = _numbers if int in get_args(bare[name]) else _words
-            yield option(name, str, "", said, callback=words)
+            yield option(name, str, "", said, callback=_words)
         else:
             yield option(name, str if str in get_args(bare[name]) else bare[name], kept, said)
 

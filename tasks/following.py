@@ -47,7 +47,7 @@ from tasks.records import Job, Routing, Selection, Stage, encode_lines
 from tasks.state import State, fleet_state
 from tasks.status import Follower, followers, said
 from tasks.submit import send_missing, submit, visible, what_is_asked
-from tasks.wishes import Sharing, Wishes
+from tasks.wishes import Wishes
 
 WATCH_S = 2.0
 TRIED = 32  # inputs of a dry run
@@ -63,14 +63,14 @@ def submit_typed(
     """Plan and send, or add to an open job, and see it through for one who waits."""
     if code := gate(inputs, typed, as_json):
         return code
-    selection, wished, routing, sharing = as_asked(typed, Selection, Wishes, Routing, Sharing)
-    how: dict[str, Any] = {"selection": selection, "routing": routing, "sharing": sharing}
+    selection, wished, routing = as_asked(typed, Selection, Wishes, Routing)
+    how: dict[str, Any] = {"selection": selection, "routing": routing, **structs.asdict(wished)}
     with standard_input(inputs) as stdin:
         if dry_run:
-            return dry(sources(inputs, selection, stdin), wished, routing, sharing, append)
+            return dry(sources(inputs, selection, stdin), wished, routing, append)
         app, state = make_app(broker_url()), fleet_state()
         plan = append_inputs if append else submit
-        done = plan(inputs, stdin=stdin, app=app, state=state, **how, **structs.asdict(wished))
+        done = plan(inputs, stdin=stdin, app=app, state=state, **how)
     job, folder, items, shards, sent = done
     facts = {"job": folder.uri, "items": items, "shards": shards, "sent": sent}
     twice, others = job.counts.duplicates, job.counts.not_images
@@ -86,10 +86,10 @@ def submit_typed(
     return finish(job, folder, wished.max_failures)
 
 
-def dry(given: Sources, wished: Wishes, routing: Routing, sharing: Sharing, append: bool) -> Said:
+def dry(given: Sources, wished: Wishes, routing: Routing, append: bool) -> Said:
     """What a submit would do, and what would keep it from it; nothing is written or sent."""
     wished = structs.replace(wished, output=absolute(wished.output))
-    asked = what_is_asked(given, wished, routing, sharing)
+    asked = what_is_asked(given, wished, routing)
     if (there := read_job(wished.output)) is None:
         refuse_foreign(wished.output)
     elif append:
@@ -97,7 +97,7 @@ def dry(given: Sources, wished: Wishes, routing: Routing, sharing: Sharing, appe
     elif not wished.overwrite:
         continue_job(wished.output, asked)
     found = find(given.inputs, given.selection.images_root, given.stdin)
-    seen = visible(found, wished.output, sharing, upload=False)
+    seen = visible(found, wished, upload=False)
     some = list(itertools.islice(seen, TRIED))
     frames = frames_of(itertools.chain(some, seen), given.selection)
     tally = survey(frames, given.selection, asked.shard_size)

@@ -31,7 +31,7 @@ from tasks.records import Counts, Item, Job, Routing, Sampling, Selection, encod
 from tasks.shelf import find_model, find_models
 from tasks.state import KnownJob, State, fleet_state
 from tasks.submit import Submitted, check_output, options_as, visible
-from tasks.wishes import Sharing, Wishes, settings_of
+from tasks.wishes import Wishes, settings_of
 
 Admit = Callable[[Job, Folder], None]
 Remembered = dict[bytes, Opened]  # by what was asked
@@ -44,7 +44,6 @@ def append(
     *,
     sampling: Sampling = Sampling(),
     routing: Routing = Routing(),
-    sharing: Sharing = Sharing(),
     app: Celery | None = None,
     state: State | None = None,
     **wishes: Any,
@@ -54,9 +53,8 @@ def append(
     What is named is taken as it is; nothing is listed or expanded, save a video to its frames.
     """
     wished = Wishes(model=model, output=absolute(output), **wishes)
-    check_output(wished.output, sharing)
-    seen = visible(map(_found, items), wished.output, sharing)
-    found = frames_of(seen, sampling)
+    check_output(wished)
+    found = frames_of(visible(map(_found, items), wished), sampling)
     opened = open_job(wished, routing, state or fleet_state())
     return _store(opened, found, wished.shard_size, app or make_app(broker_url()))
 
