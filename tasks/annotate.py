@@ -100,11 +100,9 @@ def work_off(model: Model, given: Sources, wishes: Wishes, face: Face) -> Opened
         with watcher.bar:
             run(child, model, folder, watcher.hear, replace_edited=wishes.replace_edited)
     except Interrupted as exc:
-        same = "the same command without --overwrite" if wishes.overwrite else "the same command"
-        raise Stopped(
-            f"stopped: {_done(job, folder)} of {job.counts.items} inputs are done and kept;"
-            f" {same} goes on from there"
-        ) from exc
+        done = f"{_done(job, folder)} of {job.counts.items} inputs are done and kept"
+        same = "the same command goes on from there, any --overwrite left out"
+        raise Stopped(f"stopped: {done}; {same}") from exc
     finally:
         child.close()
     return Opened(job, folder)

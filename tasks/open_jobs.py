@@ -30,7 +30,7 @@ from tasks.plan import commit_job, shards_of
 from tasks.records import Counts, Item, Job, Routing, Sampling, Selection, encode, encode_lines
 from tasks.shelf import find_model, find_models
 from tasks.state import KnownJob, State, fleet_state
-from tasks.submit import Submitted, check_output, options_as, visible
+from tasks.submit import Submitted, check_seen, options_as, visible
 from tasks.wishes import Wishes, settings_of
 
 Admit = Callable[[Job, Folder], None]
@@ -53,7 +53,7 @@ def append(
     What is named is taken as it is; nothing is listed or expanded, save a video to its frames.
     """
     wished = Wishes(model=model, output=absolute(output), **wishes)
-    check_output(wished)
+    check_seen(wished.output, wished)
     found = frames_of(visible(map(_found, items), wished), sampling)
     opened = open_job(wished, routing, state or fleet_state())
     return _store(opened, found, wished.shard_size, app or make_app(broker_url()))

@@ -78,7 +78,7 @@ def find_model(name: str, runtime: str = "", compute: Compute = "f32") -> Model:
     if place is None and is_shared(path) and Path(name).suffix.lower() != ".toml":
         place = fetch_shared(card, build)  # of a card that was asked for by its name
     if place is None:
-        raise _absent(card, build)
+        raise _absent(path, card, build)
     return model_at(card, build, place, runtime, compute)
 
 
@@ -135,13 +135,15 @@ def is_network(name: str) -> bool:
     return Path(name).suffix.lower() in ENGINES_BY_SUFFIX
 
 
-def _absent(card: Card, build: Build) -> ModelError:
-    files = " and ".join(map(str, files_of(Path(build.file))))
+def _absent(path: Path, card: Card, build: Build) -> ModelError:
+    usual = user_folder() / card.name / build.file
+    place = next((each for each in _places(path, card, build) if each.is_file()), usual)
+    missing = next(part for part in files_of(place) if not part.is_file())
     bring = any(each.url for each in build.downloads)
     return ModelError(
         f"the weights of {card.name} are not here: "
         f"{f'maskmill models pull {card.name} brings them, or ' if bring else ''}"
-        f"put {files} into {user_folder() / card.name}"
+        f"put {missing.name} into {missing.parent}"
     )
 
 

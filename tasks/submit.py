@@ -92,12 +92,12 @@ def what_is_asked(
     kept: Callable[[Model], Model] = lambda model: model,
 ) -> Asked:
     """The job that this comes to, of models that are kept; what workers could not do is refused."""
-    check_output(wished)
+    check_seen(wished.output, wished)
     check_target(routing.target)
     models = find_models(wished.model, wished.runtime, wished.precision, wished.mixed)
     for word in given.inputs:
         if word != "-" and not word.endswith(LIST_SUFFIXES):  # a list may name what lies elsewhere
-            check_input(word, wished)
+            check_seen(word, wished, copied=wished.upload)
     return asked_for(given, [kept(each) for each in models], wished, routing.target)
 
 
@@ -140,19 +140,11 @@ def is_local(uri: str) -> bool:
     return parse(uri).scheme == "file"
 
 
-def check_output(wished: Wishes) -> None:
-    if is_local(wished.output) and not wished.shared_paths:
+def check_seen(uri: str, wished: Wishes, *, copied: bool = False) -> None:
+    if is_local(uri) and not wished.shared_paths and not copied:
         raise InputError(
-            f"workers on other machines cannot see {shown(wished.output)};"
-            " give an s3:// --output, or --shared-paths if they mount the same folder there"
-        )
-
-
-def check_input(uri: str, wished: Wishes) -> None:
-    if is_local(uri) and not wished.shared_paths and not wished.upload:
-        raise InputError(
-            f"workers on other machines cannot see {shown(uri)}; --upload copies the inputs to the"
-            " output's store, --shared-paths says that they mount them alike"
+            f"workers on other machines cannot see {shown(uri)}; --upload copies inputs to an s3://"
+            " --output, --shared-paths says that workers mount inputs and output alike"
         )
 
 
@@ -162,7 +154,7 @@ def visible(found: Iterator[Found], wished: Wishes, *, upload: bool = True) -> I
     def unseen(each: Found) -> str | None:
         if not each.is_image or wished.shared_paths or not is_local(each.uri):
             return None
-        check_input(each.uri, wished)
+        check_seen(each.uri, wished, copied=wished.upload)
         return each.uri if upload else None
 
     with ThreadPoolExecutor(UPLOADS) as pool:
