@@ -159,15 +159,15 @@ def _done(job: Job, folder: Folder) -> int:
     return items - sum(cuts[number + 1] - cuts[number] for number in missing)
 
 
-def report(output: str, clip: bool, video: str, as_json: bool) -> int | Said:
-    """What came of a merged job, said once more; or clips of its videos, or of the one named."""
+def report(output: str, clip: bool, as_json: bool) -> int | Said:
+    """What came of a merged job, said once more; or clips of its videos."""
     job, folder = find_job(absolute(output))
     record = read_run(folder)
     if record is None or record["run"] != job.run:
         raise JobError(f"{folder.uri} is not merged yet; maskmill merge {folder.uri} merges it")
     if not clip:
         return finish(job, folder, record["failures"])
-    code: int = import_module("worker.clip").clips(folder, job, video, as_json)
+    code: int = import_module("worker.clip").clips(folder, job, as_json)
     return code
 
 

@@ -194,17 +194,14 @@ def merge(output: JobFolder) -> None:
     """Merge a job here and now; what is there of an unfinished one goes to partial/."""
 
 
-_DRAWN = (
-    option("clip", bool, False, "Draw its videos, with masks, into OUT/clips."),
-    option("video", str, "", "With --clip: only the video of this name."),
-)
+_CLIP = option("clip", bool, False, "Draw its videos, with masks, into OUT/clips.")
 
 
-@command(app, "tasks.annotate:report", *_DRAWN)
+@command(app, "tasks.annotate:report", _CLIP)
 def report(output: JobFolder, as_json: JsonFlag = False) -> None:
     """What came of a merged job; or clips of its videos with what was found on them.
 
-    Example: maskmill report out --clip --video a.mp4
+    Example: maskmill report out --clip
     """
 
 
