@@ -6,7 +6,7 @@ this package stays cheap.
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from importlib import import_module
 from typing import Any, BinaryIO, Protocol, TypeVar, cast
 
@@ -93,12 +93,10 @@ def list_entries(uri_prefix: str, *, starting: str = "") -> Iterator[Entry]:
 
 def exists(uri: str) -> bool:
     """Whether there is an object of this name, by its first byte."""
-    try:
-        with open_from(uri, 0, "", 1).stream as stream:
-            stream.read(1)
-    except NotFound:
-        return False
-    return True
+    with suppress(NotFound), open_from(uri, 0, "", 1).stream as stream:
+        stream.read(1)
+        return True
+    return False
 
 
 def delete(uri: str) -> None:

@@ -2,21 +2,17 @@
 
 import errno
 import io
-import logging
 import os
 import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from storage import errors
 from storage.streams import Entry, Opened
-from storage.uris import Location, as_folder, join, shown, storable
-
-logger = logging.getLogger(__name__)
+from storage.uris import Location, as_folder, join, storable
 
 _TEMPORARY = ".maskmill-tmp-"
 
@@ -81,7 +77,10 @@ def _version_of(facts: os.stat_result) -> str:
 
 
 def _link(temporary: str, location: Location) -> None:
-    """FAT and some network file systems have no hard links: look first, then rename."""
+    """FAT and some network file systems have no hard links: look first, then rename.
+
+    Of two writers at once the last one wins there.
+    """
     try:
         os.link(temporary, location.path)
     except FileExistsError as error:
@@ -89,15 +88,9 @@ def _link(temporary: str, location: Location) -> None:
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
             raise
-        _warn_of_races(os.path.dirname(location.path))
         if os.path.lexists(location.path):
             raise errors.Exists(location.uri) from error
         os.replace(temporary, location.path)
-
-
-@lru_cache
-def _warn_of_races(folder: str) -> None:
-    logger.warning("%s has no hard links: of two writers at once the last one wins", shown(folder))
 
 
 def _make_folders(path: str) -> None:

@@ -79,13 +79,11 @@ def webhook_rules(url: str) -> HttpSettings:
 
 
 def _redirected(uri: str, url: str, target: str) -> str:
-    try:
+    with suppress(BadUri, ValueError):
         onward = parse(urljoin(url, target))
-    except (BadUri, ValueError) as error:
-        raise Unreachable(uri, "could not be read: it redirects to no usable URL") from error
-    if onward.scheme not in ("http", "https"):
-        raise Refused(uri, "is refused: it redirects to something other than HTTP")
-    return onward.uri
+        if onward.scheme in ("http", "https"):
+            return onward.uri
+    raise Refused(uri, "is refused: it redirects to something other than an HTTP URL")
 
 
 def _ask(uri: str, url: SplitResult, request: Request) -> urllib3.BaseHTTPResponse:
@@ -110,9 +108,7 @@ def _resolved(uri: str, host: str, port: int) -> tuple[str, list[Address]]:
         name = host.encode("idna").decode()
         return name, resolve(name, port)
     except (OSError, ValueError) as error:
-        may_pass = getattr(error, "errno", None) == socket.EAI_AGAIN
-        kind = Interrupted if may_pass else Unreachable
-        raise kind(uri, "could not be reached: the name does not resolve") from error
+        raise Interrupted(uri, "could not be reached: the name does not resolve") from error
 
 
 def resolve(host: str, port: int) -> list[Address]:

@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import botocore
@@ -32,6 +33,7 @@ _CREDENTIAL_ERRORS = (
     exceptions.CredentialRetrievalError,
     exceptions.TokenRetrievalError,
     exceptions.SSOError,
+    exceptions.ProfileNotFound,
 )
 
 _KEY = errors.NotFound, None
@@ -58,7 +60,6 @@ _ANSWERS: dict[str | int, tuple[type[errors.StorageError], str | None]] = {
     412: (errors.Unavailable, "changed while it was read"),
 }
 
-_clients: dict[Any, Any] = {}
 _lock = threading.Lock()
 
 
@@ -67,13 +68,9 @@ def client_for(location: Location) -> Any:
 
     The process id is part of the key, since sockets must not be shared across a fork.
     """
-    account, timeouts = account_for(location.uri), s3_timeouts()
     aws = tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
-    key = (os.getpid(), account, *timeouts.values(), aws)
-    with _lock:
-        if key not in _clients:
-            _clients[key] = _make(location.uri, account, timeouts)
-        return _clients[key]
+    with translating(location), _lock:
+        return _client(os.getpid(), account_for(location.uri), aws, **s3_timeouts())
 
 
 def ask(location: Location, operation: str, *, writing: bool = False, **arguments: Any) -> Any:
@@ -83,7 +80,8 @@ def ask(location: Location, operation: str, *, writing: bool = False, **argument
         return request(Bucket=location.host, Key=location.path, **arguments)
 
 
-def _make(uri: str, account: Account, timeouts: dict[str, float]) -> Any:
+@lru_cache
+def _client(process: int, account: Account, aws: tuple[Any, ...], **timeouts: float) -> Any:
     unsigned = account.profile == ANONYMOUS
     profile = None if unsigned else account.profile
     session = botocore.session.Session(profile=profile)
@@ -104,11 +102,8 @@ def _make(uri: str, account: Account, timeouts: dict[str, float]) -> Any:
                 user_agent_extra="maskmill",
             ),
         )
-    except exceptions.ProfileNotFound as error:
-        why = f"needs the AWS profile {profile}, which is not set up"
-        raise errors.NoCredentials(uri, why) from error
-    except _CREDENTIAL_ERRORS as error:
-        raise errors.NoCredentials(uri) from error
+    except _CREDENTIAL_ERRORS:
+        raise
     except (exceptions.BotoCoreError, ValueError) as error:
         raise errors.BadSetting("The AWS configuration", "cannot be used for S3") from error
     client.meta.events.register("needs-retry.s3.PutObject", _try_again)
@@ -149,7 +144,9 @@ def translating(location: Location, *, writing: bool = False) -> Iterator[None]:
     except exceptions.ClientError as error:
         raise _answered(location, error, writing) from error
     except _CREDENTIAL_ERRORS as error:
-        raise errors.NoCredentials(location.uri) from error
+        profile = getattr(error, "kwargs", {}).get("profile")
+        why = profile and f"needs the AWS profile {profile}, which is not set up"
+        raise errors.NoCredentials(location.uri, why) from error
     except exceptions.ParamValidationError as error:
         raise errors.BadUri(location.uri, "is not a usable URI: S3 takes no such key") from error
     except (exceptions.BotoCoreError, RecursionError) as error:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import msgspec
@@ -23,13 +24,15 @@ from tasks.progress import Face, Said, Watcher, choose_face, say, say_json
 from tasks.records import Job, Selection
 from tasks.shelf import find_model
 from tasks.wishes import Wishes
+from tasks.zoo_table import record_lines
 
+DEMO = Path(__file__).resolve().parent.parent / "worker" / "demo"  # images and their truth
 WORKER_PARTS = ("numpy", "cv2", "PIL", "pycocotools")
-# What each engine needs, any one of them, and the extra that brings the last.
+# What each engine needs, any one of them.
 ENGINE_PARTS = {
-    "onnx": (("onnxruntime",), "worker"),
-    "openvino": (("openvino",), "openvino"),
-    "tflite": (("tflite_runtime", "ai_edge_litert"), "worker"),
+    "onnx": ("onnxruntime",),
+    "openvino": ("openvino",),
+    "tflite": ("tflite_runtime", "ai_edge_litert"),
 }
 
 
@@ -53,7 +56,7 @@ def as_asked(typed: dict[str, Any], *kinds: type[Any]) -> list[Any]:
     """What was typed, by the names of options, as values of these kinds."""
     words = typed | {"reduced_decode": not typed["full_decode"]}
     try:
-        return [msgspec.convert(words, kind) for kind in kinds]
+        return [msgspec.convert(words, kind, strict=False) for kind in kinds]
     except msgspec.ValidationError as exc:
         said, _, name = str(exc).rstrip("`").rpartition(" - at `$.")
         raise InputError(f"--{name.replace('_', '-')} cannot be so: {said}") from exc
@@ -97,34 +100,49 @@ def work_off(model: Model, given: Sources, wishes: Wishes, face: Face) -> Opened
         with watcher.bar:
             run(child, model, folder, watcher.hear, replace_edited=wishes.replace_edited)
     except Interrupted as exc:
-        same = "the same command without --overwrite" if wishes.overwrite else "the same command"
-        raise Stopped(
-            f"stopped: {_done(job, folder)} of {job.counts.items} inputs are done and kept;"
-            f" {same} goes on from there"
-        ) from exc
+        done = f"{_done(job, folder)} of {job.counts.items} inputs are done and kept"
+        same = "the same command goes on from there, any --overwrite left out"
+        raise Stopped(f"stopped: {done}; {same}") from exc
     finally:
         child.close()
     return Opened(job, folder)
+
+
+def demo(output: str, as_json: bool) -> int | Said:
+    """The whole way on the bundled model and images, judged by their ground truth."""
+    runtime = "" if is_here("onnx") else "tflite"  # as on boards
+    wishes = Wishes(model="shapes", output=output, runtime=runtime)
+    truth = str(DEMO / "instances.json")
+    if code := say(annotate([truth], Selection(), wishes, as_json), as_json):
+        return code
+    next_steps = (
+        f"\nLook at {output}/contact-sheet.jpg\n"
+        "The bundled model knows these synthetic shapes only. Next, your own images:\n"
+        "  maskmill annotate photos/ -m MODEL -o out   with a model of your own (see the README)\n"
+        f"  maskmill doctor {output}                whether a job folder is sound\n"
+        "  maskmill doctor                          what this machine can run"
+    )
+    judged: Said = import_module("worker.evaluate").evaluate(output, truth, next_steps)
+    return judged
 
 
 def engines_here() -> list[str]:
     return [engine for engine in ENGINE_PARTS if is_here(engine)]
 
 
-def need_worker_parts(engine: str = "onnx", *more: str) -> None:
-    parts, extra = ENGINE_PARTS[engine]
-    missing = [each for each in (*WORKER_PARTS, *more) if find_spec(each) is None]
+def need_worker_parts(engine: str) -> None:
+    missing = [each for each in WORKER_PARTS if find_spec(each) is None]
     if not is_here(engine):
-        missing.append(" or ".join(parts))
+        missing.append(" or ".join(ENGINE_PARTS[engine]))
     if missing:
-        extras = "worker" if extra == "worker" else f"worker,{extra}"
+        extras = "worker,openvino" if engine == "openvino" else "worker"
         raise ModelError(
             f"running a model needs {', '.join(missing)}: pip install 'maskmill[{extras}]'"
         )
 
 
 def is_here(engine: str) -> bool:
-    return any(find_spec(part) for part in ENGINE_PARTS[engine][0])
+    return any(find_spec(part) for part in ENGINE_PARTS[engine])
 
 
 def _counts(job: Job) -> dict[str, Any]:
@@ -141,49 +159,40 @@ def _done(job: Job, folder: Folder) -> int:
     return items - sum(cuts[number + 1] - cuts[number] for number in missing)
 
 
-def report(output: str, clip: bool, video: str, as_json: bool) -> int | Said:
-    """What came of a merged job, said once more; or clips of its videos, or of the one named."""
+def report(output: str, clip: bool, as_json: bool) -> int | Said:
+    """What came of a merged job, said once more; or clips of its videos."""
     job, folder = find_job(absolute(output))
     record = read_run(folder)
     if record is None or record["run"] != job.run:
         raise JobError(f"{folder.uri} is not merged yet; maskmill merge {folder.uri} merges it")
     if not clip:
         return finish(job, folder, record["failures"])
-    need_worker_parts(job.asked.model.engine, "av")
-    code: int = import_module("worker.clip").clips(folder, job, video, as_json)
+    code: int = import_module("worker.clip").clips(folder, job, as_json)
     return code
 
 
 def finish(job: Job, folder: Folder, max_failures: int) -> Said:
     summary = {"output": folder.uri, **_counts(job), **(read_run(folder) or {})}
     summary["files"] = {each: folder.file(each) for each in [*summary["files"], "run.json"]}
-    # Two columns, never cut: what a path says at its end matters.
-    lines = [f"{label:<15}{text}" for label, text in _rows(summary)]
+    lines = list(record_lines({name: told for name, told in _told(summary) if told}))
     if over := summary["failures"] > max_failures:
         said = f"{summary['failures']} inputs failed, more than --max-failures {max_failures};"
         lines.append(f"{said} they are listed in {folder.file('failures.jsonl')}")
     return Said({"event": "summary", **summary}, lines, OVER_BUDGET if over else OK)
 
 
-def _rows(summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def _told(summary: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """What a person is told of a summary."""
     yield "images", f"{summary['images']} of {summary['inputs']} inputs"
-    if summary["duplicates"]:
-        yield "given twice", f"{summary['duplicates']}, run once"
-    if summary["not_images"]:
-        named = summary["not_images_named"]
-        rest = ", …" if summary["not_images"] > len(named) else ""
-        yield "not images", f"{summary['not_images']}: {', '.join(named)}{rest}"
+    yield "given twice", summary["duplicates"]
+    named = summary["not_images_named"]
+    yield "not images", [summary["not_images"], *named] if named else None
     for what, by in (("annotations", "class"), ("failures", "kind")):
-        yield what, str(summary[what])
-        for name, number in summary[f"{what}_by_{by}"].items():
-            yield "", f"{number} {name}"
-    for line in kinds_said(summary["produced_by"]):
-        yield "made by", line
-    stages = summary["seconds_by_stage"].items()
-    yield "time by stage", ", ".join(f"{name} {value:.1f} s" for name, value in stages)
+        yield what, {"in all": summary[what], **summary[f"{what}_by_{by}"]}
+    yield "made by", list(kinds_said(summary["produced_by"]))
+    yield "time", [f"{name} {s:.1f} s" for name, s in summary["seconds_by_stage"].items()]
     yield "peak memory", f"{summary['peak_memory_bytes'] / 2**20:.0f} MiB of a worker"
-    for number, uri in enumerate(summary["files"].values()):
-        yield "" if number else "files", uri
+    yield "files", summary["files"]
 
 
 def kinds_said(kinds: Sequence[dict[str, str]]) -> Iterator[str]:

@@ -19,7 +19,6 @@ from tasks.cli_options import (
 )
 from tasks.cli_schedule import app as schedule
 from tasks.records import Routing
-from tasks.wishes import Sharing
 
 app = typer.Typer(
     name="maskmill",
@@ -80,7 +79,6 @@ def parity(
     truth: Annotated[str, typer.Option("--gt", help="A COCO dataset, to compare AP as well.")] = "",
     threshold: Annotated[float, typer.Option(min=0, max=1, help="The score that counts.")] = 0.3,
     limit: Limit = None,
-    output: Annotated[str, typer.Option("--output", "-o", help="Keep each one's job here.")] = "",
 ) -> None:
     """Compare one model's builds, runtimes and precisions on the same inputs.
 
@@ -101,7 +99,7 @@ def parity(
 _DEMO = option("output", str, "maskmill-demo", "The job folder.", "--output", "-o")
 
 
-@command(app, "tasks.demo:demo", _DEMO)
+@command(app, "tasks.annotate:demo", _DEMO)
 def demo(as_json: JsonFlag = False) -> None:
     """The whole way on the bundled model and images: annotate, draw, judge."""
 
@@ -111,7 +109,8 @@ _HOW = (
     option("dry_run", bool, False, "Say what would be done; plan and send nothing."),
     option("mixed", bool, False, "Other builds and engines of the model may share the job."),
     *options_of(Routing),
-    *options_of(Sharing),
+    option("upload", bool, False, "Copy local inputs to the output's store first."),
+    option("shared_paths", bool, False, "Workers see local paths as this machine does."),
     option("append", bool, False, "Add the inputs to an open job, made if need be."),
 )
 
@@ -196,17 +195,14 @@ def merge(output: JobFolder) -> None:
     """Merge a job here and now; what is there of an unfinished one goes to partial/."""
 
 
-_DRAWN = (
-    option("clip", bool, False, "Draw its videos, with masks, into OUT/clips."),
-    option("video", str, "", "With --clip: only the video of this name."),
-)
+_CLIP = option("clip", bool, False, "Draw its videos, with masks, into OUT/clips.")
 
 
-@command(app, "tasks.annotate:report", *_DRAWN)
+@command(app, "tasks.annotate:report", _CLIP)
 def report(output: JobFolder, as_json: JsonFlag = False) -> None:
     """What came of a merged job; or clips of its videos with what was found on them.
 
-    Example: maskmill report out --clip --video a.mp4
+    Example: maskmill report out --clip
     """
 
 

@@ -31,12 +31,6 @@ def _words(words: str) -> list[str]:
     return [word.strip() for word in words.split(",") if word.strip()]
 
 
-def _numbers(words: str) -> list[int]:
-    if not all(word.isascii() and word.isdigit() and len(word) < 16 for word in _words(words)):
-        raise typer.BadParameter("it takes whole numbers from 0 on, separated by commas")
-    return list(map(int, _words(words)))
-
-
 def option(
     name: str, kind: Any, default: Any, said: str, *flags: str, **more: Any
 ) -> inspect.Parameter:
@@ -55,8 +49,7 @@ def options_of(kind: type[msgspec.Struct]) -> Iterator[inspect.Parameter]:
         if not isinstance(said, str):
             continue
         if isinstance(kept, tuple):
-            words = _numbers if int in get_args(bare[name]) else _words
-            yield option(name, str, "", said, callback=words)
+            yield option(name, str, "", said, callback=_words)
         else:
             yield option(name, str if str in get_args(bare[name]) else bare[name], kept, said)
 
@@ -74,11 +67,9 @@ ASKED = (
 )
 SETTINGS = (
     option("delegate", str, "", "TFLite's: auto (this board's), none or a library's path."),
-    option("delegate_option", list[str] | None, None, "For it.", metavar="KEY=VALUE"),
+    option("delegate_options", list[str], [], "KEY=VALUE, for it.", "--delegate-option"),
     option("memory", str, "", "The most that the worker may take, as in 512M (MASKMILL_MEMORY)."),
 )
-# Where the process that computes looks for them, in the environment.
-_VARIABLES = ("MASKMILL_DELEGATE", "MASKMILL_DELEGATE_OPTIONS", "MASKMILL_MEMORY")
 
 
 def command(
@@ -99,9 +90,10 @@ def command(
         taken.sort(key=lambda each: each.default is not each.empty)
 
         def run(**typed: Any) -> None:
-            for variable, each in zip(_VARIABLES, SETTINGS, strict=True):
-                if value := typed.pop(each.name, None):
-                    os.environ[variable] = value if isinstance(value, str) else " ".join(value)
+            for name in (each.name for each in SETTINGS):  # for the process that computes
+                if value := typed.pop(name, None):
+                    joined = value if isinstance(value, str) else " ".join(value)
+                    os.environ[f"MASKMILL_{name.upper()}"] = joined
             as_json = typed.pop("as_json") if added else typed.get("as_json", False)
             ended = resolve_name("tasks.exits:ended")
             given = {name.strip("_"): value for name, value in typed.items()}

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, get_args
 
 from celery import Celery
 from msgspec import structs
@@ -17,7 +17,7 @@ from rich.text import Text
 from storage import open_read, put
 from storage.errors import Exists, StorageError
 from storage.uris import shown
-from tasks.annotate import as_asked, finish, gate, need_worker_parts, standard_input
+from tasks.annotate import as_asked, finish, gate, standard_input
 from tasks.broker import BrokerDown, broker_url, make_app
 from tasks.exits import OK, STOPPED
 from tasks.folder import (
@@ -43,16 +43,17 @@ from tasks.ordered import side_by_side
 from tasks.plan import survey
 from tasks.progress import Said, say, tell
 from tasks.reconcile import look_after
-from tasks.records import Job, Routing, Selection, encode_lines
+from tasks.records import Job, Routing, Selection, Stage, encode_lines
 from tasks.state import State, fleet_state
 from tasks.status import Follower, followers, said
 from tasks.submit import send_missing, submit, visible, what_is_asked
-from tasks.wishes import Sharing, Wishes
+from tasks.wishes import Wishes
 
 WATCH_S = 2.0
 TRIED = 32  # inputs of a dry run
+COUNTED = ("items", "duplicates", "not_images", "shards", "bytes", "of_unknown_size")
 LOST_S = 10.0  # how long a watched job may be silent before its messages are sent again
-STAGES = ("fetch", "decode", "model", "write", "worker")
+STAGES = get_args(Stage)
 ENDED = ("merged", "cancelled", "stopped")
 
 
@@ -62,14 +63,14 @@ def submit_typed(
     """Plan and send, or add to an open job, and see it through for one who waits."""
     if code := gate(inputs, typed, as_json):
         return code
-    selection, wished, routing, sharing = as_asked(typed, Selection, Wishes, Routing, Sharing)
-    how: dict[str, Any] = {"selection": selection, "routing": routing, "sharing": sharing}
+    selection, wished, routing = as_asked(typed, Selection, Wishes, Routing)
+    how: dict[str, Any] = {"selection": selection, "routing": routing, **structs.asdict(wished)}
     with standard_input(inputs) as stdin:
         if dry_run:
-            return dry(sources(inputs, selection, stdin), wished, routing, sharing, append)
+            return dry(sources(inputs, selection, stdin), wished, routing, append)
         app, state = make_app(broker_url()), fleet_state()
         plan = append_inputs if append else submit
-        done = plan(inputs, stdin=stdin, app=app, state=state, **how, **structs.asdict(wished))
+        done = plan(inputs, stdin=stdin, app=app, state=state, **how)
     job, folder, items, shards, sent = done
     facts = {"job": folder.uri, "items": items, "shards": shards, "sent": sent}
     twice, others = job.counts.duplicates, job.counts.not_images
@@ -85,10 +86,10 @@ def submit_typed(
     return finish(job, folder, wished.max_failures)
 
 
-def dry(given: Sources, wished: Wishes, routing: Routing, sharing: Sharing, append: bool) -> Said:
+def dry(given: Sources, wished: Wishes, routing: Routing, append: bool) -> Said:
     """What a submit would do, and what would keep it from it; nothing is written or sent."""
     wished = structs.replace(wished, output=absolute(wished.output))
-    asked = what_is_asked(given, wished, routing, sharing)
+    asked = what_is_asked(given, wished, routing)
     if (there := read_job(wished.output)) is None:
         refuse_foreign(wished.output)
     elif append:
@@ -96,11 +97,11 @@ def dry(given: Sources, wished: Wishes, routing: Routing, sharing: Sharing, appe
     elif not wished.overwrite:
         continue_job(wished.output, asked)
     found = find(given.inputs, given.selection.images_root, given.stdin)
-    seen = visible(found, wished.output, sharing, upload=False)
+    seen = visible(found, wished, upload=False)
     some = list(itertools.islice(seen, TRIED))
     frames = frames_of(itertools.chain(some, seen), given.selection)
     tally = survey(frames, given.selection, asked.shard_size)
-    report = {name: value for name, value in vars(tally).items() if name != "named"}
+    report = {name: getattr(tally, name) for name in COUNTED}
     report |= {**_expected(tally.items), "model": asked.model.card.name}
     report |= _tried({each.uri for each in some if each.is_image})
     lines = (f"{name.replace('_', ' '):<20}{value}" for name, value in report.items())
@@ -222,7 +223,6 @@ def merge_job(output: str, replace_edited: bool) -> Said:
     job, folder = find_job(absolute(output))
     if missing_shards(folder, job):
         return _done(f"the job is not done; what is there is in {merge_part(folder, job)}")
-    need_worker_parts(job.asked.model.engine)  # for the contact sheet
     draw = import_module("worker.sheet").write_sheet
     merge_all(folder, job, draw, replace_edited=replace_edited)
     lift(folder, STOPPED_MARK)

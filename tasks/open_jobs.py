@@ -30,8 +30,8 @@ from tasks.plan import commit_job, shards_of
 from tasks.records import Counts, Item, Job, Routing, Sampling, Selection, encode, encode_lines
 from tasks.shelf import find_model, find_models
 from tasks.state import KnownJob, State, fleet_state
-from tasks.submit import Fresh, Submitted, check_output, options_as, visible
-from tasks.wishes import Sharing, Wishes, settings_of
+from tasks.submit import Fresh, Submitted, check_seen, options_as, visible
+from tasks.wishes import Wishes, settings_of
 
 Admit = Callable[[Job, Folder], None]
 Remembered = dict[bytes, Opened]  # by what was asked
@@ -44,7 +44,6 @@ def append(
     *,
     sampling: Sampling = Sampling(),
     routing: Routing = Routing(),
-    sharing: Sharing = Sharing(),
     app: Celery | None = None,
     state: State | None = None,
     refused: Callable[[str], str] = may_read,
@@ -58,9 +57,8 @@ def append(
     turn: 16 hexadecimal digits with which the parts' names begin; see `tasks.segments`.
     """
     wished = Wishes(model=model, output=absolute(output), **wishes)
-    check_output(wished.output, sharing)
-    seen = visible(fresh(map(_found, items)), wished.output, sharing)
-    found = frames_of(seen, sampling, refused)
+    check_seen(wished.output, wished)
+    found = frames_of(visible(fresh(map(_found, items)), wished), sampling, refused)
     opened = open_job(wished, routing, state or fleet_state())
     return _store(opened, found, wished.shard_size, app or make_app(broker_url()), turn)
 

@@ -6,7 +6,6 @@ of a scratch SQLite file, so that a million URIs never sit in memory.
 
 import hashlib
 import itertools
-import os
 import sqlite3
 import sys
 import tempfile
@@ -43,14 +42,11 @@ CREATE TABLE known (name TEXT PRIMARY KEY, id INTEGER NOT NULL UNIQUE) WITHOUT R
 
 @contextmanager
 def scratch(tables: str) -> Iterator[sqlite3.Connection]:
-    """A database on disk that is gone afterwards."""
+    """A database in a file without a name, which is gone with this process at the latest."""
     try:
-        with (
-            tempfile.TemporaryDirectory(prefix="maskmill-plan-") as folder,
-            closing(sqlite3.connect(os.path.join(folder, "plan.sqlite"))) as db,
-        ):
+        with closing(sqlite3.connect("")) as db:
+            db.execute("PRAGMA temp_store=FILE")
             db.execute("PRAGMA journal_mode=OFF")
-            db.execute("PRAGMA synchronous=OFF")
             db.execute("PRAGMA cache_size=-8000")  # kB: 32 MB were no faster for a million inputs
             db.executescript(tables)
             yield db
@@ -66,9 +62,10 @@ class Tally:
     duplicates: int = 0
     not_images: int = 0
     shards: int = 0
+    cuts: tuple[int, ...] = ()
     bytes: int = 0
     of_unknown_size: int = 0
-    named: list[str] = field(default_factory=list)
+    not_images_named: list[str] = field(default_factory=list)
 
 
 def survey(found: Iterable[Found], selection: Selection, shard_size: int) -> Tally:
@@ -90,21 +87,17 @@ def write_plan(
     with scratch(_TABLES) as db:
         tally = _gather(db, found, selection)
         if not tally.items:
-            some = f", for one {tally.named[0]}" if tally.named else ""
+            some = f", for one {tally.not_images_named[0]}" if tally.not_images else ""
             raise InputError(f"none of the {tally.not_images} files found is an image{some}")
         token = hashlib.sha256(salt)
         for row in db.execute(_ROWS):
             token.update(repr(row).encode())
         folder = Folder(output, token.hexdigest()[:12])
-        *sizes, last = _write_parts(folder, shards_of(_items(db), shard_size))
-    return folder, Counts(
-        items=sum(sizes) + last,
-        shards=len(sizes) + 1,
-        cuts=tuple(itertools.accumulate(sizes, initial=0)) if set(sizes) - {shard_size} else (),
-        duplicates=tally.duplicates,
-        not_images=tally.not_images,
-        not_images_named=tuple(tally.named),
-    )
+        sizes = list(_write_parts(folder, shards_of(_items(db), shard_size)))
+    tally.shards = len(sizes)
+    if set(sizes[:-1]) - {shard_size}:
+        tally.cuts = tuple(itertools.accumulate(sizes[:-1], initial=0))
+    return folder, msgspec.convert(tally, Counts, from_attributes=True)
 
 
 def commit_job(folder: Folder, job: Job, *, replace: bool = False) -> bool:
@@ -137,8 +130,8 @@ def _gather(db: sqlite3.Connection, found: Iterable[Found], selection: Selection
 def _collect(db: sqlite3.Connection, each: Found, selection: Selection, tally: Tally) -> None:
     if not each.is_image:
         tally.not_images += 1
-        if len(tally.named) < NAMED:
-            tally.named.append(shown(each.uri))
+        if len(tally.not_images_named) < NAMED:
+            tally.not_images_named.append(shown(each.uri))
     elif _insert(db, each, tally.items, selection):
         tally.items += 1
         tally.bytes += max(each.size, 0)
@@ -205,10 +198,8 @@ def _give_ids(db: sqlite3.Connection, selection: Selection) -> None:
                 f"{shown(unknown[0])} is not in {shown(selection.images_from)};"
                 " --extra-images numbers such images after its highest id"
             )
-    highest = db.execute(
-        "SELECT max(coalesce((SELECT max(id) FROM item), 0),"
-        " coalesce((SELECT max(id) FROM known), 0))"
-    ).fetchone()[0]
+    both = "SELECT id FROM item UNION ALL SELECT id FROM known"
+    (highest,) = db.execute(f"SELECT coalesce(max(id), 0) FROM ({both})").fetchone()
     db.execute(
         "UPDATE item SET id = ? + fresh.number FROM"
         " (SELECT place, row_number() OVER (ORDER BY place) AS number FROM item WHERE id IS NULL)"

@@ -32,11 +32,12 @@ from tasks.ordered import asked_once
 from tasks.records import Asked, Job, Routing, Selection
 from tasks.shelf import checksum, find_models
 from tasks.state import KnownJob, State, fleet_state
-from tasks.wishes import Sharing, Wishes
+from tasks.wishes import Wishes
 
 Fresh = Callable[[Iterator[Found]], Iterator[Found]]  # what is to be done of what was found
 UPLOADS = 8
-NO_OPTIONS = {"model", "output", "max_failures", "replace_edited"}  # of a message: nobody waits
+# No options of a message: nobody waits, and paths are those of the machine that plans.
+NO_OPTIONS = {"model", "output", "max_failures", "replace_edited", "upload", "shared_paths"}
 CHUNK = 1 << 20
 
 
@@ -55,7 +56,6 @@ def submit(
     *,
     selection: Selection = Selection(),
     routing: Routing = Routing(),
-    sharing: Sharing = Sharing(),
     stdin: BinaryIO | None = None,
     app: Celery | None = None,
     state: State | None = None,
@@ -71,14 +71,14 @@ def submit(
     wished = Wishes(model=model, output=absolute(output), **wishes)
     state = state or fleet_state()
     given = sources(inputs, selection, stdin)
-    asked = what_is_asked(given, wished, routing, sharing, state.keep_model)
+    asked = what_is_asked(given, wished, routing, state.keep_model)
     job, folder = open_job(
         wished.output,
         given,
         asked,
         routing=routing,
         overwrite=wished.overwrite,
-        checked=lambda found: visible(fresh(found), wished.output, sharing),
+        checked=lambda found: visible(fresh(found), wished),
         noted=lambda folder: state.register(KnownJob(folder.uri, folder.run, time.time())),
         refused=refused,
     )
@@ -91,16 +91,15 @@ def what_is_asked(
     given: Sources,
     wished: Wishes,
     routing: Routing,
-    sharing: Sharing,
     kept: Callable[[Model], Model] = lambda model: model,
 ) -> Asked:
     """The job that this comes to, of models that are kept; what workers could not do is refused."""
-    check_output(wished.output, sharing)
+    check_seen(wished.output, wished)
     check_target(routing.target)
     models = find_models(wished.model, wished.runtime, wished.precision, wished.mixed)
     for word in given.inputs:
         if word != "-" and not word.endswith(LIST_SUFFIXES):  # a list may name what lies elsewhere
-            check_input(word, sharing)
+            check_seen(word, wished, copied=wished.upload)
     return asked_for(given, [kept(each) for each in models], wished, routing.target)
 
 
@@ -117,12 +116,11 @@ def submit_message(
         message.inputs,
         selection=selection,
         routing=routing,
-        sharing=Sharing(shared_paths=True),
         app=app,
         state=state,
         refused=refused,
         fresh=fresh,
-        **msgspec.structs.asdict(wished),
+        **msgspec.structs.asdict(wished) | {"shared_paths": True},
     )
 
 
@@ -149,35 +147,25 @@ def is_local(uri: str) -> bool:
     return parse(uri).scheme == "file"
 
 
-def check_output(output: str, sharing: Sharing) -> None:
-    if is_local(output) and not sharing.shared_paths:
+def check_seen(uri: str, wished: Wishes, *, copied: bool = False) -> None:
+    if is_local(uri) and not wished.shared_paths and not copied:
         raise InputError(
-            f"workers on other machines cannot see {shown(output)};"
-            " give an s3:// --output, or --shared-paths if they mount the same folder there"
+            f"workers on other machines cannot see {shown(uri)}; --upload copies inputs to an s3://"
+            " --output, --shared-paths says that workers mount inputs and output alike"
         )
 
 
-def check_input(uri: str, sharing: Sharing) -> None:
-    if is_local(uri) and not sharing.shared_paths and not sharing.upload:
-        raise InputError(
-            f"workers on other machines cannot see {shown(uri)}; --upload copies the inputs to the"
-            " output's store, --shared-paths says that they mount them alike"
-        )
-
-
-def visible(
-    found: Iterator[Found], output: str, sharing: Sharing, *, upload: bool = True
-) -> Iterator[Found]:
+def visible(found: Iterator[Found], wished: Wishes, *, upload: bool = True) -> Iterator[Found]:
     """The inputs as workers can read them: local ones uploaded, shared, or refused."""
 
     def unseen(each: Found) -> str | None:
-        if not each.is_image or each.problem or sharing.shared_paths or not is_local(each.uri):
+        if not each.is_image or each.problem or wished.shared_paths or not is_local(each.uri):
             return None
-        check_input(each.uri, sharing)
+        check_seen(each.uri, wished, copied=wished.upload)
         return each.uri if upload else None
 
     with ThreadPoolExecutor(UPLOADS) as pool:
-        uploaded = partial(_uploaded, output)
+        uploaded = partial(_uploaded, wished.output)
         for each, uri in asked_once(pool, uploaded, found, unseen, 2 * UPLOADS):
             yield replace(each, uri=uri, version=None) if uri else each
 

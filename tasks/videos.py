@@ -54,9 +54,6 @@ class VideoIndex:
         """`time`, rounded as it is recorded."""
         return round(self.time(frame) * MICROSECONDS)
 
-    def is_key(self, frame: int) -> bool:
-        return self.groups[frame] == self.pts[frame]
-
 
 def chosen(index: VideoIndex, part: Part, span: Part, sampling: Sampling) -> Iterable[int]:
     """The frames asked for, in order; those asked for by number whether they are there or not."""
@@ -75,7 +72,7 @@ def chosen(index: VideoIndex, part: Part, span: Part, sampling: Sampling) -> Ite
     if sampling.frames:
         return [n for n in sorted(set(sampling.frames)) if n in inside or n not in frames]
     if sampling.keyframes:
-        return filter(index.is_key, inside)
+        return [n for n in inside if index.groups[n] == index.pts[n]]
     if sampling.fps is not None:
         return _at_rate(index, inside, Fraction(str(sampling.fps)), Fraction(max(start, 0)), end)
     return inside[:: sampling.every or 1]

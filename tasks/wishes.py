@@ -29,13 +29,8 @@ class Wishes(Choices, frozen=True, kw_only=True):
     max_failures: Annotated[Index, "Exit 3 with more failures (of submit: with --wait)."] = 0
     overwrite: Annotated[bool, "Start anew where the output holds a job."] = False
     replace_edited: bool = False
-
-
-class Sharing(msgspec.Struct, frozen=True, kw_only=True):
-    """How workers on other machines see what lies on this one's disks."""
-
-    upload: Annotated[bool, "Copy local inputs to the output's store first."] = False
-    shared_paths: Annotated[bool, "Workers see local paths as this machine does."] = False
+    upload: bool = False  # local inputs are copied to where workers on other machines see them …
+    shared_paths: bool = False  # … or these see them, and the output, at the same paths
 
 
 def settings_of(model: Model, wishes: Wishes) -> Settings:

@@ -77,7 +77,7 @@ def find_roles(
         each for each in product(*candidates) if _agree(axis for one in each for axis in one.axes)
     ]
     ways = [each for each in ways if len({one.tensor.name for one in each}) == len(each)]
-    problem = _problem(roles, candidates, ways, named)
+    problem = _problem(roles, candidates, ways)
     if problem is None:
         used = [reading.tensor for reading in ways[0]]
         surplus = [each.name for each in others if each not in used]
@@ -157,24 +157,18 @@ def _agree(axes: Iterable[Axis]) -> bool:
 
 
 def _problem(
-    roles: Sequence[Role],
-    candidates: list[list[Reading]],
-    ways: list[tuple[Reading, ...]],
-    named: Named,
+    roles: Sequence[Role], candidates: list[list[Reading]], ways: list[tuple[Reading, ...]]
 ) -> str | None:
-    absent = [role for role, some in zip(roles, candidates, strict=True) if not some]
-    for role in sorted(absent, key=lambda role: role.name not in named):
-        nothing = f"no output {named[role.name]!r}" if role.name in named else "nothing"
-        what = "shape" if role.whole is None else "shape or type"
-        return f"{nothing} has the {what} of {role.name}"
+    for role, some in zip(roles, candidates, strict=True):
+        if not some:
+            return f"no output has the name, shape and type of {role.name}"
     if not ways:
         return f"no {len(roles)} outputs agree on the sizes that these share"
     for role, readings in zip(roles, zip(*ways, strict=True), strict=True):
-        names = sorted({each.tensor.name for each in readings})
-        if len(names) > 1:
-            return f"{' and '.join(names)} could each be {role.name} (say which in decode.outputs)"
-        if len({each.way for each in readings}) > 1:
-            return f"the sizes of {names[0]} do not tell the order of its axes"
+        if len(set(readings)) > 1:
+            names = " and ".join(sorted({each.tensor.name for each in readings}))
+            reason = "name it in decode.outputs, or its sizes do not tell the order of its axes"
+            return f"{names} could be {role.name} in more than one way: {reason}"
     return None
 
 

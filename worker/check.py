@@ -10,9 +10,8 @@ from typing import Any
 
 from storage import put
 from storage.uris import shown, storable
-from tasks.annotate import need_worker_parts
+from tasks.annotate import DEMO, need_worker_parts
 from tasks.cards import Build, Card, Model, ModelError
-from tasks.demo import IMAGES
 from tasks.exits import OK, WRONG
 from tasks.inputs import InputError, absolute
 from tasks.progress import Said
@@ -51,7 +50,7 @@ def try_build(
     card: Card, build: Build, place: Path, engine: str, image: str, drawing: Path
 ) -> Facts:
     """What came of it; `fits` is None where this machine cannot try it."""
-    picture = absolute(image) if image else str(IMAGES / "000001.jpg")
+    picture = absolute(image) if image else str(DEMO / "000001.jpg")
     about: Facts = {"build": build.file, "engine": engine, "path": str(place), "fits": None}
     about["picture"] = shown(picture)
     try:

@@ -50,8 +50,8 @@ _OF_VIDEO = "FROM frame JOIN item USING (name) WHERE video = ?"
 Shown = tuple[Pixels, float, float]  # a picture, and from when to when in seconds
 
 
-def clips(folder: Folder, job: Job, only: str, as_json: bool) -> int:
-    """Write clips/<name>.mp4 of each video, or of the one of this name, and tell of each."""
+def clips(folder: Folder, job: Job, as_json: bool) -> int:
+    """Write clips/<name>.mp4 of each video, and tell of each."""
     bar: dict[str, Any] = {"console": Console(stderr=True)}
     bar["disable"] = as_json or not sys.stderr.isatty()
     name = ""
@@ -59,7 +59,7 @@ def clips(folder: Folder, job: Job, only: str, as_json: bool) -> int:
         _gather(db, folder, job)
         for video in _records(folder, "videos"):
             (count,) = db.execute(f"SELECT count(*) {_OF_VIDEO}", (video["id"],)).fetchone()
-            if not count or only not in ("", video["name"]):
+            if not count:
                 continue
             name = video["name"]
             uri = below(folder.file("clips"), f"{name}.mp4")
@@ -68,8 +68,7 @@ def clips(folder: Folder, job: Job, only: str, as_json: bool) -> int:
             event = {"event": "clip", "video": name, "frames": count, "uri": uri}
             tell(event, [f"{count} frames in {uri}"], as_json)
     if not name:
-        what = f"video {only!r}" if only else "video, only images"
-        raise JobError(f"{folder.file('instances.json')} has no {what}")
+        raise JobError(f"{folder.file('instances.json')} has no video, only images")
     return OK
 
 

@@ -55,7 +55,7 @@ def measure(folder: Folder, truth_uri: str) -> Record:
     truth = _read_truth(truth_uri)
     images = _image_ids(dataset, folder, truth)
     if not images:
-        raise InputError(f"no image of {folder.uri} is in {truth_uri}, by id and name, or by name")
+        raise InputError(f"no image of {folder.uri} is in {truth_uri}, by name")
     categories = _category_ids(dataset, truth)
     mapped = [
         each
@@ -107,7 +107,7 @@ def _read_truth(uri: str) -> Record:
 
 
 def _image_ids(dataset: Record, folder: Folder, truth: Record) -> dict[int, int]:
-    """Our image ids to the truth's: as they are where id and name agree, else by file name.
+    """Our image ids to the truth's, by file name, or by its last part where that is of one alone.
 
     Failed inputs count, with no detections: an image that was not annotated was not found.
     """
@@ -115,13 +115,9 @@ def _image_ids(dataset: Record, folder: Folder, truth: Record) -> dict[int, int]
     for line in get(folder.file("failures.jsonl")).splitlines():
         failure = msgspec.json.decode(line)
         ours[failure["image_id"]] = failure["file_name"]
-    theirs = {each["id"]: each["file_name"] for each in truth["images"]}
-    if all(theirs.get(number) == name for number, name in ours.items()):
-        return {number: number for number in ours}
-    by_name = {name: number for number, name in theirs.items()}
-    bases = Counter(map(basename, theirs.values()))
-    by_base = {basename(name): number for name, number in by_name.items()}
-    by_base = {name: number for name, number in by_base.items() if bases[name] == 1}
+    by_name = {each["file_name"]: each["id"] for each in truth["images"]}
+    bases = Counter(map(basename, by_name))
+    by_base = {basename(name): n for name, n in by_name.items() if bases[basename(name)] == 1}
     found = ((our, by_name.get(name, by_base.get(basename(name)))) for our, name in ours.items())
     return {our: their for our, their in found if their is not None}
 

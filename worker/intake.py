@@ -14,10 +14,11 @@ from worker.preprocess import Frame, Layout, preprocess, to_frame
 
 # In the graph's words, which are numpy's but for "float".
 _DTYPES = ("float", "float16", "uint8", "int8")
-# Besides the picture, graphs ask for no more than these, which follow from its frame.
+# Besides the picture, graphs ask for no more than these, which follow from its frame. Of another
+# shape they are refused when the network is run for the first time.
 _IM_INFO = "im_info"  # (1, 3): height and width of the picture in the input, and its scale
 _PIXEL_MASK = "pixel_mask"  # (1, H, W): one where the picture is
-_DTYPES_BESIDE = {_IM_INFO: ("float",), _PIXEL_MASK: ("bool", "float", "int32", "int64")}
+_BESIDE = {_IM_INFO: ("float",), _PIXEL_MASK: ("bool", "float", "int32", "int64")}
 _EXPECTED = ["one picture (1, 3, H, W), (1, H, W, 3) or (3, H, W)"]
 
 
@@ -58,32 +59,19 @@ def _beside(tensor: Tensor, frame: Frame) -> NDArray[np.generic]:
 
 def bind_input(inputs: Tensors, spec: InputSpec) -> Intake:
     """The graph's picture input as its card says; raises ModelMismatch where the two differ."""
-    beside = tuple(each for each in inputs if each.name in _DTYPES_BESIDE)
+    beside = tuple(each for each in inputs if each.dtype in _BESIDE.get(each.name, ()))
     pictures = [each for each in inputs if each not in beside]
     if len(pictures) != 1 or pictures[0].dtype not in _DTYPES:
         raise ModelMismatch("it does not take one picture", _EXPECTED, inputs)
     picture = pictures[0]
     layout, sides = _layout(picture, inputs)
     size = _size(sides, spec, inputs)
-    _check_beside(beside, size, inputs)
     dtype = _numpy(picture)
     return Intake(spec, picture.name, layout, size, dtype, picture.quantised, beside)
 
 
 def _numpy(tensor: Tensor) -> type[np.generic]:
     return np.dtype("float32" if tensor.dtype == "float" else tensor.dtype).type
-
-
-def _check_beside(beside: Tensors, size: tuple[int, int] | None, found: Tensors) -> None:
-    shapes = {_IM_INFO: (1, 3), _PIXEL_MASK: (1, *(size or (None, None)))}
-    for each in beside:
-        shape, dtypes = shapes[each.name], _DTYPES_BESIDE[each.name]
-        fits = len(each.shape) == len(shape) and all(
-            here in (None, wanted) for here, wanted in zip(each.shape, shape, strict=True)
-        )
-        if not fits or each.dtype not in dtypes:
-            expected = [str(Tensor(each.name, shape, " or ".join(dtypes)))]
-            raise ModelMismatch(f"its {each.name} is not that of its picture", expected, found)
 
 
 def _layout(picture: Tensor, found: Tensors) -> tuple[Layout, tuple[int | None, int | None]]:

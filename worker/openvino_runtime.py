@@ -3,10 +3,11 @@
 import os
 import re
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 from tasks.cards import Compute, ModelError
-from tasks.graph_file import IR_TYPES, Tensor, ir_name
+from tasks.graph_file import GraphFile, Tensor
 from worker.runtimes import Feeds, RunFailed, Told, as_floats, in_its_words
 from worker.settings import WorkerSettings
 
@@ -21,6 +22,10 @@ import openvino as ov  # noqa: E402
 VERSION = str(ov.__version__).partition("-")[0]
 
 _LAST = -1  # line of its errors: those before it say where in OpenVINO it was noticed
+# Types in ONNX Runtime's words.
+_TYPES = {"f32": "float", "f16": "float16", "f64": "double", "bf16": "bfloat16", "boolean": "bool"}
+_TYPES |= {f"i{bits}": f"int{bits}" for bits in (8, 16, 32, 64)}
+_TYPES |= {f"u{bits}": f"uint{bits}" for bits in (8, 16, 32, 64)}
 _OLDEST_IR = 10  # OpenVINO reads none before this since its release 2021.1
 
 
@@ -37,10 +42,7 @@ class OpenVinoRuntime:
 
     def __init__(self, core: ov.Core, path: str, compute: Compute, threads: int) -> None:
         with in_its_words(ModelError, f"{path} is no network for OpenVINO: ", _LAST):
-            if path.lower().endswith(".xml"):
-                _check_version(path)
-            core.set_property({"ENABLE_MMAP": False})  # a mapped file that is replaced kills us
-            network = core.read_model(path)
+            network = _read(core, path)
             # Compiling gives tensors further names, of layers that it merged: read them before.
             self.inputs = tuple(_tensor(each) for each in network.inputs)
             self.outputs = tuple(_tensor(each) for each in network.outputs)
@@ -66,6 +68,22 @@ def _properties(compute: Compute, threads: int) -> dict[str, Any]:
     }
 
 
+def look_into(path: str) -> GraphFile:
+    """What a network's file says of itself."""
+    with in_its_words(ModelError, f"{path} is no network for OpenVINO: ", _LAST):
+        network = _read(ov.Core(), path)
+        inputs, outputs = (tuple(map(_tensor, each)) for each in (network.inputs, network.outputs))
+        said = network.get_rt_info("model_info").value if network.has_rt_info("model_info") else {}
+        return GraphFile(inputs, outputs, {key: str(value) for key, value in said.items()})
+
+
+def _read(core: ov.Core, path: str) -> Any:
+    if path.lower().endswith(".xml"):
+        _check_version(path)
+    core.set_property({"ENABLE_MMAP": False})  # a mapped file that is replaced kills us
+    return core.read_model(path)
+
+
 def _check_version(path: str) -> None:
     with open(path, "rb") as file:
         head = re.search(rb'<net\b[^>]*?\bversion="(\d+)"', file.read(4096))
@@ -83,5 +101,15 @@ def _tensor(port: Any) -> Tensor:
         each.get_length() if each.is_static else None for each in port.get_partial_shape()
     )
     kind = port.get_element_type().get_type_name()
-    name = ir_name(str(port.get_node().get_friendly_name()), port.get_names())
-    return Tensor(name, shape, IR_TYPES.get(kind, kind))
+    name = _one_name(str(port.get_node().get_friendly_name()), port.get_names())
+    return Tensor(name, shape, _TYPES.get(kind, kind))
+
+
+def _one_name(layer: str, names: Iterable[str]) -> str:
+    """The one name of a tensor, of which OpenVINO may know several.
+
+    It is the graph's own name for this input or output; else one that does not begin with a digit,
+    as the numbers of exporters do, the shortest of them and then the first.
+    """
+    own = layer.partition("/sink_port_")[0]
+    return min(names, key=lambda e: (e != own, e[:1].isdigit(), len(e), e), default=own)

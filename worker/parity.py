@@ -4,7 +4,6 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from importlib.util import find_spec
 from itertools import product
 from tempfile import TemporaryDirectory
@@ -90,7 +89,6 @@ class Question(NamedTuple):
     selection: Selection
     threshold: float  # instances that score at least this are counted
     truth: str = ""  # a COCO dataset
-    output: str = ""  # where the job folders stay
 
 
 def parity(model: str, limit: int | None, only: str, require: str, **asked: Any) -> Said:
@@ -142,12 +140,11 @@ def _bounds(require: str, truth: str) -> dict[str, float]:
         return {}
     bounds = {}
     for word in require.split(","):
-        key, _, value = word.strip().partition("=")
-        if not re.fullmatch(r"\d*\.?\d+", value):
-            raise SettingError(f"--require {word!r} is no NAME=NUMBER, as in {BOUNDS}")
-        if key not in _BOUNDED:
-            raise SettingError(f"--require knows no {key!r}, only {', '.join(_BOUNDED)}")
-        bounds[key] = float(value)
+        found = re.fullmatch(rf"({'|'.join(_BOUNDED)})=(\d*\.?\d+)", word.strip())
+        if found is None:
+            known = f"as in {BOUNDS}, with one of {', '.join(_BOUNDED)}"
+            raise SettingError(f"--require {word!r} is no NAME=NUMBER, {known}")
+        bounds[found[1]] = float(found[2])
     if "ap_loss" in bounds and not truth:
         raise SettingError("--require ap_loss wants a ground truth: --gt FILE")
     return bounds
@@ -157,8 +154,7 @@ def _measure(chosen: Sequence[Way], question: Question, *, needed: bool) -> list
     """A report on each way; on one that cannot run here, unless it is needed, why."""
     reports: list[Record] = []
     first: Folder | None = None
-    kept = nullcontext(question.output) if question.output else TemporaryDirectory()
-    with kept as output:
+    with TemporaryDirectory() as output:
         for way in chosen:
             try:
                 folder = _run(way, question, output)
@@ -182,7 +178,7 @@ def _measure(chosen: Sequence[Way], question: Question, *, needed: bool) -> list
 def _run(way: Way, question: Question, output: str) -> Folder:
     """One way over all inputs, down to half the threshold: see worker/likeness.py."""
     print(f"{way.name} …", file=sys.stderr, flush=True)
-    place = f"{output.rstrip('/')}/{way.name.replace(' ', '-').replace('/', '-')}"
+    place = f"{output}/{way.name.replace(' ', '-').replace('/', '-')}"
     threshold = question.threshold / 2
     wishes = Wishes(model=way.model.card.name, output=place, threshold=threshold)
     given = sources(question.inputs, question.selection)

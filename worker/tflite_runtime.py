@@ -48,18 +48,16 @@ def proven(
     """A runtime on a delegate, if that finds in a few pictures what the CPU finds in them."""
     if runtime.delegate is None:
         return runtime
-    what, fed = f"the delegate {runtime.delegate.library}", list(pictures)
-    try:
-        told = [runtime.run(each) for each in fed]
-    except RunFailed as exc:
-        return on_the_cpu(runtime.path, settings, f"{what} fails: {exc}")
-    wanted = []
+    what, fed, wanted = f"the delegate {runtime.delegate.library}", list(pictures), []
     if runtime.is_converted:
         log.info("%s: the CPU cannot run this file, so nothing was compared", what)
     else:
         cpu = TfliteRuntime(runtime.path, settings, None)
         wanted = [cpu.run(each) for each in fed]
-    problem = delegates.unlike(told, wanted)
+    try:
+        problem = delegates.unlike([runtime.run(each) for each in fed], wanted)
+    except RunFailed as exc:
+        problem = f"it fails: {exc}"
     return on_the_cpu(runtime.path, settings, f"{what} is wrong: {problem}") if problem else runtime
 
 

@@ -22,7 +22,9 @@ def look(uri: str, version: str | None, limits: VideoLimits) -> VideoIndex:
                 times.append(pts)
                 end = max(end, pts + (packet.duration or 1))
             if len(times) > limits.max_frames or end > latest:
-                raise ItemError("decode", "too-long", _too_long(limits))
+                most = f"{limits.max_frames:,} frames (MASKMILL_MAX_FRAMES)"
+                longest = f"{limits.max_seconds:,} seconds (MASKMILL_MAX_VIDEO_S)"
+                raise ItemError("decode", "too-long", f"it has more than {most} or {longest}")
         groups = _groups(sorted(keys), sorted(set(times)))
         if not groups:
             raise ItemError("decode", "no-frames", "it holds no frame that can be decoded")
@@ -36,8 +38,3 @@ def _groups(keys: list[int], times: list[int]) -> dict[int, int]:
     """The key frame of each time; frames before all key frames cannot be decoded."""
     places = ((time, bisect_right(keys, time)) for time in times)
     return {time: keys[place - 1] for time, place in places if place}
-
-
-def _too_long(limits: VideoLimits) -> str:
-    seconds = f"{limits.max_seconds:,} seconds (MASKMILL_MAX_VIDEO_S)"
-    return f"it has more than {limits.max_frames:,} frames (MASKMILL_MAX_FRAMES) or {seconds}"

@@ -205,7 +205,7 @@ def test_two_kinds_of_worker_on_one_plain_job_are_told(
     ran = fleet_here.run(*command)
     assert ran.code == 0, ran.err
     assert (out / "instances.json").read_bytes() == undisturbed
-    assert "made by        onnx 0.0.1 fp32" in ran.out
+    assert "made by     onnx 0.0.1 fp32" in ran.out
     assert not json.loads((out / "run.json").read_bytes())["mixed"]
     (event,) = fleet_here.run("doctor", out, "--json").events
     assert event["sound"]

@@ -25,7 +25,6 @@ from tasks.open_jobs import append
 from tasks.reconcile import look_after
 from tasks.records import Routing
 from tasks.state import KnownJob
-from tasks.wishes import Sharing
 from tests.fleet import Fleet, fleet, until
 from tests.graphs import write_model
 from tests.pictures import jpeg, write_folder
@@ -34,7 +33,6 @@ from worker.per_image import per_image_uri
 
 # `make chaos` asks for 20,000
 SINGLES = int(os.environ.get("MASKMILL_TEST_SINGLES", "300"))
-SHARED = Sharing(shared_paths=True)
 
 # What a code base without maskmill has: Celery, and the names in our documentation.
 BARE = """
@@ -376,7 +374,7 @@ def test_two_inputs_of_one_name_have_an_answer_each(
     fleet_here: Fleet, tmp_path: Path, photos: Path, card: str
 ) -> None:
     out, twin, uri = tmp_path / "out", tmp_path / "twin.jpg", images(photos)[0]
-    options = {"sharing": SHARED, "app": fleet_here.app, "state": fleet_here.state}
+    options = {"shared_paths": True, "app": fleet_here.app, "state": fleet_here.state}
     for number, each in enumerate((uri, str(twin)), 1):
         line = {"uri": each, "file_name": "same.jpg"}
         append([line], card, str(out), routing=Routing(per_image=True), **options)
@@ -438,7 +436,7 @@ def test_what_a_producer_adds_is_stored_whatever_the_broker_does(
         extra = tmp_path / "extra.jpg"
         extra.write_bytes(jpeg(77))
         named = {"uri": str(extra), "file_name": "more/extra.jpg"}
-        options = {"sharing": SHARED, "app": back.app, "state": back.state}
+        options = {"shared_paths": True, "app": back.app, "state": back.state}
         added = append([uris[0], named], card, str(out), **options)
         assert (added.items, added.shards) == (2, 1)
         again = append([uris[0], named], card, str(out), **options)
@@ -479,7 +477,7 @@ def test_what_is_added_must_be_asked_for_as_the_job_was(
     fleet_here: Fleet, tmp_path: Path, photos: Path, card: str, arguments, code: int, words: str
 ) -> None:
     out = tmp_path / "out"
-    append(images(photos)[:1], card, str(out), sharing=SHARED, app=fleet_here.app,
+    append(images(photos)[:1], card, str(out), shared_paths=True, app=fleet_here.app,
            state=fleet_here.state)  # fmt: skip
     ran = fleet_here.run(
         "submit", photos, "-m", card, "-o", out, "--append", "--shared-paths", *arguments
@@ -493,7 +491,7 @@ def test_a_failed_input_of_an_open_job_is_tried_again(
 ) -> None:
     out, late = tmp_path / "out", tmp_path / "late.jpg"
     fleet_here.worker()
-    options = {"sharing": SHARED, "app": fleet_here.app, "state": fleet_here.state}
+    options = {"shared_paths": True, "app": fleet_here.app, "state": fleet_here.state}
     append([str(late), images(photos)[0]], card, str(out), **options)
     await_parts(out, 1)
     assert fleet_here.run("merge", out).code == 0
@@ -513,7 +511,7 @@ def test_a_cancelled_open_job_keeps_what_comes_and_goes_on_when_resumed(
     fleet_here: Fleet, tmp_path: Path, photos: Path, card: str
 ) -> None:
     out, uris = tmp_path / "out", images(photos)
-    options = {"sharing": SHARED, "app": fleet_here.app, "state": fleet_here.state}
+    options = {"shared_paths": True, "app": fleet_here.app, "state": fleet_here.state}
     append(uris[:2], card, str(out), **options)
     assert fleet_here.run("cancel", out).code == 0
     worker = fleet_here.worker()
@@ -553,6 +551,6 @@ def test_a_priority_of_an_open_job_is_the_jobs(
         "--pool", "solo", "-Q", "celery,maskmill.onnx.any.high", "-l", "WARNING"
     )
     added = append(images(photos)[:2], card, str(out), routing=Routing(priority="high"),
-                   sharing=SHARED, app=fleet_here.app, state=fleet_here.state)  # fmt: skip
+                   shared_paths=True, app=fleet_here.app, state=fleet_here.state)  # fmt: skip
     assert added.shards == 1
     await_parts(out, 1)

@@ -17,7 +17,6 @@ from pycocotools import mask as coco_mask
 
 from tasks.cards import Model, ModelError
 from tasks.categories import coco80
-from tasks.graph_file import ir_name
 from tasks.shelf import find_model
 from tests.graphs import write_model as write_yolact
 from tests.graphs_ir import COLOURS, FORMS, WHOLE_PICTURE, write_ir, write_model
@@ -70,7 +69,7 @@ def assert_same(found: Detections, wanted: Detections) -> None:
 
 def test_the_bundled_model_finds_the_same_with_both_engines() -> None:
     onnx, openvino = load(find_model("shapes")), load(find_model("shapes", "openvino"))
-    assert onnx.engine_version != openvino.engine_version == openvino_runtime.VERSION
+    assert onnx.runtime.version != openvino.runtime.version == openvino_runtime.VERSION
     count = 0
     for path in DEMO:
         wanted = found_in(onnx, path.read_bytes())
@@ -293,7 +292,7 @@ def test_truncated_weights_are_refused(tmp_path: Path) -> None:
     ],
 )
 def test_of_several_names_one_is_chosen(own: str, names: set[str], chosen: str) -> None:
-    assert ir_name(own, names) == chosen
+    assert openvino_runtime._one_name(own, names) == chosen
 
 
 def test_merged_layers_do_not_rename_outputs(tmp_path: Path) -> None:

@@ -32,11 +32,8 @@ def card(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_runtimes_agree_and_a_wrong_build_does_not(
-    card: Path, photos: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
-    ran = maskmill("parity", card, photos, "--json", "-o", out)
+def test_runtimes_agree_and_a_wrong_build_does_not(card: Path, photos: Path) -> None:
+    ran = maskmill("parity", card, photos, "--json")
     assert ran.code == 5, ran.err
     report = ran.events[-1]
     assert report["exit"] == 5
@@ -49,7 +46,6 @@ def test_runtimes_agree_and_a_wrong_build_does_not(
     assert ways["fp32 openvino"]["ms_an_image"]["inference"] > 0
     assert ways["dark onnx"]["matched"] < 0.98
     assert all(fault.startswith("dark ") for fault in report["faults"])
-    assert (out / "fp32-onnx" / "instances.json").is_file()
     both = maskmill(
         "parity", card, photos, "--only", "fp32 onnx,fp32 openvino", "--require", "matched=1"
     )
@@ -86,7 +82,7 @@ def test_ap_against_a_ground_truth(card: Path, photos: Path, tmp_path: Path) -> 
     [
         (["--only", "fp32 onnx,int4 abacus"], "not as 'int4 abacus'"),
         (["--only", "fp32 onnx"], "nothing to compare"),
-        (["--require", "speed=3"], "knows no 'speed'"),
+        (["--require", "speed=3"], "'speed=3' is no NAME=NUMBER"),
     ],
 )
 def test_what_cannot_be_compared(card: Path, photos: Path, words: list[str], reason: str) -> None:

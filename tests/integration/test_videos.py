@@ -198,7 +198,7 @@ def test_fragments_in_words_and_lists(
         (["a/clip.mp4", "--fps", "2", "--every", "3"], "--fps and --every exclude each other"),
         (["a/clip.mp4", "--fps", "0"], "--fps takes a number above 0"),
         (["a/clip.mp4", "--from", "9", "--to", "0:03"], "both from 9 on and before 0:03"),
-        (["a/clip.mp4", "--frames", "1,x"], "whole numbers from 0 on"),
+        (["a/clip.mp4", "--frames", "1,x"], "--frames[1] cannot be so: Expected `int`"),
         (["a/gone.mp4#t=3"], "no inputs match"),
     ],
 )

@@ -91,9 +91,9 @@ def merged(folder: Folder, films: dict[Path, Iterable[int]], photo: Path | None 
     return job
 
 
-def draw_clips(folder: Folder, job: Job, only: str = "") -> list[dict[str, Any]]:
+def draw_clips(folder: Folder, job: Job) -> list[dict[str, Any]]:
     with contextlib.redirect_stdout(io.StringIO()) as said:
-        assert clips(folder, job, only, as_json=True) == 0
+        assert clips(folder, job, as_json=True) == 0
     return [json.loads(line) for line in said.getvalue().splitlines()]
 
 
@@ -160,14 +160,14 @@ def test_a_wide_video_is_made_smaller_and_odd_sizes_even(folder: Folder, tmp_pat
     assert sizes == {"wide.mp4": (1280, 720), "tall.mp4": (512, 384)}
 
 
-def test_one_video_of_several_and_none_of_that_name(folder: Folder, tmp_path: Path) -> None:
+def test_each_of_several_videos_and_none(folder: Folder, tmp_path: Path) -> None:
     films = [write(tmp_path, Recipe(name, frames=2)) for name in ("a.mp4", "b.mkv")]
     job = merged(folder, {film: range(2) for film in films})
-    [clip] = draw_clips(folder, job, "b.mkv")
-    assert clip["uri"] == folder.file("clips/b.mkv.mp4")
-    assert not Path(folder.file("clips/a.mp4.mp4")).exists()
-    with pytest.raises(JobError, match=r"instances.json has no video 'c.mp4'"):
-        draw_clips(folder, job, "c.mp4")
+    drawn = [clip["uri"] for clip in draw_clips(folder, job)]
+    assert drawn == [folder.file(f"clips/{name}.mp4") for name in ("a.mp4", "b.mkv")]
+    Path(folder.file("instances.json")).write_text('{"images": [], "videos": []}')
+    with pytest.raises(JobError, match=r"instances.json has no video, only images"):
+        draw_clips(folder, job)
 
 
 def test_an_edited_dataset_is_drawn_as_it_is(folder: Folder, tmp_path: Path) -> None:
@@ -231,21 +231,21 @@ def test_the_command_says_what_is_missing(folder: Folder, tmp_path: Path) -> Non
     photo = tmp_path / "a.jpg"
     photo.write_bytes(jpeg(1))
     merged(folder, {}, photo)
-    said = report(folder.uri, clip=False, video="", as_json=False)
+    said = report(folder.uri, clip=False, as_json=False)
     assert isinstance(said, Said)
     assert (said.code, "1 of 1 inputs" in next(iter(said.lines))) == (0, True)
     with pytest.raises(JobError, match="has no video, only images"):
-        report(folder.uri, clip=True, video="", as_json=False)
+        report(folder.uri, clip=True, as_json=False)
     Path(folder.file("run.json")).unlink()
     with pytest.raises(JobError, match="is not merged yet"):
-        report(folder.uri, clip=False, video="", as_json=True)
+        report(folder.uri, clip=False, as_json=True)
 
 
 def test_the_command_tells_a_program(
     folder: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     merged(folder, {write(tmp_path, Recipe(frames=3)): range(3)})
-    assert report(folder.uri, clip=True, video="clip.mp4", as_json=True) == 0
+    assert report(folder.uri, clip=True, as_json=True) == 0
     said = json.loads(capsys.readouterr().out)
     assert (said["event"], said["frames"]) == ("clip", 3)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -169,15 +170,11 @@ def test_what_is_no_network_is_one_sentence(tmp_path: Path, data: bytes, words: 
     assert time.monotonic() - start < 20
 
 
-@pytest.mark.parametrize(("name", "most"), [("x.onnx", "2047 MiB"), ("x.xml", "32 MiB")])
-def test_a_file_of_no_end_is_refused_before_it_is_read(
-    tmp_path: Path, name: str, most: str
-) -> None:
-    (tmp_path / "x.bin").write_bytes(b"")
-    with (tmp_path / name).open("wb") as file:
+def test_a_file_of_no_end_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    with (tmp_path / "x.onnx").open("wb") as file:
         file.truncate(1 << 40)
-    with pytest.raises(ModelError, match=f"over {most}"):
-        read_graph(tmp_path / name)
+    with pytest.raises(ModelError, match="over 2 GiB"):
+        read_graph(tmp_path / "x.onnx")
 
 
 def test_other_files(tmp_path: Path) -> None:
@@ -222,69 +219,28 @@ def test_ir_as_openvino_reads_it(tmp_path: Path, form: Any) -> None:
         read_graph(path)
 
 
-# As the converter of 2019 wrote them: one layer with two outputs, and no names of tensors.
-OLD = """<?xml version="1.0"?>
-<net name="old" version="10"><layers>
-<layer id="0" name="im_data" type="Parameter"><data shape="1,3,480,?" element_type="f32"/>
-<output><port id="0" precision="FP32"><dim>1</dim><dim>3</dim><dim>480</dim><dim>-1</dim></port>
-</output></layer>
-<layer id="1" name="w" type="Const"><data element_type="f32" shape="2,3" offset="0" size="24"/>
-<output><port id="0" precision="FP32"><dim>2</dim><dim>3</dim></port></output></layer>
-<layer id="2" name="split" type="Split"><output>
-<port id="2" precision="FP32"><dim>1</dim></port>
-<port id="3" precision="I64"><dim>7</dim></port></output></layer>
-<layer id="3" name="boxes/sink_port_0" type="Result"/>
-<layer id="4" name="classes/sink_port_0" type="Result"/></layers>
-<edges><edge from-layer="0" from-port="0" to-layer="2" to-port="0"/>
-<edge from-layer="2" from-port="2" to-layer="3" to-port="0"/>
-<edge from-layer="2" from-port="3" to-layer="4" to-port="0"/></edges></net>
-"""
-
-
-def test_an_ir_without_names_of_tensors(tmp_path: Path) -> None:
-    path = tmp_path / "old.xml"
-    path.write_text(OLD)
-    path.with_suffix(".bin").write_bytes(b"")
-    found = read_graph(path)
-    assert found.inputs == (Tensor("im_data", (1, 3, 480, None), "float"),)
-    assert found.outputs == (Tensor("boxes", (1,), "float"), Tensor("classes", (7,), "int64"))
+def test_an_xml_is_looked_into_by_openvino_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, _ = write_ir(tmp_path)
+    monkeypatch.setitem(sys.modules, "worker.openvino_runtime", None)
+    with pytest.raises(ModelError, match=r"canned\.xml .* pip install 'maskmill\[worker,openvino"):
+        read_graph(path)
 
 
 # Ten entities, each of ten of the one before: ten billion letters, if it were let.
 ENTITIES = "".join(f'<!ENTITY e{n} "{f"&e{n - 1};" * 10}">' for n in range(1, 10))
-BOMB = f'<!DOCTYPE net [<!ENTITY e0 "aaaaaaaaaa">{ENTITIES}]><net version="&e9;"></net>'
+BOMB = f'<!DOCTYPE net [<!ENTITY e0 "aaaaaaaaaa">{ENTITIES}]><net version="11">&e9;</net>'
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        (BOMB, "amplification"),
-        ("<net>", "no element|not well-formed|unclosed"),
-        ("<html></html>", "no <net>"),
-        ("<net><layers><layer type='Parameter' name='p'/></layers></net>", "no such port"),
-        (OLD.replace(">480<", ">high<"), "high"),
-        (OLD.replace("<dim>7</dim>", "<dim>9" + "9" * 5000 + "</dim>"), "whole one"),
-        (OLD.replace("Result", "Nothing"), "no inputs or no outputs"),
-    ],
-    ids=["entities", "cut", "other", "no port", "no number", "huge", "no results"],
+    "text",
+    [BOMB, "<net>", '<net version="11">', "<html></html>", '<net version="11"></net>'],
+    ids=["entities", "cut", "cut later", "other", "empty"],
 )
-def test_an_xml_that_is_no_network(tmp_path: Path, text: str, words: str) -> None:
+def test_an_xml_that_is_no_network(tmp_path: Path, text: str) -> None:
+    pytest.importorskip("openvino")
     path = tmp_path / "x.xml"
     path.write_text(text)
     path.with_suffix(".bin").write_bytes(b"")
-    with pytest.raises(ModelError, match=words):
-        read_graph(path)
-
-
-@settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-@given(data=st.data())
-def test_a_damaged_xml_is_a_sentence_or_a_graph(tmp_path: Path, data: st.DataObject) -> None:
-    text = OLD.encode()
-    at = data.draw(st.integers(0, len(text)))
-    end = at + data.draw(st.integers(0, 40))
-    path = tmp_path / "x.xml"
-    path.write_bytes(text[:at] + data.draw(st.binary(max_size=6)) + text[end:])
-    path.with_suffix(".bin").write_bytes(b"")
-    _sentence_or_graph(path)
+    assert not _sentence_or_graph(path)

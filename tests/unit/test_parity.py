@@ -125,7 +125,7 @@ def test_a_dataset_is_at_parity_with_itself(
     [
         ("matched", "no NAME=NUMBER"),
         ("matched=high", "no NAME=NUMBER"),
-        ("speed=3", "knows no 'speed'"),
+        ("speed=3", "with one of matched, mask_iou"),
         ("ap_loss=0.1", "wants a ground truth"),
         ("matched=nan", "no NAME=NUMBER"),
     ],

@@ -447,11 +447,11 @@ def test_outputs_are_found_by_shape_in_any_order(why, changes, turned):
 @pytest.mark.parametrize(
     ("says", "changes", "table"),
     [
-        ("nothing has the shape of prototypes", {"p": None}, {}),
-        ("nothing has the shape of prototypes", {"p": (1, 17, 19)}, {}),
-        ("nothing has the shape of scores", {"s": (1, 100, 21)}, {}),
-        ("nothing has the shape of boxes", {"b": (1, 100, 5)}, {}),
-        ("nothing has the shape of boxes", {"b": (2, 100, 4)}, {}),
+        ("no output has the name, shape and type of prototypes", {"p": None}, {}),
+        ("no output has the name, shape and type of prototypes", {"p": (1, 17, 19)}, {}),
+        ("no output has the name, shape and type of scores", {"s": (1, 100, 21)}, {}),
+        ("no output has the name, shape and type of boxes", {"b": (1, 100, 5)}, {}),
+        ("no output has the name, shape and type of boxes", {"b": (2, 100, 4)}, {}),
         ("no 4 outputs agree", {"c": (1, 100, 9)}, {}),
         ("no 4 outputs agree", {"s": (1, 99, 6)}, {}),
         ("no 4 outputs agree", {"c": None}, {}),
@@ -459,24 +459,28 @@ def test_outputs_are_found_by_shape_in_any_order(why, changes, turned):
         ("output 'segm' is surplus", {"segm": (1, 5, 69, 69)}, {}),
         ("output 'priors' is surplus", {"priors": (100, 4)}, {}),
         (
-            "no output 'x' has the shape of priors",
+            "no output has the name, shape and type of priors",
             {"x": (100, 5)},
             {"boxes": "loc", "outputs": {"priors": "x"}},
         ),
         ("no 5 outputs agree", {}, {"boxes": "loc"}),
         ("no 5 outputs agree", {"priors": (99, 4)}, {"boxes": "loc"}),
-        ("b and b2 could each be boxes", {"b2": (1, 100, 4)}, {}),
-        ("c and s could each be scores", {"c": (1, 100, 6), "p": (1, 17, 19, 6)}, {}),
+        ("b and b2 could be boxes in more than one way", {"b2": (1, 100, 4)}, {}),
+        (
+            "c and s could be scores in more than one way",
+            {"c": (1, 100, 6), "p": (1, 17, 19, 6)},
+            {},
+        ),
         ("order of its axes", {"p": (1, 8, 8, 8)}, {}),
         ("order of its axes", {"s": (1, 6, 6), "b": (1, 6, 4), "c": (1, 6, 8)}, {}),
-        ("nothing has the shape of scores", {"s": (1, 100, None)}, {}),
+        ("no output has the name, shape and type of scores", {"s": (1, 100, None)}, {}),
         (
-            "nothing has the shape of prototypes",
+            "no output has the name, shape and type of prototypes",
             {"c": (1, 100, None), "p": (1, None, None, None)},
             {},
         ),
-        ("no output 'x' has the shape of scores", {}, {"outputs": {"scores": "x"}}),
-        ("no output 'p' has the shape of scores", {}, {"outputs": {"scores": "p"}}),
+        ("no output has the name, shape and type of scores", {}, {"outputs": {"scores": "x"}}),
+        ("no output has the name, shape and type of scores", {}, {"outputs": {"scores": "p"}}),
         ("table is not valid .*unknown field `nsm`", {}, {"nsm": "fast"}),
         ("table is not valid .*nms", {}, {"nms": "soft"}),
         ("table is not valid .*nms_iou", {}, {"nms_iou": 1.5}),
@@ -580,7 +584,7 @@ def test_made_priors_have_to_be_as_many_as_the_anchors():
 def test_priors_are_made_beside_outputs_that_nothing_needs():
     raw, table = form_g(small_heads(0))
     more = {**raw, "flat": raw["conf"][0], "priority": raw["conf"]}
-    with pytest.raises(ModelMismatch, match="could each be scores"):
+    with pytest.raises(ModelMismatch, match="could be scores in more than one way"):
         bound(more, **table)
     four = {"boxes": "loc", "scores": "conf", "coefficients": "mask", "prototypes": "proto"}
     assert names(bound(more, **table, outputs=four))[:4] == list(four.values())

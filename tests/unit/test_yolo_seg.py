@@ -376,11 +376,11 @@ def test_outputs_are_found_by_shape_in_any_order(
 @pytest.mark.parametrize(
     ("says", "predictions", "prototypes", "others", "table"),
     [
-        ("shape of predictions", None, (1, 7, 16, 24), (), {}),
-        ("shape of prototypes", (1, 16, 60), None, (), {}),
+        ("type of predictions", None, (1, 7, 16, 24), (), {}),
+        ("type of prototypes", (1, 16, 60), None, (), {}),
         ("'x' is surplus", (1, 16, 60), (1, 7, 16, 24), [("x", (1, 5))], {}),
         ("'x' is surplus", (1, 16, 60), (1, 7, 16, 24), [("x", (1, 5, 5))], {}),
-        ("shape of predictions", (2, 16, 60), (2, 7, 16, 24), (), {}),
+        ("type of predictions", (2, 16, 60), (2, 7, 16, 24), (), {}),
         ("no 2 outputs agree", (1, 16, 60), (1, 9, 16, 24), (), {}),
         ("no 2 outputs agree", (1, 18, 60), (1, 7, 16, 24), (), {}),
         ("no 2 outputs agree", (1, None, 60), (1, 7, 16, 24), (), {}),
