@@ -23,7 +23,8 @@ from tasks.inputs import Found, listed
 
 AT_ONCE = 1000  # messages that are taken before what they tell of is stored
 TAKING_S = 20.0  # for those of SQS, which gives a message again after 30 unless told otherwise
-_QUEUE = re.compile(r'sqs://([\w.-]+)|(rediss?://(?:[^\s"/\\?#@]*@)?[^\s/?#@]+/\d+)/([^\s/?#]+)')
+# What stands where a port belongs may be a password.
+_REDIS = r'(rediss?://(?:[^\s"/\\?#@]*@)?(?:[^\s/?#@:]+|\[[\da-f:]+\])(?::\d{1,5})?/\d+)/([^\s/?#]+)'
 # Only from the list's head: another process may have deleted them, and the list may be long.
 _DELETE = """for n, message in ipairs(ARGV) do
   if redis.call('LINDEX', KEYS[1], 0) ~= message then return n - 1 end
@@ -33,7 +34,7 @@ end return #ARGV"""
 
 def check_queue(url: str) -> tuple[str, ...]:
     """An SQS's name, a Redis and its list. Nothing is asked of them, and the URL is not shown."""
-    if found := _QUEUE.fullmatch(url):
+    if found := re.fullmatch(rf"sqs://([\w.-]+)|{_REDIS}", url):
         return found.groups()
     raise ValueError("it takes sqs://NAME or redis://user:password@host:6379/0/LIST, URL-encoded")
 

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -21,7 +22,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from tasks.broker import waiting
+from tasks.broker import BrokerDown, waiting
+from tasks.events import drain
 from tasks.folder import Folder, missing_shards, read_job
 from tests.fleet import Fleet, fleet, until
 from tests.graphs import write_model
@@ -122,6 +124,30 @@ def test_redis_behind_tls(tmp_path: Path, photos: Path, card: Path, undisturbed:
         assert "ertificate" in ran.out, "the name in it is not the host's"
         ran = made.run("doctor", MASKMILL_BROKER_CA=str(tmp_path / "none.pem"))
         assert "which is no file" in ran.out
+
+
+def test_a_queue_of_events_behind_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, other = certificate(tmp_path / "ours"), certificate(tmp_path / "other")
+    with redis_server("--requirepass", PLAIN) as url, tls(ours, urlsplit(url).port or 0) as port:
+        queue, taken = f"rediss://:{SECRET}@127.0.0.1:{port}/0/events", list[tuple[str, Any]]()
+        redis.Redis.from_url(url, password=PLAIN).rpush("events", "not JSON")
+
+        def look(queue: str) -> None:
+            drain(queue, pytest.fail, lambda *letter: taken.append(letter))
+
+        for place, trusted in (
+            (queue, other),
+            (queue, None),
+            (queue.replace("127.0.0.1", "localhost"), ours),
+        ):
+            monkeypatch.setenv("MASKMILL_BROKER_CA", str(trusted or ""))
+            with pytest.raises(BrokerDown, match="CERTIFICATE_VERIFY_FAILED") as caught:
+                look(place)
+            assert SECRET not in str(caught.value)
+        assert taken == []
+        monkeypatch.setenv("MASKMILL_BROKER_CA", str(ours))
+        look(queue)
+        assert [letter["message"] for _, letter in taken] == ["not JSON"]
 
 
 def test_an_sqs_over_http(
