@@ -98,7 +98,7 @@ def _of_its_kind(url: str) -> dict[str, Any]:
         return {
             "worker_disable_prefetch": True,
             "broker_transport_options": transport,
-            "broker_use_ssl": _redis_tls() if parts.scheme == "rediss" else None,
+            "broker_use_ssl": _checked("ssl_") if parts.scheme == "rediss" else None,
         }
     if parts.scheme in ("amqp", "amqps"):
         tls = {**_checked(), "server_hostname": parts.hostname}
@@ -130,21 +130,17 @@ def _of_its_kind(url: str) -> dict[str, Any]:
     return {"broker_transport_options": {"polling_interval": 0.02}}  # in this process's memory
 
 
-def _checked() -> dict[str, Any]:
+def _checked(prefix: str = "") -> dict[str, Any]:
     """How a certificate and its name are checked: by our own or by the system's authorities."""
     authorities = os.environ.get("MASKMILL_BROKER_CA") or None
     if authorities and not os.path.isfile(authorities):
         raise SettingError(f"MASKMILL_BROKER_CA is {authorities}, which is no file")
-    return {"cert_reqs": ssl.CERT_REQUIRED, "ca_certs": authorities}
-
-
-def _redis_tls() -> dict[str, Any]:
-    return {f"ssl_{name}": value for name, value in _checked().items()}
+    return {f"{prefix}cert_reqs": ssl.CERT_REQUIRED, f"{prefix}ca_certs": authorities}
 
 
 def redis_at(url: str) -> Redis:
     """A Redis that may be another than the broker. What is not UTF-8 stays as it is."""
-    tls = _redis_tls() if url.startswith("rediss:") else {}
+    tls = _checked("ssl_") if url.startswith("rediss:") else {}
     text = {"decode_responses": True, "encoding_errors": "surrogateescape"}
     return Redis.from_url(url, **text, **_SOCKETS, **tls)
 

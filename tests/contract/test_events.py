@@ -427,9 +427,25 @@ def test_a_queue_that_is_never_empty_ends_all_the_same(
 SECRET = "s3cr%2Fet"
 
 
+def test_the_least_rights_in_redis() -> None:
+    rights = ("on", f">{SECRET}", "~events", "-@all", "+@connection", "+select")
+    rights = (*rights, "+lrange", "+lindex", "+lpop", "+eval")
+    with redis_server("--user", "someone", *rights) as url:
+        Redis.from_url(url.replace("/0", "/3")).rpush("events", aws_body(record("a.jpg")))
+        taken, place = Taken(), url.removeprefix("redis://").removesuffix("/0")
+        queue = f"redis://someone:{quote_plus(SECRET)}@{place}/3/events"
+        for _ in range(2):
+            drain(queue, taken.lots.append, fail)
+        assert taken.uris == ["s3://photos/a.jpg"]
+
+
+def fail(*given: Any) -> None:
+    pytest.fail(f"there is nothing: {given}")
+
+
 def refusal(url: str) -> str:
     with pytest.raises(BrokerDown) as caught:
-        drain(url, lambda found: pytest.fail("there is nothing"), pytest.fail)
+        drain(url, fail, fail)
     said = str(caught.value)
     assert "cannot be read: " in said
     assert "\n" not in said
