@@ -25,7 +25,6 @@ from tasks.inputs import Found, find
 from tasks.open_jobs import append
 from tasks.records import Item
 from tasks.state import State
-from tasks.wishes import Sharing
 from tests.fleet import until
 from tests.graphs import write_model
 from tests.services import free_port, redis_server
@@ -322,8 +321,7 @@ def test_a_crash_between_storing_and_deleting(
     crashes, taken = [True], Taken()
 
     def store(found: list[Found]) -> None:
-        sharing = Sharing(shared_paths=True)
-        append(found, card, out, shard_size=10, sharing=sharing, app=app, state=state)
+        append(found, card, out, shard_size=10, shared_paths=True, app=app, state=state)
         taken.lots.append(found)
         if crashes.pop():
             raise KeyboardInterrupt
