@@ -129,14 +129,14 @@ def _percent(value: float | None) -> str:
     return _UNKNOWN if value is None else f"{100 * value:.4g}"
 
 
-def record_lines(record: Facts, indent: str = "") -> Iterator[str]:
+def record_lines(record: Facts, indent: str = "", empty: str = "not published") -> Iterator[str]:
     """A record as indented lines, where what is empty says why."""
     for name, value in record.items():
         records = value if isinstance(value, list | tuple) else [value]
         if records and all(each and isinstance(each, dict) for each in records):
             for each in records:
                 yield f"{indent}{name if value is each else name.removesuffix('s')}"
-                yield from record_lines(each, indent + "  ")
+                yield from record_lines(each, indent + "  ", empty)
         else:
             text = "" if value in (None, {}) else ", ".join(map(str, records))
-            yield f"{indent}{name:<11} {text or _EMPTY.get(name, 'not published')}"
+            yield f"{indent}{name:<11} {text or _EMPTY.get(name, empty)}"
