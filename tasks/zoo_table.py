@@ -22,8 +22,9 @@ _UNKNOWN = "–"
 _LEGEND = f"AP is in percent and as published, or with * measured by us; {_UNKNOWN} is not known"
 # What an empty field means, where it is not that no source publishes it.
 _EMPTY = {"path": "not here", "graph": "not here", "takes": "what its graph says"}
-_EMPTY |= {"input": "the card's", "decode": "as usual", "notes": "none", "downloads": "none"}
-_EMPTY |= {"detections": "nothing", "settings": "none", "card": "none: the network tells it all"}
+_EMPTY |= {"input": "the card's", "decode": "as usual", "card": "none: the network tells it all"}
+_EMPTY |= dict.fromkeys(("notes", "downloads", "settings", "detections"), "none")
+_EMPTY |= {"fits": "not tried"}
 
 
 def list_models() -> Said:

@@ -31,7 +31,7 @@ def check(name: str, image: str, output: str) -> Said:
     usable = [each["fits"] for each in reports if each["fits"] is not None]
     code = OK if usable and all(usable) else WRONG
     event = {"event": "check", "model": name, "builds": reports}
-    return Said(event, [line for each in reports for line in report_lines(each)], code)
+    return Said(event, record_lines({"builds": reports}), code)
 
 
 def try_builds(name: str, image: str, folder: Path) -> Iterator[Facts]:
@@ -88,11 +88,3 @@ def _try(model: Model, picture: str, drawing: str) -> Facts:
         "detections": dict(Counter(names[each.category_id] for each in outcome.annotations)),
         "drawn": drawing,
     }
-
-
-def report_lines(report: Facts) -> Iterator[str]:
-    verdict = {True: "fits", False: "does not fit", None: "not tried"}[report["fits"]]
-    engine = " ".join(filter(None, (report.get("engine"), report.get("version"))))
-    yield f"{report['build']}{f' with {engine}' if engine else ''}: {verdict}"
-    said = ("build", "engine", "version", "fits", "path", "expected", "found")
-    yield from record_lines({k: v for k, v in report.items() if k not in said}, "  ")
