@@ -22,7 +22,7 @@ from tasks.zoo_table import Facts, record_lines
 from worker.drawing import contact_sheet
 from worker.model import load_model
 from worker.settings import read_settings
-from worker.shard import Stopwatch, annotate
+from worker.shard import Means, Stopwatch, annotate
 from worker.sheet import drawn
 
 
@@ -67,12 +67,12 @@ def _try(model: Model, picture: str, drawing: str) -> Facts:
     settings = settings_of(model, Wishes(model=model.card.name, output=""))
     loaded, watch = load_model(model, read_settings()), Stopwatch()
     items = [Item(1, picture, picture)]
-    (outcome,) = annotate(items, loaded, settings, threads=1, watch=watch)
+    (outcome,) = annotate(items, Means(loaded, settings, watch))
     if outcome.failure is not None:
         failed = ModelError if outcome.failure.stage == "model" else InputError
         raise failed(f"{outcome.failure.uri}: {outcome.failure.message}")
     caption = f"{model.build.file} with {loaded.runtime.version}"
-    put(drawing, contact_sheet([(caption, drawn(outcome.item, outcome.annotations, settings))]))
+    put(drawing, contact_sheet([(caption, drawn(items[0], outcome.annotations, settings))]))
     taken, all_of_them = getattr(loaded.runtime, "operators", (0, 0))  # by its delegate
     names = {each.id: each.name for each in settings.categories}
     decode: Any = loaded.decode  # it says which tensor it reads each of its parts from
