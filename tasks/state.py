@@ -43,7 +43,7 @@ class KnownJob(msgspec.Struct, frozen=True):
 
 
 class WorkerNow(msgspec.Struct, frozen=True, kw_only=True):
-    """What a worker says of itself. Nothing depends on it: it is for people."""
+    """What a worker says of itself. With a job but no shard in hand it merges."""
 
     id: str
     at: float
@@ -54,8 +54,8 @@ class WorkerNow(msgspec.Struct, frozen=True, kw_only=True):
     models: tuple[str, ...] = ()
     job: str = ""
     shard: int | str | None = None
+    since: float = 0.0  # it has what it has in hand
     images_per_s: float = 0.0  # of late
-    state: str = "idle"
 
 
 class State:
