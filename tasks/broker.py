@@ -60,7 +60,6 @@ def make_app(url: str) -> Celery:
     app = Celery("maskmill", broker=url)
     app.conf.update(
         imports=("worker.jobs",),
-        accept_content=["json"],
         task_ignore_result=True,
         task_acks_late=True,
         # A child that dies gives its message back. That cannot go on for ever: the attempts are

@@ -31,10 +31,6 @@ def serve(model: Sequence[str], runtime: str | None, target: Sequence[str], grac
     need_worker_parts(engines[0])
     order = {"models": model, "engines": engines, "targets": targets, "grace_s": grace}
 
-    def hear(event: Event) -> None:
-        if event["event"] == "refused":
-            print(f"maskmill: {event['message']}", file=sys.stderr, flush=True)
-
     def again(dead: Child, in_hand: Event) -> Child:
         print(f"maskmill: the worker process {dead.death()}", file=sys.stderr, flush=True)
         try:
@@ -48,7 +44,7 @@ def serve(model: Sequence[str], runtime: str | None, target: Sequence[str], grac
         signal.signal(number, signal.default_int_handler)  # which raises KeyboardInterrupt
     try:
         child = Child("worker.serving", order)
-        code, _ = supervise(child, again, hear, grace + LAST_WORDS_S)
+        code, _ = supervise(child, again, lambda event: None, grace + LAST_WORDS_S)
         return code
     except (Interrupted, KeyboardInterrupt):
         return 0
