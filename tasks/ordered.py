@@ -14,26 +14,22 @@ K = TypeVar("K", bound=Hashable)
 def side_by_side(
     function: Callable[[T], R], values: Iterable[T], threads: int = 8, window: int = 0
 ) -> Iterator[R]:
-    """`ordered_map` in threads of its own, with twice as many values begun unless told."""
-    with ThreadPoolExecutor(threads) as pool:
-        yield from ordered_map(pool, function, values, window or 2 * threads)
+    """Like map(), in threads of its own.
 
-
-def ordered_map(
-    pool: Executor, function: Callable[[T], R], values: Iterable[T], window: int
-) -> Iterator[R]:
-    """Like map(), run in `pool`, with at most `window` values begun and not yet taken."""
+    At most `window` values are begun and not yet taken, twice as many as threads unless told.
+    """
     waiting: deque[Future[R]] = deque()
-    try:
-        for value in values:
-            waiting.append(pool.submit(function, value))
-            if len(waiting) >= window:
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for value in values:
+                waiting.append(pool.submit(function, value))
+                if len(waiting) >= (window or 2 * threads):
+                    yield waiting.popleft().result()
+            while waiting:
                 yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:
-            future.cancel()
+        finally:
+            for future in waiting:
+                future.cancel()
 
 
 def asked_once(
