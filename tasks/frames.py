@@ -1,7 +1,6 @@
 """In a stream of found inputs, the frames that are asked for in the place of each video."""
 
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib import import_module
 
@@ -51,15 +50,14 @@ def frames_of(
         return (each.uri, each.version) if each.part else None
 
     def frames() -> Iterator[Found]:
-        with ThreadPoolExecutor(LOOKS) as pool:
-            for each, seen in asked_once(pool, look, found, video, AHEAD):
-                if each.part is None or seen is None:
-                    yield each
-                elif isinstance(seen, Problem):
-                    yield _failed(each, each.part.fragment, seen)
-                else:
-                    numbers = chosen(seen, each.part, span, sampling)
-                    yield from _frames(each, each.part, seen, numbers)
+        for each, seen in asked_once(look, found, video, LOOKS, AHEAD):
+            if each.part is None or seen is None:
+                yield each
+            elif isinstance(seen, Problem):
+                yield _failed(each, each.part.fragment, seen)
+            else:
+                numbers = chosen(seen, each.part, span, sampling)
+                yield from _frames(each, each.part, seen, numbers)
 
     return frames()
 

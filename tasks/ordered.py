@@ -33,19 +33,16 @@ def side_by_side(
 
 
 def asked_once(
-    pool: Executor,
-    function: Callable[[T], R],
-    values: Iterable[T],
-    key: Callable[[T], K],
-    size: int,
+    function: Callable[[T], R], values: Iterable[T], key: Callable[[T], K], threads: int, size: int
 ) -> Iterator[tuple[T, R | None]]:
     """Each value with its result, in order; with None where its key is None.
 
     They are taken `size` at a time: values of one key in a row have one result in common.
     """
     rest, begun = iter(values), dict[K, Future[R]]()
-    while some := [(key(value), value) for value in itertools.islice(rest, size)]:
-        named = {name: value for name, value in some if name is not None}
-        begun = {n: begun.get(n) or pool.submit(function, value) for n, value in named.items()}
-        for name, value in some:
-            yield value, None if name is None else begun[name].result()
+    with ThreadPoolExecutor(threads) as pool:
+        while some := [(key(value), value) for value in itertools.islice(rest, size)]:
+            named = {name: value for name, value in some if name is not None}
+            begun = {n: begun.get(n) or pool.submit(function, value) for n, value in named.items()}
+            for name, value in some:
+                yield value, None if name is None else begun[name].result()
