@@ -72,14 +72,12 @@ def annotate(inputs: Sequence[str], selection: Selection, wishes: Wishes, as_jso
 
 
 @contextmanager
-def standard_input(inputs: Sequence[str]) -> Iterator[BinaryIO | None]:
+def standard_input(inputs: Sequence[str]) -> Iterator[BinaryIO]:
     """A list on standard input, in a file: read once for what it is and once for its lines."""
-    if "-" not in inputs:
-        yield None
-        return
     with tempfile.TemporaryFile(prefix="maskmill-stdin-") as file:
-        shutil.copyfileobj(sys.stdin.buffer, file)
-        file.seek(0)
+        if "-" in inputs:
+            shutil.copyfileobj(sys.stdin.buffer, file)
+            file.seek(0)
         yield file
 
 
