@@ -16,10 +16,10 @@ from typing import TypeVar
 
 import msgspec
 
-from storage import put
+from storage import list_entries, put
 from storage.errors import Exists
 from storage.uris import shown, without_frame
-from tasks.folder import Folder, JobError, entries_of
+from tasks.folder import Folder, JobError
 from tasks.inputs import Found, InputError, coco_images
 from tasks.ordered import side_by_side
 from tasks.records import Counts, Item, Job, Problem, Selection, VideoFrame, encode, encode_lines
@@ -235,7 +235,7 @@ def _write_parts(folder: Folder, shards: Iterable[list[Item]]) -> int:
 
     How many parts there are.
     """
-    there = {entry.uri for entry in entries_of(f"{folder.plan(0).rpartition('/')[0]}/")}
+    there = {entry.uri for entry in list_entries(f"{folder.plan(0).rpartition('/')[0]}/")}
 
     def write(part: tuple[int, list[Item]]) -> None:
         number, chosen = part

@@ -17,13 +17,12 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from storage import delete, exists, get, put
+from storage import delete, exists, get, list_entries, put
 from storage.errors import NotFound
 from storage.redact import without_queries
 from storage.uris import join, storable
 from tasks.cards import Model
 from tasks.environment import SettingError
-from tasks.folder import entries_of
 from tasks.records import encode
 from tasks.shelf import copy_build
 
@@ -114,7 +113,7 @@ class State:
 
     def _all(self, part: str, kind: type[T]) -> Iterator[T]:
         """What lies in a part of the folder; what cannot be read is somebody else's."""
-        for entry in entries_of(join(self.uri, f"{part}/")):
+        for entry in list_entries(join(self.uri, f"{part}/")):
             with suppress(NotFound, msgspec.DecodeError):  # gone, or damaged
                 yield msgspec.json.decode(get(entry.uri), type=kind)
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import msgspec
 
+from storage import list_entries
 from storage.uris import as_folder
-from tasks.folder import Folder, ShardName, entries_of, parts, read_job, whole_shard, written
+from tasks.folder import Folder, ShardName, parts, read_job, whole_shard, written
 from tasks.markers import halt_of
 from tasks.merge import is_merged, refuse_replaced
 from tasks.ordered import side_by_side
@@ -76,7 +77,7 @@ def followers(uri: str, state: State | None) -> Sequence[Follower]:
     """The job in this folder, or all jobs below this prefix."""
     places = [uri]
     if read_job(uri) is None:
-        below = (each.uri for each in entries_of(as_folder(uri)))
+        below = (each.uri for each in list_entries(as_folder(uri)))
         places = [each.removesuffix("/job.json") for each in below if each.endswith("/job.json")]
     jobs = ((place, read_job(place)) for place in places)
     return [Follower(Folder(place, job.run), job, state) for place, job in jobs if job is not None]
