@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from importlib import import_module
 
-from storage.errors import OF_ONE_INPUT, StorageError
+from storage.errors import OfOneInput
 from storage.uris import of_frame, shown
 from tasks.fragments import Part, span_of
 from tasks.inputs import Found, InputError
@@ -38,9 +38,7 @@ def frames_of(
             return index
         except ItemError as exc:
             return Problem(exc.stage, exc.kind, exc.message)
-        except StorageError as exc:
-            if exc.kind not in OF_ONE_INPUT:
-                raise
+        except OfOneInput as exc:
             return Problem("fetch", exc.kind, str(exc))
         except ImportError as exc:
             lacks = f"{shown(each.uri)} is a video, which needs {exc.name}"

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storage import get_versioned
-from storage.errors import OF_ONE_INPUT, StorageError
+from storage.errors import OfOneInput, StorageError
 from storage.uris import shown
 from tasks.cards import ModelError
 from tasks.ordered import side_by_side
@@ -191,9 +191,7 @@ def _of_one_item() -> Iterator[None]:
     """A store's errors that are wrong with one input are its failure."""
     try:
         yield
-    except StorageError as exc:
-        if exc.kind not in OF_ONE_INPUT:
-            raise
+    except OfOneInput as exc:
         raise ItemError("fetch", exc.kind, str(exc)) from exc
 
 
