@@ -84,8 +84,8 @@ def put(uri: str, data: bytes, *, create_only: bool = False) -> None:
 def list_entries(uri_prefix: str, *, starting: str = "") -> Iterator[Entry]:
     """All objects below a folder, in UTF-8 order of their keys; `starting` begins their paths.
 
-    A missing local folder is `NotFound`, a missing bucket `NoBucket`; a prefix without objects
-    yields nothing. Both are raised while iterating.
+    A prefix without objects and a folder that is not there yield nothing; a missing bucket is
+    `NoBucket`, raised while iterating.
     """
     store, location = _resolve(uri_prefix)
     return store.list_entries(location, starting)

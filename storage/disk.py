@@ -121,10 +121,6 @@ def list_entries(location: Location, starting: str) -> Iterator[Entry]:
     and does not vanish.
     """
     top = as_folder(location.path)
-    with translating(location.uri):
-        if not os.path.isdir(top):
-            os.stat(location.path)
-            raise errors.NotFound(location.uri, "is not a folder")
     # One level per open folder: what is left in it, and where it really is.
     levels = [(iter(_names(location, "", starting)), os.path.realpath(top))]
     while levels:
@@ -143,7 +139,7 @@ def _names(location: Location, folder: str, starting: str) -> list[str]:
         try:
             with os.scandir(as_folder(location.path) + folder) as found:
                 paths = [folder + item.name + ("/" if item.is_dir() else "") for item in found]
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
     wanted = [path for path in paths if _may_match(path, starting)]
     return sorted(wanted, key=os.fsencode)

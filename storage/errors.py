@@ -9,11 +9,6 @@ from typing import Any
 
 from storage.redact import shown
 
-# Kinds that are wrong with one input; any other is wrong with its store, and with all in it.
-OF_ONE_INPUT = frozenset(
-    ("not-found", "denied", "too-large", "expired", "unreachable", "refused", "bad-uri", "changed")
-)
-
 
 class StorageError(Exception):
     """`uri` is safe to show, and `why` goes on from it. The kind of `NotFound` is "not-found"."""
@@ -33,11 +28,15 @@ class StorageError(Exception):
         return type(self), (self.uri, self.why)
 
 
-class NotFound(StorageError, FileNotFoundError):
+class OfOneInput(StorageError):
+    """Wrong with one input; any other is wrong with its store, and with all in it."""
+
+
+class NotFound(OfOneInput, FileNotFoundError):
     why = "does not exist"
 
 
-class Denied(StorageError, PermissionError):
+class Denied(OfOneInput, PermissionError):
     why = "may not be read: access was denied"
 
 
@@ -45,15 +44,15 @@ class Exists(StorageError, FileExistsError):
     why = "exists already, with other content"
 
 
-class TooLarge(StorageError):
+class TooLarge(OfOneInput):
     """More bytes than whoever reads or stores them takes."""
 
 
-class Expired(StorageError):
+class Expired(OfOneInput):
     why = "is a presigned URL that has expired"
 
 
-class Unreachable(StorageError):
+class Unreachable(OfOneInput):
     """An HTTP input that gives no answer: a matter of that input, not of a store."""
 
 
@@ -85,11 +84,11 @@ class NotWritable(StorageError, PermissionError):
     why = "may not be written"
 
 
-class Refused(StorageError):
+class Refused(OfOneInput):
     """What is not read on principle: a device, an inner address."""
 
 
-class BadUri(StorageError, ValueError):
+class BadUri(OfOneInput, ValueError):
     """What no store could take."""
 
 

@@ -103,24 +103,23 @@ def put(location: Location, data: bytes, create_only: bool) -> None:
     if target in _conditional:
         _write(location, data)
     else:
-        _conditional[target] = _probe(location, data)
+        _probe(location, data, target)
 
 
-def _probe(location: Location, data: bytes) -> bool:
-    for is_there in (False, True):
-        try:
-            _write(location, data, IfNoneMatch="*")
-        except Exists:
-            if is_there:
-                return True
+def _probe(location: Location, data: bytes, target: tuple[str, str]) -> None:
+    """Raises Exists where conditions are honoured, and so for what it has written itself too."""
+    try:
+        _write(location, data, IfNoneMatch="*")
+        _write(location, data, IfNoneMatch="*")
+    except Exists:
+        _conditional[target] = True
+        raise
+    except StorageError as error:
+        if status_of(error.__cause__) not in (400, 501):
             raise
-        except StorageError as error:
-            if status_of(error.__cause__) not in (400, 501):
-                raise
-            _write(location, data)  # conditions are refused as such
-            break
+        _write(location, data)  # conditions are refused as such
+    _conditional[target] = False
     logger.warning("s3://%s has no conditional writes: the last writer wins", location.host)
-    return False
 
 
 class _Reader(io.RawIOBase):

@@ -15,11 +15,12 @@ import msgspec
 from storage.uris import storable
 from tasks.cards import Model, ModelError
 from tasks.exits import OK, OVER_BUDGET
-from tasks.folder import Folder, JobError, find_job, missing_shards, read_run
+from tasks.folder import Folder, JobError, find_job, missing_shards, read_plan, read_run
 from tasks.inputs import InputError, absolute
 from tasks.local import Interrupted, Stopped, await_ready, run, start
 from tasks.merge import is_merged
 from tasks.opening import Opened, Sources, asked_for, continue_job, open_job, sources
+from tasks.ordered import side_by_side
 from tasks.progress import Face, Said, Watcher, choose_face, say, say_json
 from tasks.records import Job, Selection
 from tasks.shelf import find_model
@@ -71,14 +72,12 @@ def annotate(inputs: Sequence[str], selection: Selection, wishes: Wishes, as_jso
 
 
 @contextmanager
-def standard_input(inputs: Sequence[str]) -> Iterator[BinaryIO | None]:
+def standard_input(inputs: Sequence[str]) -> Iterator[BinaryIO]:
     """A list on standard input, in a file: read once for what it is and once for its lines."""
-    if "-" not in inputs:
-        yield None
-        return
     with tempfile.TemporaryFile(prefix="maskmill-stdin-") as file:
-        shutil.copyfileobj(sys.stdin.buffer, file)
-        file.seek(0)
+        if "-" in inputs:
+            shutil.copyfileobj(sys.stdin.buffer, file)
+            file.seek(0)
         yield file
 
 
@@ -95,7 +94,7 @@ def work_off(model: Model, given: Sources, wishes: Wishes, face: Face) -> Opened
         await_ready(child)
         job, folder = there or open_job(output, given, asked, overwrite=wishes.overwrite)
         if face == "json":
-            say_json({"event": "planned", **_counts(job)})
+            say_json({"event": "planned", **msgspec.structs.asdict(job.counts)})
         watcher = Watcher(face, job.counts.items, _done(job, folder))
         with watcher.bar:
             run(child, model, folder, watcher.hear, replace_edited=wishes.replace_edited)
@@ -145,18 +144,12 @@ def is_here(engine: str) -> bool:
     return any(find_spec(part) for part in ENGINE_PARTS[engine])
 
 
-def _counts(job: Job) -> dict[str, Any]:
-    counts: dict[str, Any] = msgspec.to_builtins(job.counts)
-    del counts["cuts"]  # one for each shard
-    return counts
-
-
 def _done(job: Job, folder: Folder) -> int:
-    """Inputs in shards that are written."""
-    items = job.counts.items
-    cuts: list[int] = [*(job.counts.cuts or range(0, items, job.asked.shard_size)), items]
-    missing = (int(number) for number in missing_shards(folder, job))
-    return items - sum(cuts[number + 1] - cuts[number] for number in missing)
+    """Inputs in shards that are written: all but those of the shards that are still to come."""
+    missing = missing_shards(folder, job)
+    if len(missing) == job.counts.shards:
+        return 0
+    return job.counts.items - sum(side_by_side(lambda n: len(read_plan(folder, n)), missing))
 
 
 def report(output: str, clip: bool, as_json: bool) -> int | Said:
@@ -172,7 +165,11 @@ def report(output: str, clip: bool, as_json: bool) -> int | Said:
 
 
 def finish(job: Job, folder: Folder, max_failures: int) -> Said:
-    summary = {"output": folder.uri, **_counts(job), **(read_run(folder) or {})}
+    summary = {
+        "output": folder.uri,
+        **msgspec.structs.asdict(job.counts),
+        **(read_run(folder) or {}),
+    }
     summary["files"] = {each: folder.file(each) for each in [*summary["files"], "run.json"]}
     lines = list(record_lines({name: told for name, told in _told(summary) if told}))
     if over := summary["failures"] > max_failures:

@@ -70,7 +70,6 @@ def make_app(url: str) -> Celery:
     app.conf.update(
         imports=("worker.jobs",),
         beat_scheduler="tasks.scheduling:Scheduler",
-        accept_content=["json"],
         task_ignore_result=True,
         task_acks_late=True,
         # A child that dies gives its message back. That cannot go on for ever: the attempts are

@@ -24,7 +24,9 @@ from tasks.inputs import Found, listed
 AT_ONCE = 1000  # messages that are taken before what they tell of is stored
 TAKING_S = 20.0  # for those of SQS, which gives a message again after 30 unless told otherwise
 # What stands where a port belongs may be a password.
-_REDIS = r'(rediss?://(?:[^\s"/\\?#@]*@)?(?:[^\s/?#@:]+|\[[\da-f:]+\])(?::\d{1,5})?/\d+)/([^\s/?#]+)'
+_REDIS = (
+    r'(rediss?://(?:[^\s"/\\?#@]*@)?(?:[^\s/?#@:]+|\[[\da-f:]+\])(?::\d{1,5})?/\d+)/([^\s/?#]+)'
+)
 # Only from the list's head: another process may have deleted them, and the list may be long.
 _DELETE = """for n, message in ipairs(ARGV) do
   if redis.call('LINDEX', KEYS[1], 0) ~= message then return n - 1 end

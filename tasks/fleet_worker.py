@@ -13,7 +13,6 @@ from storage.errors import StorageError
 from tasks.annotate import engines_here, need_worker_parts
 from tasks.board import targets_of
 from tasks.broker import BrokerDown, broker_url, make_app, send_shards
-from tasks.cards import ModelError
 from tasks.folder import JobError, read_job
 from tasks.local import Child, Event, Interrupted, bury, supervise
 from tasks.state import State, fleet_state
@@ -25,15 +24,9 @@ def serve(model: Sequence[str], runtime: str | None, target: Sequence[str], grac
     targets = targets_of(target)
     state = fleet_state()
     app = make_app(broker_url())
-    engines = [runtime] if runtime else engines_here()
-    if not engines:
-        raise ModelError("no engine is installed here: pip install 'maskmill[worker]'")
+    engines = [runtime] if runtime else engines_here() or ["onnx"]
     need_worker_parts(engines[0])
     order = {"models": model, "engines": engines, "targets": targets, "grace_s": grace}
-
-    def hear(event: Event) -> None:
-        if event["event"] == "refused":
-            print(f"maskmill: {event['message']}", file=sys.stderr, flush=True)
 
     def again(dead: Child, in_hand: Event) -> Child:
         print(f"maskmill: the worker process {dead.death()}", file=sys.stderr, flush=True)
@@ -48,7 +41,7 @@ def serve(model: Sequence[str], runtime: str | None, target: Sequence[str], grac
         signal.signal(number, signal.default_int_handler)  # which raises KeyboardInterrupt
     try:
         child = Child("worker.serving", order)
-        code, _ = supervise(child, again, hear, grace + LAST_WORDS_S)
+        code, _ = supervise(child, again, lambda event: None, grace + LAST_WORDS_S)
         return code
     except (Interrupted, KeyboardInterrupt):
         return 0

@@ -161,7 +161,7 @@ def retries(folder: Folder) -> Iterator[tuple[ShardName, int]]:
 
 
 def _named(folder: Folder, part: str) -> Iterator[tuple[ShardName, int]]:
-    for entry in entries_of(folder.file(f"{part}/{folder.run}/")):
+    for entry in list_entries(folder.file(f"{part}/{folder.run}/")):
         if found := _NAME.fullmatch(entry.uri.rpartition("/")[2]):
             stem = found[1]
             yield int(stem) if stem.isdigit() and len(stem) < 16 else stem, int(found[2] or 0)
@@ -185,7 +185,7 @@ def read_attempts(attempts: str) -> Iterator[tuple[str, Attempt]]:
     def read(entry: Entry) -> tuple[str, Attempt]:
         return entry.uri, decoded(get(entry.uri), Attempt, entry.uri)
 
-    return side_by_side(read, entries_of(attempts + "/"))
+    return side_by_side(read, list_entries(attempts + "/"))
 
 
 def every_attempt(folder: Folder) -> Iterator[tuple[str, Attempt]]:
@@ -195,16 +195,8 @@ def every_attempt(folder: Folder) -> Iterator[tuple[str, Attempt]]:
 def delete_run(folder: Folder) -> None:
     """A run that job.json names no longer, or never did. Nothing but its own folders is touched."""
     for part in ("plan", "shards", "attempts", "retries", "segments", "unfit"):
-        for entry in entries_of(join(folder.uri, f"{part}/{folder.run}/")):
+        for entry in list_entries(join(folder.uri, f"{part}/{folder.run}/")):
             delete(entry.uri)
-
-
-def entries_of(prefix: str) -> Iterator[Entry]:
-    """What lies below a prefix; nothing where there is no such folder."""
-    try:
-        yield from list_entries(prefix)
-    except NotFound:
-        return
 
 
 def read_any(uri: str, kind: type[T]) -> T | None:

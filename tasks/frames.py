@@ -1,11 +1,10 @@
 """In a stream of found inputs, the frames that are asked for in the place of each video."""
 
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib import import_module
 
-from storage.errors import OF_ONE_INPUT, StorageError
+from storage.errors import OfOneInput
 from storage.uris import of_frame, shown
 from tasks.fragments import Part, span_of
 from tasks.inputs import Found, InputError
@@ -39,9 +38,7 @@ def frames_of(
             return index
         except ItemError as exc:
             return Problem(exc.stage, exc.kind, exc.message)
-        except StorageError as exc:
-            if exc.kind not in OF_ONE_INPUT:
-                raise
+        except OfOneInput as exc:
             return Problem("fetch", exc.kind, str(exc))
         except ImportError as exc:
             lacks = f"{shown(each.uri)} is a video, which needs {exc.name}"
@@ -51,15 +48,14 @@ def frames_of(
         return (each.uri, each.version) if each.part else None
 
     def frames() -> Iterator[Found]:
-        with ThreadPoolExecutor(LOOKS) as pool:
-            for each, seen in asked_once(pool, look, found, video, AHEAD):
-                if each.part is None or seen is None:
-                    yield each
-                elif isinstance(seen, Problem):
-                    yield _failed(each, each.part.fragment, seen)
-                else:
-                    numbers = chosen(seen, each.part, span, sampling)
-                    yield from _frames(each, each.part, seen, numbers)
+        for each, seen in asked_once(look, found, video, LOOKS, AHEAD):
+            if each.part is None or seen is None:
+                yield each
+            elif isinstance(seen, Problem):
+                yield _failed(each, each.part.fragment, seen)
+            else:
+                numbers = chosen(seen, each.part, span, sampling)
+                yield from _frames(each, each.part, seen, numbers)
 
     return frames()
 

@@ -5,8 +5,8 @@ from typing import Literal
 
 import msgspec
 
-from storage import delete, put
-from tasks.folder import Folder, JobError, entries_of, read_any
+from storage import delete, list_entries, put
+from tasks.folder import Folder, JobError, read_any
 from tasks.records import encode
 
 CANCELLED, STOPPED = "cancelled", "stopped.json"
@@ -50,7 +50,7 @@ def look_for_halt(folder: Folder) -> None:
 
 def lift(folder: Folder, *names: str) -> None:
     """Let a job go on; that workers could not load its model is forgotten."""
-    for entry in entries_of(folder.file(f"unfit/{folder.run}/")):
+    for entry in list_entries(folder.file(f"unfit/{folder.run}/")):
         delete(entry.uri)
     for name in names or (CANCELLED, STOPPED):
         delete(folder.file(name))

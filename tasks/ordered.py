@@ -3,7 +3,7 @@
 import itertools
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -14,42 +14,35 @@ K = TypeVar("K", bound=Hashable)
 def side_by_side(
     function: Callable[[T], R], values: Iterable[T], threads: int = 8, window: int = 0
 ) -> Iterator[R]:
-    """`ordered_map` in threads of its own, with twice as many values begun unless told."""
-    with ThreadPoolExecutor(threads) as pool:
-        yield from ordered_map(pool, function, values, window or 2 * threads)
+    """Like map(), in threads of its own.
 
-
-def ordered_map(
-    pool: Executor, function: Callable[[T], R], values: Iterable[T], window: int
-) -> Iterator[R]:
-    """Like map(), run in `pool`, with at most `window` values begun and not yet taken."""
+    At most `window` values are begun and not yet taken, twice as many as threads unless told.
+    """
     waiting: deque[Future[R]] = deque()
-    try:
-        for value in values:
-            waiting.append(pool.submit(function, value))
-            if len(waiting) >= window:
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for value in values:
+                waiting.append(pool.submit(function, value))
+                if len(waiting) >= (window or 2 * threads):
+                    yield waiting.popleft().result()
+            while waiting:
                 yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:
-            future.cancel()
+        finally:
+            for future in waiting:
+                future.cancel()
 
 
 def asked_once(
-    pool: Executor,
-    function: Callable[[T], R],
-    values: Iterable[T],
-    key: Callable[[T], K],
-    size: int,
+    function: Callable[[T], R], values: Iterable[T], key: Callable[[T], K], threads: int, size: int
 ) -> Iterator[tuple[T, R | None]]:
     """Each value with its result, in order; with None where its key is None.
 
     They are taken `size` at a time: values of one key in a row have one result in common.
     """
     rest, begun = iter(values), dict[K, Future[R]]()
-    while some := [(key(value), value) for value in itertools.islice(rest, size)]:
-        named = {name: value for name, value in some if name is not None}
-        begun = {n: begun.get(n) or pool.submit(function, value) for n, value in named.items()}
-        for name, value in some:
-            yield value, None if name is None else begun[name].result()
+    with ThreadPoolExecutor(threads) as pool:
+        while some := [(key(value), value) for value in itertools.islice(rest, size)]:
+            named = {name: value for name, value in some if name is not None}
+            begun = {n: begun.get(n) or pool.submit(function, value) for n, value in named.items()}
+            for name, value in some:
+                yield value, None if name is None else begun[name].result()

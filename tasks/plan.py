@@ -16,10 +16,10 @@ from typing import TypeVar
 
 import msgspec
 
-from storage import put
+from storage import list_entries, put
 from storage.errors import Exists
 from storage.uris import shown, without_frame
-from tasks.folder import Folder, JobError, entries_of
+from tasks.folder import Folder, JobError
 from tasks.inputs import Found, InputError, coco_images
 from tasks.ordered import side_by_side
 from tasks.records import Counts, Item, Job, Problem, Selection, VideoFrame, encode, encode_lines
@@ -62,7 +62,6 @@ class Tally:
     duplicates: int = 0
     not_images: int = 0
     shards: int = 0
-    cuts: tuple[int, ...] = ()
     bytes: int = 0
     of_unknown_size: int = 0
     not_images_named: list[str] = field(default_factory=list)
@@ -93,10 +92,7 @@ def write_plan(
         for row in db.execute(_ROWS):
             token.update(repr(row).encode())
         folder = Folder(output, token.hexdigest()[:12])
-        sizes = list(_write_parts(folder, shards_of(_items(db), shard_size)))
-    tally.shards = len(sizes)
-    if set(sizes[:-1]) - {shard_size}:
-        tally.cuts = tuple(itertools.accumulate(sizes[:-1], initial=0))
+        tally.shards = _write_parts(folder, shards_of(_items(db), shard_size))
     return folder, msgspec.convert(tally, Counts, from_attributes=True)
 
 
@@ -234,15 +230,17 @@ def _group(each: Item | Found) -> object:
     return (without_frame(each.uri), each.frame.group) if each.frame else each.uri
 
 
-def _write_parts(folder: Folder, shards: Iterable[list[Item]]) -> Iterator[int]:
-    """Each part is one shard's items; the uploads run side by side, save those that are there."""
-    there = {entry.uri for entry in entries_of(f"{folder.plan(0).rpartition('/')[0]}/")}
+def _write_parts(folder: Folder, shards: Iterable[list[Item]]) -> int:
+    """Each part is one shard's items; the uploads run side by side, save those that are there.
 
-    def write(part: tuple[int, list[Item]]) -> int:
+    How many parts there are.
+    """
+    there = {entry.uri for entry in list_entries(f"{folder.plan(0).rpartition('/')[0]}/")}
+
+    def write(part: tuple[int, list[Item]]) -> None:
         number, chosen = part
         if folder.plan(number) not in there:
             with suppress(Exists):  # another planner of the same is at work
                 put(folder.plan(number), encode_lines(chosen), create_only=True)
-        return len(chosen)
 
-    return side_by_side(write, enumerate(shards), WRITERS)
+    return sum(1 for _ in side_by_side(write, enumerate(shards), WRITERS))

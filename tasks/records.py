@@ -120,7 +120,6 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
     duplicates: int = 0
     not_images: int = 0
     not_images_named: tuple[str, ...] = ()  # the first few
-    cuts: tuple[int, ...] = ()  # how many items come before each shard, where some are not full
 
 
 Priority = Literal["high", "normal", "low"]

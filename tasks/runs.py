@@ -20,12 +20,12 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import msgspec
 from celery import Celery
 
-from storage import delete, get, put
+from storage import delete, get, list_entries, put
 from storage.errors import Exists, Full, NotFound, StorageError, Unavailable
 from storage.http_requests import post
 from storage.uris import basename, join, shown
 from tasks.broker import BrokerDown
-from tasks.folder import Folder, JobError, decoded, entries_of, read_any, read_job, read_run
+from tasks.folder import Folder, JobError, decoded, read_any, read_job, read_run
 from tasks.markers import cancel, halt_of
 from tasks.merge import is_merged
 from tasks.messages import SubmitMessage
@@ -110,7 +110,7 @@ def read_schedules(state: State) -> tuple[Schedule, ...]:
 
 def read_book(state: State, schedule: Schedule) -> Book:
     place = join(state.uri, f"schedules/{schedule.name}")
-    return Book(place, frozenset(basename(each.uri) for each in entries_of(f"{place}/")))
+    return Book(place, frozenset(basename(each.uri) for each in list_entries(f"{place}/")))
 
 
 def tick(fleet: Fleet, now: datetime) -> Iterator[str]:
@@ -203,7 +203,7 @@ def cut_off(run: Run, reason: str) -> End:
 
 def _look_for_stall(book: Book, run: Run, now: datetime) -> None:
     job, uri = read_job(run.output), book.at(f"{book.last}.seen.json")
-    shards = sum(1 for _ in entries_of(f"{run.output}/shards/{job.run}/")) if job else 0
+    shards = sum(1 for _ in list_entries(f"{run.output}/shards/{job.run}/")) if job else 0
     before, since = read_any(uri, tuple[int, datetime]) or (-1, now)
     if before != shards or since > now:
         put(uri, encode((shards, now)))

@@ -17,13 +17,12 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from storage import delete, exists, get, put
+from storage import delete, exists, get, list_entries, put
 from storage.errors import NotFound
 from storage.redact import without_queries
 from storage.uris import join, storable
 from tasks.cards import Model
 from tasks.environment import SettingError
-from tasks.folder import entries_of
 from tasks.records import encode
 from tasks.shelf import copy_build
 
@@ -43,7 +42,7 @@ class KnownJob(msgspec.Struct, frozen=True):
 
 
 class WorkerNow(msgspec.Struct, frozen=True, kw_only=True):
-    """What a worker says of itself. Nothing depends on it: it is for people."""
+    """What a worker says of itself. With a job but no shard in hand it merges."""
 
     id: str
     at: float
@@ -54,8 +53,8 @@ class WorkerNow(msgspec.Struct, frozen=True, kw_only=True):
     models: tuple[str, ...] = ()
     job: str = ""
     shard: int | str | None = None
+    since: float = 0.0  # it has what it has in hand
     images_per_s: float = 0.0  # of late
-    state: str = "idle"
 
 
 class State:
@@ -114,7 +113,7 @@ class State:
 
     def _all(self, part: str, kind: type[T]) -> Iterator[T]:
         """What lies in a part of the folder; what cannot be read is somebody else's."""
-        for entry in entries_of(join(self.uri, f"{part}/")):
+        for entry in list_entries(join(self.uri, f"{part}/")):
             with suppress(NotFound, msgspec.DecodeError):  # gone, or damaged
                 yield msgspec.json.decode(get(entry.uri), type=kind)
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import msgspec
 
+from storage import list_entries
 from storage.uris import as_folder
-from tasks.folder import Folder, ShardName, entries_of, parts, read_job, whole_shard, written
+from tasks.folder import Folder, ShardName, parts, read_job, whole_shard, written
 from tasks.markers import halt_of
 from tasks.merge import is_merged, refuse_replaced
 from tasks.ordered import side_by_side
@@ -21,17 +22,17 @@ class Follower:
 
     def __init__(self, folder: Folder, job: Job, state: State | None) -> None:
         self.folder, self.job, self._state = folder, job, state
-        self._seen: dict[ShardName, set[int]] = {}
-        self._ended: dict[ShardName, tuple[int, Counter[str]]] = {}  # images, and failures by kind
+        # Of each shard the generations seen, its images, and its failures by kind.
+        self._ended: dict[ShardName, tuple[set[int], int, Counter[str]]] = {}
 
     def look(self) -> dict[str, Any]:
         """What there is to say of the job, as JSON has it."""
         refuse_replaced(self.folder)
         self._read_new()
         shards, items = len(parts(self.folder, self.job)), self.job.counts.items
-        kinds = sum((kinds for _, kinds in self._ended.values()), Counter[str]())
+        kinds = sum((kinds for _, _, kinds in self._ended.values()), Counter[str]())
         failed = kinds.total()
-        done = sum(images for images, _ in self._ended.values()) + failed
+        done = sum(images for _, images, _ in self._ended.values()) + failed
         present = self._state.present() if self._state else []
         workers = [each for each in present if each.job == self.folder.uri]
         rate = sum(each.images_per_s for each in workers)
@@ -44,7 +45,7 @@ class Follower:
             "model": self.job.asked.model.card.name,
             "images": done,
             "of": items or None,
-            "shards": len(self._seen),
+            "shards": len(self._ended),
             "of_shards": shards,
             "failures": failed,
             "failures_by_kind": dict(sorted(kinds.items())),
@@ -57,26 +58,26 @@ class Follower:
         halt = halt_of(self.folder)
         if halt is not None:
             return halt.kind, halt.reason
-        finished = len(self._seen) == shards
+        finished = len(self._ended) == shards
         if is_merged(self.folder, self.job) and (finished or not self.job.open):
             return "merged", ""
         return "merging" if finished else "running", ""
 
     def _read_new(self) -> None:
         done = written(self.folder)
-        new = [shard for shard, generations in done.items() if generations != self._seen.get(shard)]
+        unseen: tuple[set[int]] = (set(),)
+        new = [shard for shard in done if done[shard] != self._ended.get(shard, unseen)[0]]
         read = side_by_side(lambda n: whole_shard(self.folder, n, done[n]), new, threads=16)
         for shard, whole in zip(new, read, strict=True):
             kinds = Counter(f"{each.stage}/{each.kind}" for each in whole.failures)
-            self._ended[shard] = len(whole.images), kinds
-        self._seen = done
+            self._ended[shard] = done[shard], len(whole.images), kinds
 
 
 def followers(uri: str, state: State | None) -> Sequence[Follower]:
     """The job in this folder, or all jobs below this prefix."""
     places = [uri]
     if read_job(uri) is None:
-        below = (each.uri for each in entries_of(as_folder(uri)))
+        below = (each.uri for each in list_entries(as_folder(uri)))
         places = [each.removesuffix("/job.json") for each in below if each.endswith("/job.json")]
     jobs = ((place, read_job(place)) for place in places)
     return [Follower(Folder(place, job.run), job, state) for place, job in jobs if job is not None]
@@ -96,7 +97,7 @@ def said(look: dict[str, Any]) -> Iterator[str]:
     for kind, number in look["failures_by_kind"].items():
         yield f"  {number} {kind}"
     for each in look["workers"]:
-        hand = f"shard {each['shard']}" if each["shard"] is not None else each["state"]
+        hand = f"shard {each['shard']}" if each["shard"] is not None else "merging"
         yield (
             f"  {each['id']}: {hand}, {each['images_per_s']} images/s,"
             f" {each['cores']} cores {each['processor']}, {', '.join(each['engines'])}"

@@ -8,7 +8,6 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from typing import Any, BinaryIO, NamedTuple
@@ -38,7 +37,6 @@ Fresh = Callable[[Iterator[Found]], Iterator[Found]]  # what is to be done of wh
 UPLOADS = 8
 # No options of a message: nobody waits, and paths are those of the machine that plans.
 NO_OPTIONS = {"model", "output", "max_failures", "replace_edited", "upload", "shared_paths"}
-CHUNK = 1 << 20
 
 
 class Submitted(NamedTuple):
@@ -164,21 +162,20 @@ def visible(found: Iterator[Found], wished: Wishes, *, upload: bool = True) -> I
         check_seen(each.uri, wished, copied=wished.upload)
         return each.uri if upload else None
 
-    with ThreadPoolExecutor(UPLOADS) as pool:
-        uploaded = partial(_uploaded, wished.output)
-        for each, uri in asked_once(pool, uploaded, found, unseen, 2 * UPLOADS):
-            yield replace(each, uri=uri, version=None) if uri else each
+    uploaded = partial(_uploaded, wished.output)
+    for each, uri in asked_once(uploaded, found, unseen, UPLOADS, 2 * UPLOADS):
+        yield replace(each, uri=uri, version=None) if uri else each
 
 
 def _uploaded(output: str, each: Found) -> str:
     """Under the hash of its bytes: two inputs of one name stay two, and none replaces another."""
     with open_read(each.uri) as source, tempfile.NamedTemporaryFile(prefix="maskmill-") as copy:
-        shutil.copyfileobj(source, copy, CHUNK)
+        shutil.copyfileobj(source, copy)
         copy.flush()
         place = f"inputs/{checksum('sha256', copy.name)}/{basename(each.uri)}"
         there = join(output, place)
         if not exists(there):
             copy.seek(0)
             with open_write(there) as target:
-                shutil.copyfileobj(copy, target, CHUNK)
+                shutil.copyfileobj(copy, target)
     return there

@@ -22,8 +22,9 @@ _UNKNOWN = "–"
 _LEGEND = f"AP is in percent and as published, or with * measured by us; {_UNKNOWN} is not known"
 # What an empty field means, where it is not that no source publishes it.
 _EMPTY = {"path": "not here", "graph": "not here", "takes": "what its graph says"}
-_EMPTY |= {"input": "the card's", "decode": "as usual", "notes": "none", "downloads": "none"}
-_EMPTY |= {"detections": "nothing", "settings": "none", "card": "none: the network tells it all"}
+_EMPTY |= {"input": "the card's", "decode": "as usual", "card": "none: the network tells it all"}
+_EMPTY |= dict.fromkeys(("notes", "downloads", "settings", "detections"), "none")
+_EMPTY |= {"fits": "not tried"}
 
 
 def list_models() -> Said:
@@ -129,14 +130,14 @@ def _percent(value: float | None) -> str:
     return _UNKNOWN if value is None else f"{100 * value:.4g}"
 
 
-def record_lines(record: Facts, indent: str = "") -> Iterator[str]:
+def record_lines(record: Facts, indent: str = "", empty: str = "not published") -> Iterator[str]:
     """A record as indented lines, where what is empty says why."""
     for name, value in record.items():
         records = value if isinstance(value, list | tuple) else [value]
         if records and all(each and isinstance(each, dict) for each in records):
             for each in records:
                 yield f"{indent}{name if value is each else name.removesuffix('s')}"
-                yield from record_lines(each, indent + "  ")
+                yield from record_lines(each, indent + "  ", empty)
         else:
             text = "" if value in (None, {}) else ", ".join(map(str, records))
-            yield f"{indent}{name:<11} {text or _EMPTY.get(name, 'not published')}"
+            yield f"{indent}{name:<11} {text or _EMPTY.get(name, empty)}"

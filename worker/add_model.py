@@ -19,8 +19,8 @@ from tasks.graph_file import files_of, read_graph
 from tasks.progress import Said
 from tasks.recognise import ASKED, Draft, asked, recognise
 from tasks.shelf import ZOO, copy_build, digest, is_network, user_folder
-from tasks.zoo_table import Facts
-from worker.check import report_lines, try_build
+from tasks.zoo_table import Facts, record_lines
+from worker.check import try_build
 
 # What was typed of the model, by option, the keys of ASKED. What is empty the graph tells, or the
 # person is asked for.
@@ -57,7 +57,7 @@ def add(file: str, name: str, replace: bool, as_json: bool, **told: str) -> Said
     event = {"event": "added", "model": name, "card": str(card_path), "build": report}
     lines = [
         f"{place.name} is a {draft.form}; its card is {card_path}",
-        *report_lines(report),
+        *record_lines(report),
         f"use it: maskmill annotate photos/ -m {name} -o out",
     ]
     return Said(event, lines)

@@ -4,6 +4,7 @@ of everything in it."""
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from storage import list_entries
 from tasks.annotate import kinds_said
 from tasks.categories import Category
 from tasks.exits import OK, STOPPED
@@ -11,7 +12,6 @@ from tasks.folder import (
     Folder,
     JobError,
     ShardName,
-    entries_of,
     find_job,
     missing_shards,
     parts,
@@ -72,7 +72,7 @@ def problems(folder: Folder, job: Job) -> Iterator[str]:
 
 
 def _conflicts(folder: Folder) -> Iterator[str]:
-    for entry in entries_of(folder.file(f"shards/{folder.run}/")):
+    for entry in list_entries(folder.file(f"shards/{folder.run}/")):
         if entry.uri.endswith(".conflict.json"):
             yield f"{entry.uri} is other content than its shard has, by the same kind of worker"
 

@@ -22,7 +22,7 @@ from tasks.zoo_table import Facts, record_lines
 from worker.drawing import contact_sheet
 from worker.model import load_model
 from worker.settings import read_settings
-from worker.shard import Stopwatch, annotate
+from worker.shard import Means, Stopwatch, annotate
 from worker.sheet import drawn
 
 
@@ -31,7 +31,7 @@ def check(name: str, image: str, output: str) -> Said:
     usable = [each["fits"] for each in reports if each["fits"] is not None]
     code = OK if usable and all(usable) else WRONG
     event = {"event": "check", "model": name, "builds": reports}
-    return Said(event, [line for each in reports for line in report_lines(each)], code)
+    return Said(event, record_lines({"builds": reports}), code)
 
 
 def try_builds(name: str, image: str, folder: Path) -> Iterator[Facts]:
@@ -67,12 +67,12 @@ def _try(model: Model, picture: str, drawing: str) -> Facts:
     settings = settings_of(model, Wishes(model=model.card.name, output=""))
     loaded, watch = load_model(model, read_settings()), Stopwatch()
     items = [Item(1, picture, picture)]
-    (outcome,) = annotate(items, loaded, settings, threads=1, watch=watch)
+    (outcome,) = annotate(items, Means(loaded, settings, watch))
     if outcome.failure is not None:
         failed = ModelError if outcome.failure.stage == "model" else InputError
         raise failed(f"{outcome.failure.uri}: {outcome.failure.message}")
     caption = f"{model.build.file} with {loaded.runtime.version}"
-    put(drawing, contact_sheet([(caption, drawn(outcome.item, outcome.annotations, settings))]))
+    put(drawing, contact_sheet([(caption, drawn(items[0], outcome.annotations, settings))]))
     taken, all_of_them = getattr(loaded.runtime, "operators", (0, 0))  # by its delegate
     names = {each.id: each.name for each in settings.categories}
     decode: Any = loaded.decode  # it says which tensor it reads each of its parts from
@@ -88,11 +88,3 @@ def _try(model: Model, picture: str, drawing: str) -> Facts:
         "detections": dict(Counter(names[each.category_id] for each in outcome.annotations)),
         "drawn": drawing,
     }
-
-
-def report_lines(report: Facts) -> Iterator[str]:
-    verdict = {True: "fits", False: "does not fit", None: "not tried"}[report["fits"]]
-    engine = " ".join(filter(None, (report.get("engine"), report.get("version"))))
-    yield f"{report['build']}{f' with {engine}' if engine else ''}: {verdict}"
-    said = ("build", "engine", "version", "fits", "path", "expected", "found")
-    yield from record_lines({k: v for k, v in report.items() if k not in said}, "  ")

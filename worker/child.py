@@ -53,6 +53,7 @@ def refusing() -> Iterator[None]:
         yield
     except FORESEEN as exc:
         tell({"event": "refused", "message": str(exc)})
+        print(f"maskmill: {exc}", file=sys.stderr, flush=True)
         sys.exit(WRONG)
 
 

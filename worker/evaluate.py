@@ -3,7 +3,6 @@
 import contextlib
 import io
 from collections import Counter
-from collections.abc import Iterator
 from posixpath import basename
 from typing import Any
 
@@ -17,6 +16,7 @@ from storage.errors import NotFound
 from tasks.folder import Folder, JobError, find_job
 from tasks.inputs import InputError
 from tasks.progress import Said
+from tasks.zoo_table import record_lines
 
 METRICS = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
 Record = dict[str, Any]
@@ -26,27 +26,9 @@ def evaluate(output: str, truth: str, more: str = "") -> Said:
     """What is measured, with `more` for a person below."""
     report = measure(find_job(output)[1], truth)
     event = {"event": "eval", "output": output, "truth": truth, **report}
-    return Said(event, [*_lines(report), *more.splitlines()])
-
-
-def _lines(report: Record) -> Iterator[str]:
-    box, mask = report["box"], report["mask"]
-    rows = [(name, box[name], mask[name]) for name in METRICS]
-    classes = box["by_class"].items()
-    rows += [(f"  {name}", value, mask["by_class"].get(name)) for name, value in classes]
-    yield f"{'':24}    box   mask"
-    for name, *values in rows:
-        yield f"{name:24}  {'  '.join(map(_figure, values))}"
-    mean = f"{report['mean_ap']:.3f}, on {report['images']} images"
-    yield f"box AP {box['ap']:.3f}, mask AP {mask['ap']:.3f}, their mean {mean}"
-    if report["truth_images_not_in_job"]:
-        yield f"{report['truth_images_not_in_job']} images of the truth are not in the job"
-    if report["results_left_out"]:
-        yield f"{report['results_left_out']} results are of images or classes not in it"
-
-
-def _figure(value: float | None) -> str:
-    return "    –" if value is None else f"{value:.3f}"
+    box, mask, mean = report["box"]["ap"], report["mask"]["ap"], report["mean_ap"]
+    both = f"box AP {box:.3f}, mask AP {mask:.3f}, their mean {mean:.3f}"
+    return Said(event, [*record_lines(report, empty="no truth of it"), both, *more.splitlines()])
 
 
 def measure(folder: Folder, truth_uri: str) -> Record:

@@ -38,7 +38,7 @@ UNFIT = 2  # different workers that cannot load a model stop its job
 class FleetStation(Station):
     app: Celery
     state: State
-    consumer: Any = None  # Celery's, where the tasks run in its process
+    celery: Any = None  # its worker, where the tasks run in its process
     # How far each job is known to be done, by folder and run: every shard below is written.
     done_below: dict[Folder, int] = field(default_factory=dict)
     open_jobs: Remembered = field(default_factory=dict)
@@ -110,8 +110,8 @@ class FleetStation(Station):
             stop(folder, f"{len(unfit)} workers cannot load the model: {reason}")
             return
         log.warning("takes no more from %s until it is started again", queue_of(job))
-        if self.consumer is not None:
-            self.consumer.cancel_task_queue(queue_of(job))
+        if self.celery is not None:
+            self.celery.consumer.cancel_task_queue(queue_of(job))
         else:  # in a pool's child the consumer is another process's
             here = current_task.request.hostname
             self.app.control.cancel_consumer(queue_of(job), destination=[here])

@@ -16,7 +16,6 @@ from storage import exists, put
 from storage.errors import Exists, StorageError
 from storage.uris import without_frame
 from tasks.broker import BrokerDown
-from tasks.cards import ModelError
 from tasks.folder import Due, Folder, JobError, generation_due, read_job, read_plan, read_shard
 from tasks.markers import halt_of, look_for_halt
 from tasks.merge import merge_all
@@ -31,7 +30,7 @@ from tasks.messages import (
 )
 from tasks.open_jobs import append_message
 from tasks.reconcile import reconcile
-from tasks.records import Item, Job, ProducedBy, Shard, encode
+from tasks.records import Item, Job, Problem, ProducedBy, Shard, encode
 from tasks.runs import Fleet, tick
 from tasks.submit import submit_message
 from worker import spool
@@ -39,7 +38,7 @@ from worker.attempts import Overtaken, Released, Trying, read_history
 from worker.fleet import PASSING, FleetStation
 from worker.model import LoadedModel, instruction_set
 from worker.per_image import EVENT, save_frame, write_per_image
-from worker.shard import Outcome, annotate, failure_of
+from worker.shard import Means, Outcome, annotate, failed
 from worker.sheet import write_sheet
 from worker.station import Event, Station
 
@@ -64,6 +63,8 @@ def task(kind: type[M]) -> Callable[[Callable[[M], None]], Any]:
                 log.warning("%s, or the reconciler does", exc)
             except Exception as exc:  # noqa: BLE001 - whatever it is, the message is not lost
                 station.bury(exc, kind.task, {"args": args, **body} if args else body)
+            finally:
+                station.tell({"event": "let-go"})
 
         return shared_task(name=kind.task)(run)
 
@@ -138,46 +139,36 @@ def run_shard(message: ShardMessage, job: Job, station: Station) -> None:
     generation = generation_due(folder, message.shard)
     if generation is not None:
         look_for_halt(folder)
-        model = _model(job, station)
+        model = station.model_of(job)
         try:
             _try(Due(folder, message.shard, generation), job, model, station)
         except Overtaken:
             log.info("shard %s of %s was done by another worker", message.shard, folder.uri)
-        finally:
-            station.tell({"event": "let-go"})
     station.ended(folder, job)
 
 
-def _model(job: Job, station: Station) -> LoadedModel:
-    """The job's model as this worker runs it; of a mixed one the first that it can load."""
-    reason: Exception = ModelError(f"none of the builds of {job.asked.model.card.name} runs here")
-    for model in station.servable(job):
-        if model in station.unfit:
-            continue
-        try:
-            return station.model(model)
-        except ModelError as exc:
-            reason = exc
-            station.unfit.extend([model] if job.asked.alternates else [])
-            log.warning("%s with %s: %s", model.build.file, model.engine, exc)
-    raise reason
-
-
 def _try(due: Due, job: Job, model: LoadedModel, station: Station) -> None:
-    folder, shard, _ = due
+    (folder, shard, _), settings = due, job.asked.settings
     items = read_plan(*due)
     before = spool.kept_of(due, _produced_by(model))
     done = {image.id for image in before.images} | {each.image_id for each in before.failures}
     left = tuple(sorted((item for item in items if item.id not in done), key=_place))
     ended: list[Outcome] = []
-    away: list[StorageError] = []
     attempts = folder.attempts(*due[1:])
     said = {"job": folder.uri, "shard": shard, "attempts": attempts, "worker": station.worker}
     with Trying(attempts, station.worker, read_history(attempts)) as attempt:
         station.tell({"event": "taken", **said})
         try:
-            outcomes = _outcomes(left, model, job, folder, attempt, station, away)
-            for outcome in _watched(outcomes, due, station, away):
+            means = Means(
+                model,
+                settings,
+                attempt.watch,
+                threads=station.settings.decode_threads,
+                refused=station.refused,
+                keep=partial(save_frame, folder, job) if settings.save_frames else None,
+            )
+            outcomes = _outcomes(left, means, attempt)
+            for outcome in _watched(outcomes, due, station, means.away):
                 ended.append(outcome)
             look_for_halt(folder)
             attempt.watch.timed("write", _write, due, job, _record(before, ended), items, station)
@@ -195,30 +186,17 @@ def _place(item: Item) -> tuple[str, int]:
     return (without_frame(item.uri), item.frame.pts) if item.frame else ("", 0)
 
 
-def _outcomes(
-    items: tuple[Item, ...],
-    model: LoadedModel,
-    job: Job,
-    folder: Folder,
-    attempt: Trying,
-    station: Station,
-    away: list[StorageError],
-) -> Any:
-    settings, watch, refused = job.asked.settings, attempt.watch, station.refused
-    told: dict[str, Any] = {"watch": watch, "refused": refused}
-    if settings.save_frames:
-        told["keep"] = partial(save_frame, folder, job)
+def _outcomes(items: Sequence[Item], means: Means, attempt: Trying) -> Iterator[Outcome]:
     if not attempt.history.careful:
-        threads = station.settings.decode_threads
-        yield from annotate(items, model, settings, threads=threads, away=away, **told)
+        yield from annotate(items, means)
         return
     for item in items:
         if item.id in attempt.history.given_up:
             message = "the process that opened this image died, twice with nothing beside it"
-            yield Outcome(item, failure=failure_of(item, "worker", "crashed", message))
+            yield failed(item, Problem("worker", "crashed", message))
             continue
         attempt.in_hand(item.id)
-        yield from annotate((item,), model, settings, threads=1, **told)
+        yield from annotate((item,), means)
 
 
 def _watched(
@@ -321,5 +299,3 @@ def run_merge(uri: str, station: Station) -> None:
         station.tell({"event": "merged"})
     except (JobError, OSError, StorageError) as exc:  # OSError: of the scratch folder
         station.unmerged(folder, exc)
-    finally:
-        station.tell({"event": "let-go"})

@@ -8,7 +8,6 @@ import logging
 import os
 from typing import Any
 
-import msgspec
 from celery import signals
 
 from tasks.broker import DEFAULT_QUEUE, make_app, queue_of, send_merge, send_shards
@@ -21,11 +20,6 @@ from worker.attempts import worker_name
 from worker.child import begin, heed, refusing, take_order, tell, worker_of
 from worker.jobs import station
 from worker.station import said_of
-
-
-class Working(msgspec.Struct):
-    job: str
-    replace_edited: bool
 
 
 class Telling(logging.Handler):
@@ -42,12 +36,12 @@ def main() -> None:
     with refusing():
         station.model(model)
     tell({"event": "ready"})
-    order = take_order(Working)
+    order = take_order(dict[str, Any])
     heed(station, 0.0, STOP_S)
     station.worker, station.tell, station.failed = worker_name("local"), tell, fail
-    station.replace_edited = order.replace_edited
+    station.replace_edited = order["replace_edited"]
     try:
-        work_off(order.job)
+        work_off(order["job"])
     except Exception as exc:  # noqa: BLE001 - whatever it is, it is told and ends the run
         fail(said_of(exc))
     os._exit(STOPPED)

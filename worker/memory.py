@@ -38,10 +38,6 @@ class Flight:
     def threads(self, wanted: int) -> int:
         return min(wanted, max(1, self._room // (4 * PICTURE))) if self._room else wanted
 
-    @property
-    def limited(self) -> bool:
-        return self._room > 0
-
     @contextmanager
     def decoding(self, file: int, header: Header, least: tuple[int, int] | None) -> Iterator[None]:
         """For one image of a file of so many bytes."""

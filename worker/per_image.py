@@ -11,7 +11,6 @@ frames/<file_name> are the pixels of the frames of videos, so that this is where
 import hashlib
 import io
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
@@ -22,11 +21,11 @@ from storage.errors import BadUri, Exists
 from storage.uris import below, shown
 from tasks.folder import Folder
 from tasks.merge import dataset_record
+from tasks.ordered import side_by_side
 from tasks.records import Item, ItemError, Job, Shard, encode
 from worker.images import Pixels
 
 EVENT = "maskmill-image"
-WRITERS = 8
 LONGEST = 250  # bytes of a part of a name; file systems take 255
 
 
@@ -75,8 +74,7 @@ def write_per_image(
         key = _put(folder, per_image_uri(folder, item.file_name, uri), uri, data, job.open)
         return {"job": folder.uri, "uri": uri, "key": key}
 
-    with ThreadPoolExecutor(WRITERS) as pool:
-        return list(pool.map(write, items))
+    return list(side_by_side(write, items))
 
 
 def save_frame(folder: Folder, job: Job, item: Item, pixels: Pixels) -> None:

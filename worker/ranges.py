@@ -128,9 +128,8 @@ def bytes_of(uri: str, version: str, max_bytes: int) -> Source:
         opened = open_from(uri, 0, version)
     file = _download(opened, max_bytes)
     with _one_at_a_time:
-        for old in _last_download.values():
-            old.close()
-        _last_download.clear()
+        while _last_download:
+            _last_download.popitem()[1].close()
         _last_download[uri, opened.version] = file
         return _reopened(file, opened.version)
 

@@ -12,6 +12,7 @@ from tasks.progress import Said, say
 from tasks.records import Selection
 from tasks.shelf import find_model
 from tasks.wishes import Wishes
+from tasks.zoo_table import record_lines
 from worker.evaluate import Record, measure
 
 
@@ -61,7 +62,7 @@ def _judge(model: Model, output: str, truth: str, tolerance: float) -> Said:
         "same": code == OK if own else None,
         "output": output,
     }
-    return Said(said, _comparison(said), code)
+    return Said(said, record_lines(said), code)
 
 
 def _rows(model: Model, measured: Record) -> Iterator[Record]:
@@ -69,16 +70,5 @@ def _rows(model: Model, measured: Record) -> Iterator[Record]:
         for figure, here in measured.items():
             said: float | None = getattr(accuracy, figure.removesuffix("_ap"))
             if said is not None:
-                fact = {"figure": figure, "card": said, "difference": here - said}
+                fact = {"figure": figure, "card": said, "difference": round(here - said, 4)}
                 yield {**fact, "own": not number, "source": accuracy.source, "on": accuracy.on}
-
-
-def _comparison(said: Record) -> Iterator[str]:
-    left = f"; {said['left_out']} more are left out" if said["left_out"] else ""
-    yield f"\n{said['model']}, {said['build']} with {said['engine']}, {said['images']} images{left}"
-    for figure, here in said["measured"].items():
-        yield f"{figure:<10}{here:.4f} measured here"
-        for row in (each for each in said["comparison"] if each["figure"] == figure):
-            yield "{card:16.4f} {source}, {difference:+.4f} ({on})".format_map(row)
-    verdict = {None: "the card has no figure of this build", True: "as its card says"}
-    yield f"{verdict.get(said['same'], 'not what its card says')}, within {said['tolerance']}"

@@ -10,14 +10,13 @@ import platform
 import socket
 import threading
 import time
-import warnings
 from collections import deque
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from celery.exceptions import SecurityWarning
+from msgspec.structs import replace
 
 from storage.errors import StorageError
 from tasks.broker import queues_for
@@ -33,7 +32,6 @@ from worker.model import instruction_set
 SAY_S = 5.0
 RATE_OVER_S = 60.0
 STUCK_S = 900.0  # without a word of an image in hand: a driver hangs, and a watchdog may end us
-_STATES = {"taken": "busy", "merging": "merging", "let-go": "idle", "merged": "idle"}
 
 log = logging.getLogger("maskmill.worker")
 
@@ -53,7 +51,6 @@ class Presence:
     def __init__(self, station: FleetStation, serving: Serving) -> None:
         self._station = station
         self._times: deque[float] = deque()
-        self._lock = threading.Lock()
         self._now = WorkerNow(
             id=station.worker.replace(":", "-"),
             at=time.time(),
@@ -69,23 +66,20 @@ class Presence:
 
     def hear(self, event: dict[str, Any]) -> None:
         """The station's events: shards taken in hand and let go, images done."""
-        with self._lock:
-            self._moved = time.monotonic()
-            if event["event"] == "image":
-                self._times.append(time.monotonic())
-            elif state := _STATES.get(event["event"]):
-                self._change(job=event.get("job", ""), shard=event.get("shard"), state=state)
+        self._moved = time.monotonic()
+        if event["event"] == "image":
+            self._times.append(self._moved)
+        elif event["event"] in ("taken", "merging", "let-go"):
+            job, shard = event.get("job", ""), event.get("shard")
+            self._now = replace(self._now, job=job, shard=shard, since=time.time())
         if event["event"] in ("taken", "let-go"):
             tell(event)
-
-    def _change(self, **values: Any) -> None:
-        self._now = msgspec.structs.replace(self._now, **values)
 
     def _keep_beating(self) -> None:
         """For probes and watchdogs: this process is alive, even while a store does not answer."""
         beat = os.environ.get("MASKMILL_HEARTBEAT_FILE")
         while True:
-            if self._now.state != "busy" or time.monotonic() - self._moved < STUCK_S:
+            if self._now.shard is None or time.monotonic() - self._moved < STUCK_S:
                 if beat:
                     with suppress(OSError):  # a probe notices that it cannot be touched
                         Path(beat).touch()
@@ -94,13 +88,12 @@ class Presence:
 
     def _keep_saying(self) -> None:
         while True:
-            with self._lock:
-                now = time.monotonic()
-                while self._times and now - self._times[0] > RATE_OVER_S:
-                    self._times.popleft()
-                span = max(now - self._times[0], SAY_S) if self._times else SAY_S
-                self._change(at=time.time(), images_per_s=round(len(self._times) / span, 3))
-                said = self._now
+            now = time.monotonic()
+            while self._times and now - self._times[0] > RATE_OVER_S:
+                self._times.popleft()
+            span = max(now - self._times[0], SAY_S) if self._times else SAY_S
+            rate = round(len(self._times) / span, 3)
+            said = replace(self._now, at=time.time(), images_per_s=rate)
             try:
                 self._station.state.say_worker(said)
                 jobs.deliver(self._station)
@@ -118,8 +111,6 @@ def _tell_systemd(what: str) -> None:
 
 
 def main() -> None:
-    # Celery minds root for pickle's sake; messages here are JSON.
-    warnings.filterwarnings("ignore", category=SecurityWarning)
     for name in ("celery", "kombu", "amqp"):
         logging.getLogger(name).setLevel(logging.WARNING)
     serving = begin(logging.INFO, Serving)
@@ -146,6 +137,7 @@ def main() -> None:
         without_gossip=True,
         without_mingle=True,
     )
+    station.celery = worker
     log.info("serving %s", ", ".join(queues))
     worker.start()
     with suppress(StorageError):  # it is forgotten by its silence then

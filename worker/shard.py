@@ -2,24 +2,34 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from storage import get_versioned
-from storage.errors import OF_ONE_INPUT, StorageError
+from storage.errors import OfOneInput, StorageError
 from storage.uris import shown
 from tasks.cards import ModelError
-from tasks.ordered import ordered_map
-from tasks.records import Annotation, Failure, Image, Item, ItemError, RleMask, Settings, Video
+from tasks.ordered import side_by_side
+from tasks.records import (
+    Annotation,
+    Failure,
+    Image,
+    Item,
+    ItemError,
+    Problem,
+    RleMask,
+    Settings,
+    Video,
+)
 from worker.detections import Detections, Raw, Wanted
 from worker.images import BadImage, Header, Pixels, decode, read_header
 from worker.memory import flight
@@ -32,12 +42,8 @@ from worker.runtimes import RunFailed
 if TYPE_CHECKING:  # PyAV is loaded where there is a video
     from worker.frames import Shot
 
-POST_WINDOW = 4
-
-
 Shoot = Callable[[Item], "Future[Shot] | None"]
-Keep = Callable[[Item, Pixels], None]
-Begun = tuple[Item, "Failure | Future[Shot] | None"]
+Begun = tuple[Item, Problem | None, "Future[Shot] | None"]
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -61,7 +67,6 @@ Ran = tuple[Picture, Raw]  # the tensor is let go: it is the largest thing here
 class Outcome:
     """How one input ended: an image with its annotations, or a failure."""
 
-    item: Item
     image: Image | None = None
     annotations: tuple[Annotation, ...] = ()
     failure: Failure | None = None
@@ -84,117 +89,93 @@ class Stopwatch:
                 self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
 
-def annotate(
-    items: Sequence[Item],
-    model: LoadedModel,
-    settings: Settings,
-    *,
-    threads: int,
-    watch: Stopwatch,
-    refused: Callable[[Item], str] = lambda item: "",
-    away: list[StorageError] | None = None,
-    keep: Keep = lambda item, pixels: None,
-) -> Iterator[Outcome]:
-    """Outcomes in the items' order. Fetching and decoding run ahead, post-processing beside.
+@dataclass(frozen=True)
+class Means:
+    """What the inputs of a shard are annotated with.
 
-    Frames of videos are read ahead of all that, one after the other, and given to `keep`.
+    refused: why an input may not be read; empty if it may.
+    keep: is given the pixels of frames of videos.
+    away: gets what says that a store does not answer.
+    """
+
+    model: LoadedModel
+    settings: Settings
+    watch: Stopwatch
+    threads: int = 1
+    refused: Callable[[Item], str] = lambda item: ""
+    keep: Callable[[Item, Pixels], None] | None = None
+    away: list[StorageError] = field(default_factory=list)
+
+
+def annotate(items: Sequence[Item], means: Means) -> Iterator[Outcome]:
+    """Outcomes in the items' order. Several are on their way at a time, one of them in the network.
+
+    Frames of videos are read ahead of all that, one after the other.
     Once a store is `away`, what is fetched is finished, nothing more is fetched, and it is raised.
     """
-    away = [] if away is None else away
+    away = means.away
 
     def begun(item: Item) -> Begun:
-        if item.problem:
-            return item, failure_of(item, *msgspec.structs.astuple(item.problem))
-        if reason := refused(item):
-            return item, failure_of(item, "fetch", "refused", reason)
-        return item, None if away else shoot(item)
+        problem = item.problem
+        if not problem and (reason := means.refused(item)):
+            problem = Problem("fetch", "refused", reason)
+        return item, problem, None if problem or away else shoot(item)
 
-    def ahead(given: Begun) -> Prepared | Failure | None:
-        item, shot = given
+    def through(begun: Begun) -> Outcome | None:
+        """None is what a store kept from being done."""
+        item, problem, shot = begun
         if away:
             return None
-        if isinstance(shot, Failure):
-            return shot
         try:
-            return _or_failure(item, partial(prepare, item, shot, model, settings, watch, keep))
+            if problem:
+                return failed(item, problem)
+            ran = network.submit(infer, *prepare(item, shot, means), means)
+            return means.watch.timed("masks", finish, *ran.result(), means.model, means.settings)
+        except ItemError as exc:
+            return failed(item, exc)
         except StorageError as exc:
             away.append(exc)
             return None
 
-    def inferred(prepared: Iterable[Prepared | Failure | None]) -> Iterator[Failure | Ran | None]:
-        for each in prepared:
-            if each is None or isinstance(each, Failure):
-                yield each
-            else:
-                yield _or_failure(each[0].item, partial(infer, *each, model, watch))
-
-    def behind(ran: Failure | Ran | None) -> Outcome | Failure | None:
-        if ran is None or isinstance(ran, Failure):
-            return ran
-        return watch.timed("masks", finish, *ran, model, settings)
-
-    threads = flight.threads(threads)
-    windows = (threads, 2) if flight.limited else (2 * threads, POST_WINDOW)
-    with (
-        _shooting(items, settings, watch) as shoot,
-        ThreadPoolExecutor(threads) as front,
-        ThreadPoolExecutor(1) as back,
-    ):
-        prepared = ordered_map(front, ahead, map(begun, items), window=windows[0])
-        results = ordered_map(back, behind, inferred(prepared), window=windows[1])
-        for item, result in zip(items, results, strict=True):
-            if result is not None:
-                yield Outcome(item, failure=result) if isinstance(result, Failure) else result
+    # Beside those that fetch and decode there is one in the network, and one behind it.
+    threads = flight.threads(means.threads) + 2
+    with _shooting(items, means) as shoot, ThreadPoolExecutor(1) as network:
+        yield from filter(None, side_by_side(through, map(begun, items), threads, threads))
     if away:
         raise away[0]
 
 
-def _or_failure(item: Item, step: Callable[[], R]) -> R | Failure:
-    try:
-        return step()
-    except ItemError as exc:
-        return failure_of(item, exc.stage, exc.kind, exc.message)
-
-
-def failure_of(item: Item, stage: Any, kind: str, message: str) -> Failure:
-    return Failure(item.id, shown(item.uri), item.file_name, stage, kind, message)
+def failed(item: Item, why: Problem | ItemError) -> Outcome:
+    said = why.stage, why.kind, why.message
+    return Outcome(failure=Failure(item.id, shown(item.uri), item.file_name, *said))
 
 
 def frame_reader(settings: Settings) -> Any:
     """A FrameReader; images do without the 15 MiB of its decoders."""
-    try:
-        kind = import_module("worker.frames").FrameReader
-    except ModuleNotFoundError as exc:
-        said = f"frames of videos need {exc.name}: pip install 'maskmill[worker]'"
-        raise ModelError(said) from exc
+    if find_spec("av") is None:
+        raise ModelError("frames of videos need av: pip install 'maskmill[worker]'")
+    kind = import_module("worker.frames").FrameReader
     return kind(settings.max_video_bytes, settings.max_pixels)
 
 
 @contextmanager
-def _shooting(items: Sequence[Item], settings: Settings, watch: Stopwatch) -> Iterator[Shoot]:
+def _shooting(items: Sequence[Item], means: Means) -> Iterator[Shoot]:
     """What reads a frame beside all else, in one thread and in the order in which it is asked."""
     if not any(item.frame for item in items):
         yield lambda item: None
         return
-    with closing(frame_reader(settings)) as reader, ThreadPoolExecutor(1) as pool:
-        read = partial(watch.timed, "decode", reader.read)
+    with closing(frame_reader(means.settings)) as reader, ThreadPoolExecutor(1) as pool:
+        read = partial(means.watch.timed, "decode", reader.read)
         yield lambda item: pool.submit(read, item) if item.frame else None
 
 
-def prepare(
-    item: Item,
-    shot: "Future[Shot] | None",
-    model: LoadedModel,
-    settings: Settings,
-    watch: Stopwatch,
-    keep: Keep,
-) -> Prepared:
+def prepare(item: Item, shot: "Future[Shot] | None", means: Means) -> Prepared:
     if shot is not None:
         with _of_one_item():
             frame = shot.result()
-        return watch.timed("decode", _frame_to_tensor, item, frame, model, keep)
-    data = watch.timed("fetch", fetch, item, settings.max_bytes)
-    return watch.timed("decode", _to_tensor, item, data, model, settings)
+        return means.watch.timed("decode", _frame_to_tensor, item, frame, means)
+    data = means.watch.timed("fetch", fetch, item, means.settings.max_bytes)
+    return means.watch.timed("decode", _to_tensor, item, data, means.model, means.settings)
 
 
 def fetch(item: Item, max_bytes: int) -> bytes:
@@ -210,9 +191,7 @@ def _of_one_item() -> Iterator[None]:
     """A store's errors that are wrong with one input are its failure."""
     try:
         yield
-    except StorageError as exc:
-        if exc.kind not in OF_ONE_INPUT:
-            raise
+    except OfOneInput as exc:
         raise ItemError("fetch", exc.kind, str(exc)) from exc
 
 
@@ -229,18 +208,19 @@ def _to_tensor(item: Item, data: bytes, model: LoadedModel, settings: Settings) 
     return Picture(item, frame, header.orientation), tensor
 
 
-def _frame_to_tensor(item: Item, shot: "Shot", model: LoadedModel, keep: Keep) -> Prepared:
-    video = shot.video
+def _frame_to_tensor(item: Item, shot: "Shot", means: Means) -> Prepared:
+    video, intake = shot.video, means.model.intake
     with flight.decoding(0, Header(video.codec, video.width, video.height, 1), None):
         pixels = shot.pixels()
-        keep(item, pixels)
-        frame = model.intake.frame(*pixels.shape[:2])
-        return Picture(item, frame, 1, video), model.intake.tensor(pixels, frame)
+        if means.keep:
+            means.keep(item, pixels)
+        frame = intake.frame(*pixels.shape[:2])
+        return Picture(item, frame, 1, video), intake.tensor(pixels, frame)
 
 
-def infer(picture: Picture, tensor: Tensor, model: LoadedModel, watch: Stopwatch) -> Ran:
+def infer(picture: Picture, tensor: Tensor, means: Means) -> Ran:
     try:
-        return picture, watch.timed("inference", model.infer, tensor, picture.frame)
+        return picture, means.watch.timed("inference", means.model.infer, tensor, picture.frame)
     except RunFailed as exc:
         raise ItemError("model", "failed", "the network failed on this image") from exc
 
@@ -252,7 +232,6 @@ def finish(picture: Picture, raw: Raw, model: LoadedModel, settings: Settings) -
     sides = frame.image_width, frame.image_height
     shown = (picture.video, None, item.frame.index, item.frame.time) if item.frame else ()
     return Outcome(
-        item,
         Image(item.id, item.file_name, *sides, picture.orientation, *shown),
         tuple(to_annotations(found, item.id, settings)),
         empty_masks=found.dropped,

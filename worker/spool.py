@@ -53,21 +53,19 @@ def keep(due: Due, record: Shard, items: int, most: int) -> None:
 
 def kept_of(due: Due, by: ProducedBy) -> Shard:
     """What was kept of a shard by a worker of this kind; else a record of nothing yet."""
-    place = _place(due)
-    kept = _read(place) if place else None
-    return (
-        kept.record if kept and kept.record.produced_by == by else Shard(due.shard, by, (), (), ())
-    )
+    kept = (each.record for each in all_kept() if each.due == due)
+    nothing = Shard(due.shard, by, (), (), ())
+    return next((each for each in kept if each.produced_by == by), nothing)
 
 
 def all_kept() -> Iterator[Kept]:
     spool = os.environ.get("MASKMILL_SPOOL", "")
     for place in Path(spool).iterdir() if spool and os.path.isdir(spool) else ():
-        kept = _read(place) if place.suffix == ".json" else None
-        if kept:
-            yield kept
-            continue
         with suppress(FileNotFoundError):  # another worker of this spool was faster
+            if place.suffix == ".json":
+                with suppress(msgspec.DecodeError):
+                    yield msgspec.json.decode(place.read_bytes(), type=Kept)
+                    continue
             if time.time() - place.stat().st_mtime > LEFT_S:
                 place.unlink()
 
@@ -76,12 +74,6 @@ def forget(due: Due) -> None:
     place = _place(due)
     if place:
         place.unlink(missing_ok=True)
-
-
-def _read(place: Path) -> Kept | None:
-    with suppress(FileNotFoundError, msgspec.DecodeError):
-        return msgspec.json.decode(place.read_bytes(), type=Kept)
-    return None
 
 
 def _place(due: Due) -> Path | None:

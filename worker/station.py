@@ -63,13 +63,20 @@ class Station:
             self.models[key] = load_model(model, self.settings)
         return self.models[key]
 
-    def servable(self, job: Job) -> list[Model]:
-        """Which of a job's models this worker may run, the preferred first."""
-        models = [job.asked.model, *job.asked.alternates]
+    def model_of(self, job: Job) -> LoadedModel:
+        """The job's model; of a mixed one the first that this worker may run and can load."""
+        first = job.asked.model
         if not job.asked.alternates:
-            return models
-        mine = (each for each in models if each.engine in self.engines)
-        return [each for each in mine if self.limits.allow_model(each.card.name, each.sha256)]
+            return self.model(first)
+        for model in (first, *job.asked.alternates):
+            allowed = self.limits.allow_model(model.card.name, model.sha256)
+            if allowed and model.engine in self.engines and model not in self.unfit:
+                try:
+                    return self.model(model)
+                except ModelError as exc:
+                    self.unfit.append(model)
+                    log.warning("%s with %s: %s", model.build.file, model.engine, exc)
+        raise ModelError(f"none of the builds of {first.card.name} runs here")
 
     def admit(self, job: Job, folder: Folder) -> None:
         """Raise JobError or NotAllowed for a job that this worker may not touch."""

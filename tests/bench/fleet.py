@@ -41,7 +41,7 @@ from tests.pictures import picture
 from tests.services import redis_server
 from worker.model import load_model
 from worker.settings import WorkerSettings
-from worker.shard import Stopwatch, prepare
+from worker.shard import Means, Stopwatch, prepare
 
 EDGE = Path("build/edge.onnx")
 MILLION = 1_000_000
@@ -320,10 +320,9 @@ def bare_pace(card: str, photos: str, cores: list[int]) -> tuple[float, float]:
     os.sched_setaffinity(0, cores)
     loaded = load_model(find_model(card), WorkerSettings(threads=len(cores)))
     limits = Settings(categories=coco80(), class_ids=(), max_bytes=1 << 30, max_pixels=1 << 30)
+    means = Means(loaded, limits, Stopwatch())
     ready = [
-        prepare(
-            Item(number, str(path), path.name), None, loaded, limits, Stopwatch(), lambda *_: None
-        )
+        prepare(Item(number, str(path), path.name), None, means)
         for number, path in enumerate(sorted(Path(photos).iterdir())[:12])
     ]
     feeds = [loaded.intake.feeds(tensor, picture.frame) for picture, tensor in ready]

@@ -14,13 +14,12 @@ import msgspec
 import pytest
 from redis import Redis
 
-from storage import get
+from storage import get, list_entries
 from storage.s3_clients import client_for
 from storage.uris import parse
 from tasks import events
 from tasks.broker import BrokerDown, make_app, sqs_client
 from tasks.events import check_queue, drain
-from tasks.folder import entries_of
 from tasks.inputs import Found, find
 from tasks.open_jobs import append
 from tasks.records import Item
@@ -290,7 +289,7 @@ def test_what_cannot_be_read_is_buried_once_and_the_rest_goes_on(
         drain(redis_list.url, taken.lots.append, state.bury_message)
     assert set(taken.uris) == {f"s3://photos/{n}.jpg" for n in range(len(bad))}
     assert redis_list.waiting() == 0
-    letters = [json.loads(get(each.uri)) for each in entries_of(str(tmp_path / "dead") + "/")]
+    letters = [json.loads(get(each.uri)) for each in list_entries(str(tmp_path / "dead") + "/")]
     assert len(letters) == len(bad)
     assert all(each["reason"].startswith("it is no notification of S3: ") for each in letters)
     assert {each["message"] for each in letters} >= {*NO_NOTIFICATIONS}
@@ -335,7 +334,7 @@ def test_a_crash_between_storing_and_deleting(
     assert [letter["message"] for _, letter in taken.letters] == ["not JSON"]
     assert set(taken.uris) == {f"s3://photos/{n}.jpg" for n in range(25)}
     assert len(taken.uris) >= 50, "it came twice"
-    parts = [get(each.uri) for each in entries_of(f"{out}/plan/") if each.uri.endswith(".jsonl")]
+    parts = [get(each.uri) for each in list_entries(f"{out}/plan/") if each.uri.endswith(".jsonl")]
     planned = [i.uri for data in parts for i in ITEMS.decode_lines(data)]
     assert set(planned) == set(taken.uris)
     if kind == "redis":

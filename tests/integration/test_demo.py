@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from tasks import demo
+from tasks import annotate
 from tasks.cards import read_card
 from tasks.progress import Said
 from tasks.shelf import ZOO
@@ -46,10 +46,11 @@ def test_demo_annotates_judges_and_says_what_is_next(tmp_path: Path) -> None:
 
 def test_the_demo_of_a_board_that_has_no_onnx_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(demo, "is_here", lambda engine: engine == "tflite")
+    monkeypatch.setattr(annotate, "is_here", lambda engine: engine == "tflite")
     stopped = Said({"event": "summary"}, [], code=3)
-    monkeypatch.setattr(demo, "annotate", lambda *given: asked.append(given[2].runtime) or stopped)
-    assert demo.demo("out", as_json=False) == 3
+    ran = lambda *given: asked.append(given[2].runtime) or stopped  # noqa: E731
+    monkeypatch.setattr(annotate, "annotate", ran)
+    assert annotate.demo("out", as_json=False) == 3
     assert asked == ["tflite"]
 
 

@@ -243,7 +243,8 @@ def test_check_says_what_was_expected_and_found(tmp_path: Path) -> None:
     card.write_text(card.read_text().replace('"ash", "birch", ', ""))
     ran = maskmill("models", "check", card, "-o", tmp_path / "drawn")
     assert ran.code == 2
-    assert "canned.onnx with onnx: does not fit" in ran.out
+    told = [" ".join(line.split()) for line in ran.out.splitlines()]
+    assert told[1:5] == ["build canned.onnx", "engine onnx", f"path {told[3][5:]}", "fits False"]
     assert "expected" in ran.out
     assert "found" in ran.out
     (tmp_path / "canned.onnx").unlink()

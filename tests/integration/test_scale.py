@@ -91,7 +91,7 @@ class Counted:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.calls: Counter[str] = Counter()
-        for verb in ("get_versioned", "open_versioned", "list_entries", "put", "delete"):
+        for verb in ("open_versioned", "list_entries", "put", "delete"):
             monkeypatch.setattr(storage.disk, verb, self._counting(verb))
 
     def _counting(self, verb: str) -> Callable[..., Any]:

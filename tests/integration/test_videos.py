@@ -313,7 +313,7 @@ def test_the_same_bytes_for_any_shard_size(
     assert done.code == 3
     told = [each for each in done.events if each["event"] in ("planned", "summary")]
     assert len(told) == 2
-    assert all("shards" in each and "cuts" not in each for each in told), "that is a long list"
+    assert all("shards" in each for each in told)
     assert (tmp_path / "out" / "instances.json").read_bytes() == undisturbed
     assert maskmill("doctor", tmp_path / "out").code == 0
 
@@ -328,7 +328,6 @@ def test_killed_in_mid_video_and_run_again(
     assert killed.code == -signal.SIGKILL
     job = read_job(str(tmp_path / "out"))
     assert job is not None
-    assert job.counts.cuts
     before = sum(1 for _ in list_entries(f"{folder_of(tmp_path / 'out').file('shards')}/"))
     assert 0 < before < job.counts.shards
     again = maskmill(*command, "--json")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -19,7 +18,7 @@ from tasks.categories import coco80
 from tasks.folder import read_plan
 from tasks.inputs import Found, InputError
 from tasks.opening import differing
-from tasks.ordered import ordered_map
+from tasks.ordered import side_by_side
 from tasks.plan import write_plan
 from tasks.records import Asked, Item, Selection, Settings
 
@@ -159,7 +158,7 @@ def test_planning_that_was_cut_off_goes_on_where_it_stopped(
 
 @given(st.integers(0, 30), st.integers(1, 8))
 @settings(max_examples=30, deadline=None)
-def test_ordered_map_keeps_order_and_its_bound(count: int, window: int) -> None:
+def test_work_side_by_side_keeps_order_and_its_bound(count: int, window: int) -> None:
     begun = 0
 
     def values() -> Iterable[int]:
@@ -167,10 +166,9 @@ def test_ordered_map_keeps_order_and_its_bound(count: int, window: int) -> None:
         for begun in range(1, count + 1):
             yield begun - 1
 
-    with ThreadPoolExecutor(3) as pool:
-        for place, result in enumerate(ordered_map(pool, lambda n: n * n, values(), window)):
-            assert result == place * place
-            assert begun - place <= window
+    for place, result in enumerate(side_by_side(lambda n: n * n, values(), 3, window)):
+        assert result == place * place
+        assert begun - place <= window
 
 
 def test_differences_are_named_with_both_values() -> None:

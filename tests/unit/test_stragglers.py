@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,8 +10,9 @@ import pytest
 
 from storage import put
 from tasks.folder import Folder, attempt_uri
+from tasks.reconcile import stragglers
 from tasks.records import Attempt, encode
-from tasks.stragglers import stragglers
+from tasks.state import WorkerNow
 
 JOB: Any = SimpleNamespace(open=False, counts=SimpleNamespace(shards=2))
 
@@ -20,20 +20,20 @@ JOB: Any = SimpleNamespace(open=False, counts=SimpleNamespace(shards=2))
 @pytest.mark.parametrize(
     ("in_hand", "slow"),
     [
-        pytest.param([1], [1], id="one worker has it, after another that lost its power"),
-        pytest.param([1, 1], [], id="a second one has it as well"),
-        pytest.param([None], [], id="nobody has it: it is lost, not slow"),
+        pytest.param([(1, 400.0)], [1], id="one worker has it"),
+        pytest.param([(1, 980.0)], [], id="not yet for long"),
+        pytest.param([(1, 400.0), (1, 990.0)], [], id="a second one has it as well"),
+        pytest.param([(None, 400.0)], [], id="nobody has it: it is lost, not slow"),
     ],
 )
 def test_a_shard_that_one_worker_alone_has_for_too_long(
     tmp_path: Path, in_hand: list[Any], slow: list[int]
 ) -> None:
-    folder, now = Folder(str(tmp_path), "0a"), time.time()
-    tried = {
-        (0, 0): Attempt(worker="a", started=now - 400, beat=now - 390, ended="committed"),
-        (1, 0): Attempt(worker="b", started=now - 900, beat=now - 800),
-        (1, 1): Attempt(worker="c", started=now - 600, beat=now),
-    }
-    for (shard, number), attempt in tried.items():
-        put(attempt_uri(folder.attempts(shard), number), encode(attempt))
-    assert stragglers(folder, JOB, [1], in_hand) == slow
+    folder = Folder(str(tmp_path), "0a")
+    done = Attempt(worker="a", started=600, beat=610, ended="committed")
+    put(attempt_uri(folder.attempts(0), 0), encode(done))
+    busy = [
+        WorkerNow(id=name, at=1000.0, cores=1, processor="", engines=(), shard=shard, since=since)
+        for name, (shard, since) in zip("bc", in_hand, strict=False)
+    ]
+    assert stragglers(folder, JOB, [1], busy) == slow
