@@ -182,7 +182,9 @@ class Segments:
                     self._end = self._firsts[-1] - 1
                     for line in file:
                         each = decoded(line, Ended, uri)
-                        self._many("item", [(*_known(each), self.count)])
+                        known = _known(each)
+                        self._many("item", [(*known, self.count)])
+                        self._many("turn", [known[3:]] if known[4] else [])
                         self._end += len(each.annotations)
             except NotFound:
                 return
@@ -314,12 +316,15 @@ def _outcomes(
         if item.frame is not None:  # those of a video are in the dataset in their order
             same = f"{without_frame(same)}#frame={item.frame.index:09}"
         key = source if source.startswith("-") else key_of(same)
+        failure = failures.get(item.id)
+        if failure and item.problem:  # whatever kept a worker from saying so
+            failure = replace(failure, **msgspec.structs.asdict(item.problem))
         each = Ended(
             key,
             part,
             shown(item.uri),
             image=images.get(item.id),
-            failure=failures.get(item.id),
+            failure=failure,
             annotations=tuple(found.get(item.id, ())),
             video="" if source == key else source,
         )
