@@ -73,6 +73,7 @@ bench: $(READY) ## speed and memory, as ratios within one run
 	$(BIN)/python -m tests.bench.memory
 	$(BIN)/python -m tests.bench.edge
 	$(BIN)/python -m tests.bench.video
+	$(BIN)/python -m tests.bench.ledger
 
 recipe-setup: $(RECIPE_READY) ## the environment of the training recipe, with PyTorch for the CPU
 recipe-shapes: $(RECIPE_READY) ## train the demo model from nothing and judge it: an hour (RUN=runs/new)
