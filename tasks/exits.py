@@ -12,14 +12,10 @@ from tasks.folder import JobDiffers, JobError
 from tasks.inputs import InputError
 from tasks.local import Stopped
 from tasks.progress import Said, say, say_json
-from tasks.schedules import ScheduleError
 
 OK, WRONG, OVER_BUDGET, STOPPED, GATE_FAILED = 0, 2, 3, 4, 5
 
-_WRONG = (
-    *(BadSetting, BadUri, InputError, JobDiffers, ModelError),
-    *(ScheduleError, SettingError, UnknownClass),
-)
+_WRONG = (*(BadSetting, BadUri, InputError, JobDiffers, ModelError), *(SettingError, UnknownClass))
 _STOPPED = (BrokerDown, JobError, StorageError, Stopped)
 
 

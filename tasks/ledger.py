@@ -51,19 +51,23 @@ def compared(found: Iterable[Found], ledger: str, absent: str = "") -> Iterator[
             yield Found(key.hex(), key.hex(), problem=problem)
 
 
-def settle(ledger: str, number: int, folder: Folder, turn: str = "") -> None:
-    """Enter what run `number` did, all of whose parts are done: those named `turn`…
+def settle(ledger: str, number: int, folder: Folder, turn: str = "") -> tuple[int, int]:
+    """Enter what run `number` did, all of whose parts are done: those named `turn`…; how many of
+    its inputs became images, and how many failed.
 
     What failed before its pixels were looked at is to be tried again, with all of its video.
     """
     ours, done = join(ledger, f"{number:08}.rows"), written(folder)
     before = [each.uri for each in entries_of(ledger) if each.uri < ours]
     known, failed = _read(before), set[bytes]()
+    images = failures = 0
 
     parts = [each for each in done if str(each).startswith(turn)]
     for items, shard in side_by_side(
         lambda part: (read_plan(folder, part), whole_shard(folder, part, done[part])), parts
     ):
+        marks = sum(item.problem is not None and item.problem.kind in MARKS for item in items)
+        images, failures = images + len(shard.images), failures + len(shard.failures) - marks
         again = {each.image_id for each in shard.failures if each.stage in ("fetch", "worker")}
         for item in items:
             key = bytes.fromhex(source_of(item).lstrip("-"))
@@ -79,6 +83,7 @@ def settle(ledger: str, number: int, folder: Folder, turn: str = "") -> None:
         put(ours, bytes(rows), create_only=True)
     for old in before[:-1]:
         delete(old)
+    return images, failures
 
 
 def _read(ledgers: list[str]) -> dict[bytes, bytes]:

@@ -4,6 +4,7 @@ look after them, several at once.
 schedules/schedules.toml        what there is to run
 schedules/<name>/7.json         its seventh run, made create-only once the sixth has ended; 0.json
                                 says when the schedule was first seen, for its past is not run
+schedules/<name>/7.sent.json    that its job was submitted, or its inputs added to its dataset
 schedules/<name>/7.end.json     how that ended, create-only; 7.stalled.json that it stood still
 schedules/<name>/7.end.told.json, 7.stalled.told.json    that its receiver took the word of it
 schedules/<name>/7.seen.json    how many shards it had written, and since when so many
@@ -11,57 +12,29 @@ schedules/<name>/7.seen.json    how many shards it had written, and since when s
 Nominal times only go forward: whatever clocks do, none is run twice.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import product
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
-from celery import Celery
 
 from storage import delete, get, list_entries, put
 from storage.errors import Exists, Full, NotFound, StorageError, Unavailable
 from storage.http_requests import post
 from storage.uris import basename, join, shown
 from tasks.broker import BrokerDown
-from tasks.folder import Folder, JobError, decoded, read_any, read_job, read_run
-from tasks.markers import cancel, halt_of
-from tasks.merge import is_merged
-from tasks.messages import SubmitMessage
+from tasks.folder import JobError, decoded, read_any, read_job
 from tasks.nominal import interval, latest, stamp
 from tasks.records import encode
+from tasks.running import End, Fleet, Run, begin, cut_off, stands
 from tasks.schedules import Schedule, ScheduleError, parse_schedules
 from tasks.state import State
-from tasks.submit import submit_message
 
 KEPT = 200  # runs that the state folder knows of
 STALLED_S = 1800.0  # without a new shard
 T = TypeVar("T")
-
-
-class Run(msgspec.Struct, frozen=True):
-    nominal: datetime
-    output: str
-    made: datetime
-    schedule: Schedule  # as it was then
-
-    def __str__(self) -> str:
-        return f"schedule {self.schedule.name}: the run of {stamp(self.nominal)}"
-
-
-class End(msgspec.Struct, frozen=True):
-    state: Literal["finished", "finished-with-failures", "failed", "cancelled", "stalled"]
-    reason: str = ""
-    images: int = 0
-    failures: int = 0
-
-
-class Fleet(NamedTuple):
-    app: Celery
-    state: State
-    allow: Callable[[SubmitMessage], None]  # raises where this worker may not do what is asked
-    refused: Callable[[str], str]  # as planning takes it
 
 
 class Book(NamedTuple):
@@ -131,22 +104,23 @@ def look_at(
     """See how the last run stands, or make the next if it is due; `at_once`: in any case."""
     book, begun = read_book(fleet.state, schedule), None
     if book.last < 0:
-        book.write("0.json", Run(now, "", now, schedule))
+        book.write("0.json", Run(0, now, "", now, schedule))
         book = read_book(fleet.state, schedule)
     if not book.running:
-        come = latest(schedule.timing(), now)
-        late = come is not None and come > book.run(book.last).nominal
+        before, come = book.run(book.last), latest(schedule.timing(), now)
+        late = come is not None and come > before.nominal
         begun = come if late else now if at_once else None
     if begun is not None:
-        new = Run(begun, schedule.output_of(begun), now, schedule)
-        book.write(f"{book.last + 1}.json", new)
+        made = max(now, before.made + timedelta(seconds=1))
+        new = Run(book.last + 1, begun, schedule.output_of(begun), made, schedule)
+        book.write(f"{new.number}.json", new)
         # Who was paused before this finds that others are far ahead.
         book = read_book(fleet.state, schedule)
     if book.running:
         run = book.run(book.last)
         if run.nominal == begun:
             yield f"{run} begins in {shown(run.output)}"
-        if end := end_of(run, fleet, now, run.nominal == begun):
+        if end := _see_to(book, run, fleet, now):
             book.write(f"{book.last}.end.json", end)
             yield f"{run} is {end.state}" + (f": {end.reason}" if end.reason else "")
         elif schedule.webhook:
@@ -158,47 +132,23 @@ def look_at(
     _tell(schedule, read_book(fleet.state, schedule))
 
 
-def end_of(run: Run, fleet: Fleet, now: datetime, is_new: bool) -> End | None:
-    """See a run on its way; its end, if it has one, or has to have one."""
-    limit = run.schedule.budget
+def _see_to(book: Book, run: Run, fleet: Fleet, now: datetime) -> End | None:
+    """Begin a run, or see how it stands: its end, if it has one, or has to have one."""
+    sent, limit = f"{run.number}.sent.json", run.schedule.budget
     try:
-        end = advance(run, fleet, is_new)
+        if sent not in book.names or read_job(run.output) is None:
+            end = begin(run, fleet)
+            book.write(sent, run.made)
+            return end
+        end = stands(run, fleet.state)
         goes_on = end is None or end.state == "cancelled"  # it may be that we did so before
         if goes_on and limit and (now - run.made).total_seconds() > interval(limit):
-            return cut_off(run, f"it took longer than its budget of {limit}")
+            return cut_off(run, fleet.state, f"it took longer than its budget of {limit}")
         return end
     except (BrokerDown, Full, Unavailable):
         raise
     except Exception as exc:  # noqa: BLE001  whoever cannot do what is asked says why
         return End("failed", str(exc))
-
-
-def advance(run: Run, fleet: Fleet, is_new: bool) -> End | None:
-    """Submit a run's job where there is none, or see how it stands: its end, if it has one.
-
-    A new run is submitted in any case: what lies there is refused if it is another's.
-    """
-    job = read_job(run.output)
-    if job is None or is_new:
-        message = run.schedule.message(run.output)
-        fleet.allow(message)
-        submit_message(message, fleet.app, fleet.state, fleet.refused)
-        return None
-    folder = Folder(run.output, job.run)
-    if halt := halt_of(folder):
-        return End("cancelled" if halt.kind == "cancelled" else "failed", halt.reason)
-    record = read_run(folder) if is_merged(folder, job) else None
-    if record is None:
-        return None
-    images, failures = record["images"], record["failures"]
-    return End("finished-with-failures" if failures else "finished", "", images, failures)
-
-
-def cut_off(run: Run, reason: str) -> End:
-    job = read_job(run.output)
-    if job is not None:
-        cancel(Folder(run.output, job.run), reason)
-    return End("failed", reason)
 
 
 def _look_for_stall(book: Book, run: Run, now: datetime) -> None:
@@ -220,7 +170,7 @@ def _tell(schedule: Schedule, book: Book) -> None:
         name, told = f"{number}.{kind}.json", f"{number}.{kind}.told.json"
         if name in book.names and told not in book.names:
             run, end = book.run(number), book.read(name, End)
-            if schedule.webhook and end.state != "cancelled":
+            if schedule.webhook and end.state not in ("cancelled", "nothing-new"):
                 about = {"schedule": schedule.name, "nominal": stamp(run.nominal)}
                 key = "/".join((*about.values(), end.state))
                 about |= {"output": shown(run.output), **msgspec.to_builtins(end)}

@@ -11,15 +11,17 @@ import msgspec
 from storage.http_requests import webhook_rules
 from storage.uris import parse, shown
 from tasks.board import check_target
+from tasks.cards import Model
+from tasks.events import check_queue
+from tasks.inputs import InputError
 from tasks.messages import SubmitMessage
 from tasks.nominal import UTC, Timing, cron, following, interval, stamp, zone_of
-from tasks.records import Routing, Selection
+from tasks.records import Routing, Sampling, Selection, Settings
 from tasks.shelf import find_models
 from tasks.submit import options_as
 from tasks.wishes import Wishes, settings_of
 
 LOOKED_AT = 400  # nominal times of which no two may have the same output
-NOT_BUILT = ("incremental", "into", "events", "drop_vanished")
 _FROM = datetime(2026, 1, 1, tzinfo=UTC)  # whatever today is, a file is right or wrong
 _TABLE = re.compile(r"(?m)^[ \t]*\[\[\s*schedule\s*\]\]")
 _PLACE = re.compile(r"\$\.schedule\[(\d+)\](?:\.(\w+))?")  # as msgspec says where it is
@@ -27,7 +29,7 @@ Word = Annotated[str, msgspec.Meta(min_length=1)]
 Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z")]  # of a folder
 
 
-class ScheduleError(Exception):
+class ScheduleError(InputError):
     """A file of schedules that cannot be used, in one sentence with line and field."""
 
 
@@ -52,6 +54,8 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     def output_of(self, nominal: datetime) -> str:
         """Where a run's job is: {date} is the nominal day in the schedule's zone, {run} in UTC."""
+        if self.into:
+            return self.into
         day = nominal.astimezone(zone_of(self.timezone)).date().isoformat()
         output = self.output.replace("{name}", self.name).replace("{date}", day)
         return output.replace("{run}", stamp(nominal))
@@ -104,11 +108,9 @@ def _faults(made: Sequence[Schedule], here: bool) -> Iterator[tuple[int, str, st
                     check(it)
                 except Exception as exc:  # noqa: BLE001  whoever reads the field says what it must be
                     yield number, field, str(exc)
-        if it.drop_vanished and not it.into:
-            yield number, "drop_vanished", "it goes with into"
-        for field in NOT_BUILT:
-            if getattr(it, field):
-                yield number, field, "it is not built yet"
+        for field, needed in (("events", "into"), ("drop_vanished", "into")):
+            if getattr(it, field) and not getattr(it, needed):
+                yield number, field, f"it goes with {needed}"
         for each in made[:number]:
             if it.name == each.name:
                 yield number, "name", "another schedule has it"
@@ -143,14 +145,17 @@ def _asked(it: Schedule) -> Wishes:
     if it.options.get("overwrite"):
         raise ValueError("overwrite would start a run anew that was cut off")
     wished: Wishes
-    _, routing, wished = options_as(it.message("out"), Selection, Routing, Wishes)
+    chosen = Sampling if it.into else Selection
+    _, routing, wished = options_as(it.message("out"), chosen, Routing, Wishes)
     check_target(routing.target)
     return wished
 
 
-def _check_model(it: Schedule) -> None:
-    asked = _asked(it)
-    settings_of(find_models(it.model, asked.runtime, asked.precision, asked.mixed)[0], asked)
+def looked_with(it: Schedule) -> tuple[list[Model], Settings]:
+    """The models that a run is to use, as this machine has them, and with what settings."""
+    wished = _asked(it)
+    models = find_models(it.model, wished.runtime, wished.precision, wished.mixed)
+    return models, settings_of(models[0], wished)
 
 
 _HERE = ("model", "webhook")
@@ -159,10 +164,11 @@ _CHECKS: dict[str, Callable[[Schedule], object]] = {
     "cron": _times,
     "every": _times,
     "inputs": lambda it: _check_places(*it.inputs),
+    "events": lambda it: check_queue(it.events),
     "into": lambda it: _check_places(it.into),
     "output": _check_output,
     "budget": lambda it: interval(it.budget),
     "options": _asked,
-    "model": _check_model,
+    "model": looked_with,
     "webhook": lambda it: webhook_rules(it.webhook),
 }

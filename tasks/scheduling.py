@@ -19,7 +19,8 @@ from tasks.inputs import absolute
 from tasks.messages import ReconcileMessage
 from tasks.nominal import UTC, following, interval, stamp, zone_of
 from tasks.progress import tell
-from tasks.runs import Fleet, look_at, place_of, read_book, read_schedules
+from tasks.running import Fleet
+from tasks.runs import look_at, place_of, read_book, read_schedules
 from tasks.schedules import Schedule, ScheduleError, parse_schedules
 from tasks.state import State, fleet_state
 
@@ -62,7 +63,7 @@ def run_schedule(name: str, as_json: bool) -> int:
     now, book = datetime.now(UTC), read_book(fleet.state, schedule)
     if book.running:
         raise JobError(f"{book.run(book.last)} is not over yet")
-    if read_job(schedule.output_of(now)) is not None:
+    if not schedule.into and read_job(schedule.output_of(now)) is not None:
         raise JobError(f"{shown(schedule.output_of(now))} holds a job; put {{run}} into its output")
     for line in look_at(schedule, fleet, now, at_once=True):
         tell({"event": "done", "message": line}, [line], as_json)

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 from tasks.folder import Folder, read_job, read_run
-from tasks.runs import End, Run, read_book, read_schedules
+from tasks.running import End, Run
+from tasks.runs import read_book, read_schedules
 from tests.fleet import Fleet
 
 EVERY_S = 3

@@ -31,7 +31,8 @@ from tasks.messages import (
 from tasks.open_jobs import append_message
 from tasks.reconcile import reconcile
 from tasks.records import Item, Job, Problem, ProducedBy, Shard, encode
-from tasks.runs import Fleet, tick
+from tasks.running import Fleet
+from tasks.runs import tick
 from tasks.submit import submit_message
 from worker import spool
 from worker.attempts import Overtaken, Released, Trying, read_history

@@ -16,14 +16,15 @@ import pytest
 from storage import http_requests
 from storage.errors import BadUri, Refused, StorageError, Unreachable
 from storage.http_requests import post, webhook_rules
-from tasks import runs
+from tasks import running, runs
 from tasks.broker import make_app
 from tasks.folder import Folder, read_job
 from tasks.markers import cancel, stop
 from tasks.messages import SubmitMessage
 from tasks.nominal import UTC
 from tasks.records import encode
-from tasks.runs import Fleet, look_at, place_of, read_book, tick
+from tasks.running import Fleet
+from tasks.runs import look_at, place_of, read_book, tick
 from tasks.schedules import Schedule
 from tasks.state import State
 from tests.graphs import write_model
@@ -168,11 +169,11 @@ def test_finished_with_and_without_failures_and_cancelled(
     made: tuple[Schedule, Fleet], receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     schedule, fleet = made
-    monkeypatch.setattr(runs, "is_merged", lambda folder, job: True)
+    monkeypatch.setattr(running, "is_merged", lambda folder, job: True)
     for day, failures in ((1, 0), (2, 3)):
         list(look_at(schedule, fleet, at(24 * day)))
         found = {"images": 5, "failures": failures}
-        monkeypatch.setattr(runs, "read_run", lambda folder, found=found: found)
+        monkeypatch.setattr(running, "read_run", lambda folder, found=found: found)
         list(look_at(schedule, fleet, at(24 * day + 1)))
     list(look_at(schedule, fleet, at(72)))
     cancel(folder_of(schedule, fleet))

@@ -16,14 +16,15 @@ import pytest
 
 from storage import delete, put
 from storage.errors import Unavailable
-from tasks import runs
+from tasks import running, runs
 from tasks.broker import make_app
 from tasks.folder import Folder, JobError, read_job
 from tasks.markers import cancel as cancel_job
 from tasks.markers import halt_of, stop
 from tasks.messages import SubmitMessage
 from tasks.nominal import UTC, stamp
-from tasks.runs import Book, End, Fleet, Run, look_at, place_of, read_book, tick
+from tasks.running import End, Fleet, Run
+from tasks.runs import Book, look_at, place_of, read_book, tick
 from tasks.schedules import Schedule
 from tasks.scheduling import period
 from tasks.state import State
@@ -59,13 +60,14 @@ class World:
     nominal: list[datetime] = field(default_factory=list)
     overlapped: bool = False
 
-    def advance(self, run: Run, fleet: Fleet, is_new: bool) -> End | None:
+    def begin(self, run: Run, fleet: Fleet) -> None:
         if run.output not in self.began:
             running = [out for out in self.began if not self._over(out)]
             self.overlapped |= bool(running)
             self.began[run.output] = self.now
             self.nominal.append(run.nominal)
-            return None
+
+    def stands(self, run: Run, state: State) -> End | None:
         return End("finished") if self._over(run.output) else None
 
     def _over(self, output: str) -> bool:
@@ -76,7 +78,9 @@ class World:
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> World:
     made = World()
-    monkeypatch.setattr(runs, "advance", made.advance)
+    monkeypatch.setattr(runs, "begin", made.begin)
+    monkeypatch.setattr(runs, "stands", made.stands)
+    monkeypatch.setattr(runs, "read_job", lambda uri: "a job")
     monkeypatch.setattr(runs, "KEPT", 12)
     return made
 
@@ -145,7 +149,7 @@ def test_a_year(tmp_path: Path, world: World, slow: bool, wrong_clocks: bool) ->
     assert len(set(world.nominal)) == len(world.nominal)
     assert not world.overlapped
     assert len(world.nominal) > (100 if slow else 270)
-    assert len(list((tmp_path / "state/schedules/nightly").glob("*"))) < 4 * 13
+    assert len(list((tmp_path / "state/schedules/nightly").glob("*"))) < 5 * 13
 
 
 def test_a_quiet_year_has_a_run_each_night(tmp_path: Path, world: World) -> None:
@@ -164,13 +168,13 @@ def test_beats_at_the_same_moment_make_one_run(
     fleet, every = fleet_of(tmp_path), changed(cron="", every="10m")
     list(look_at(every, fleet, NEW_YEAR))
     barrier, lock, failed = threading.Barrier(4), threading.Lock(), []
-    advance = world.advance
+    begin = world.begin
 
-    def locked(run: Run, fleet: Fleet, is_new: bool) -> End | None:
+    def locked(run: Run, fleet: Fleet) -> None:
         with lock:
-            return advance(run, fleet, is_new)
+            begin(run, fleet)
 
-    monkeypatch.setattr(runs, "advance", locked)
+    monkeypatch.setattr(runs, "begin", locked)
 
     def beat(ahead: timedelta) -> None:
         try:
@@ -371,7 +375,7 @@ def test_a_look_that_was_killed_after_it_cancelled(case: Case) -> None:
 def test_the_next_run_waits_and_is_the_latest(case: Case) -> None:
     case.schedule = msgspec.structs.replace(case.schedule, budget="")
     delete(case.book.at("1.json"))
-    record = Run(NEW_YEAR, case.schedule.output_of(NEW_YEAR), NEW_YEAR, case.schedule)
+    record = Run(1, NEW_YEAR, case.schedule.output_of(NEW_YEAR), NEW_YEAR, case.schedule)
     put(case.book.at("1.json"), runs.encode(record))
     for _ in range(5):
         case.look(24)
@@ -423,11 +427,11 @@ def test_a_store_that_is_away_is_tried_again(case: Case, monkeypatch: pytest.Mon
     cancel_job(case.folder)
     case.look(1)
 
-    def away(*_: Any) -> None:
+    def away(*_: Any, **__: Any) -> None:
         raise Unavailable("s3://bucket")
 
-    real = runs.submit_message
-    monkeypatch.setattr(runs, "submit_message", away)
+    real = running.submit
+    monkeypatch.setattr(running, "submit", away)
     put(place_of(case.fleet.state), toml(case.schedule))
     case.now += timedelta(days=1)
     begins, away_now = tick(case.fleet, case.now)
@@ -436,7 +440,7 @@ def test_a_store_that_is_away_is_tried_again(case: Case, monkeypatch: pytest.Mon
         "schedule nightly: s3://bucket could not be reached: its store does not answer;"
         " the next look tries again"
     )
-    monkeypatch.setattr(runs, "submit_message", real)
+    monkeypatch.setattr(running, "submit", real)
     assert list(tick(case.fleet, case.now)) == []
     assert read_job(case.run.output) is not None
     monkeypatch.setattr(runs, "get", away)

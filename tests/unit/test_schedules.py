@@ -93,7 +93,7 @@ WRONG = [
     ('"often"', '"../often"', 20, "name: Expected `str` matching regex"),
     ('"often"', '"schedules.toml"', 20, "name: Expected `str` matching regex"),
     ('every = "10m"', 'every = "0m"', 21, "every: it takes a whole number"),
-    ('every = "10m"', 'every = "10m"\nincremental = true', 22, "incremental: it is not built yet"),
+    ('every = "10m"', 'every = "10m"\nincremental = 1', 22, "incremental: Expected `bool`, got"),
     ('every = "10m"', 'every = "10m"\ninto = "s3://b/x"', 25, "output: exactly one of output and"),
     ('every = "10m"', 'every = "10m"\ndrop_vanished = true', 22, "drop_vanished: it goes with"),
     ('every = "10m"', 'every = "10m"\nevents = "redis://h/x"', 23, "inputs: exactly one of inputs"),

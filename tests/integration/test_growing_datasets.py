@@ -1,0 +1,307 @@
+"""Datasets that grow by schedules: a bucket changes between runs, and each object is run once."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from random import Random
+from typing import BinaryIO
+
+import msgspec
+import pytest
+from pycocotools.coco import COCO
+
+from storage import delete, disk, list_entries, put
+from storage.uris import Location
+from tasks.folder import find_job, read_job
+from tasks.running import End
+from tasks.schedules import Schedule
+from tests.graphs import write_model
+from tests.growing import Nights, but_for_ids, dataset, failed, fleet_of, fresh_run, ids
+from tests.pictures import jpeg
+from worker.audit import problems
+
+
+@pytest.fixture(scope="module")
+def card(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write_model(tmp_path_factory.mktemp("model"), "b"))
+
+
+class Bucket:
+    """What lies below a prefix, by name: the seed of its picture, or None for what is none."""
+
+    def __init__(self, root: str) -> None:
+        self.root, self.there = root, dict[str, int | None]()
+
+    def put(self, name: str, seed: int | None) -> None:
+        put(f"{self.root}/{name}", b"no picture" if seed is None else jpeg(seed))
+        self.there[name] = seed
+
+    def delete(self, name: str) -> None:
+        delete(f"{self.root}/{name}")
+        del self.there[name]
+
+
+@pytest.fixture
+def bucket(moto_s3: str) -> Bucket:
+    return Bucket(f"{moto_s3}/new")
+
+
+@pytest.fixture
+def nights(tmp_path: Path, bucket: Bucket, card: str) -> Iterator[Nights]:
+    schedule = Schedule(
+        name="nightly",
+        every="1d",
+        inputs=(f"{bucket.root}/",),
+        model=card,
+        into=f"{bucket.root.removesuffix('/new')}/grown",
+        options={"shard_size": 3, "threshold": 0.1},
+    )
+    made = Nights(schedule, fleet_of(tmp_path))
+    yield made
+    made.fleet.app.close()
+
+
+def loads(output: str, folder: Path) -> COCO:
+    file = folder / "instances.json"
+    file.write_text(json.dumps(dataset(output)))
+    return COCO(str(file))
+
+
+@pytest.mark.parametrize("drops", [False, True])
+def test_a_bucket_that_changes_between_runs(
+    drops: bool, nights: Nights, bucket: Bucket, tmp_path: Path
+) -> None:
+    nights.schedule = msgspec.structs.replace(nights.schedule, drop_vanished=drops)
+    into = nights.schedule.into
+    for n in range(7):
+        bucket.put(f"{n}.jpg", n)
+    bucket.put("broken.jpg", None)
+    assert nights.night() == End("finished-with-failures", "", 7, 1)
+    assert nights.taken() == Counter([*(f"{n}.jpg" for n in range(7)), "broken.jpg"])
+    first_ids, first_annotations = ids(dataset(into))
+    assert len(first_annotations) > 7
+
+    assert nights.night() == End("nothing-new")
+
+    bucket.put("7.jpg", 7)  # new
+    bucket.put("1.jpg", 101)  # changed
+    bucket.put("2.jpg", 2)  # again, with the same bytes
+    bucket.delete("3.jpg")
+    assert nights.night() == End("finished", "", 2, 0)
+    assert nights.taken() == Counter(["7.jpg", "1.jpg"])
+    found = dataset(into)
+    now_ids, now_annotations = ids(found)
+    assert now_ids == {**{k: v for k, v in first_ids.items() if not (drops and k == "3.jpg")},
+                       "7.jpg": 9}  # fmt: skip
+    vanished = [each["file_name"] for each in found["images"] if each.get("vanished")]
+    assert vanished == ([] if drops else ["3.jpg"])
+    for number in first_annotations.keys() & now_annotations.keys():
+        assert first_annotations[number] == now_annotations[number]
+    assert failed(into) == {("broken.jpg", "not-an-image")}
+
+    bucket.put("3.jpg", 3)  # back as it was
+    bucket.put("broken.jpg", 8)  # mended
+    assert nights.night() == End("finished", "", 1, 0)
+    assert nights.taken() == Counter(["broken.jpg"])
+    found = dataset(into)
+    assert not any(each.get("vanished") for each in found["images"])
+    again_ids, again_annotations = ids(found)
+    assert again_ids["3.jpg"] == first_ids["3.jpg"]
+    assert {n for n, said in first_annotations.items() if '"3.jpg"' in said} <= set(
+        again_annotations
+    )
+    assert failed(into) == set()
+    coco = loads(into, tmp_path)
+    assert len(coco.imgs) == 9
+    fresh_run(nights.schedule, f"{into}-fresh", nights.fleet)
+    assert but_for_ids(found) == but_for_ids(dataset(f"{into}-fresh"))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_random_nights(seed: int, nights: Nights, bucket: Bucket, tmp_path: Path) -> None:
+    """Each night is held against a run over what is there, and ids against the nights before."""
+    random, known, was = Random(seed), dict[str, int | None](), dict[str, int]()
+    drops = seed % 2 == 0
+    nights.schedule = msgspec.structs.replace(nights.schedule, drop_vanished=drops)
+    into, annotated = nights.schedule.into, dict[int, str]()
+    bucket.put("always.jpg", 0)
+    for night in range(5):
+        for _ in range(random.randint(0, 5)):
+            name = f"{random.randrange(6)}.jpg"
+            if name in bucket.there and random.random() < 0.4:
+                bucket.delete(name)
+            else:
+                bucket.put(name, random.choice([1, 2, 3, None]))
+        wanted = {n: seed for n, seed in bucket.there.items() if known.get(n, -1) != seed}
+        end = nights.night()
+        if end.state != "nothing-new":
+            assert nights.taken() == Counter(wanted.keys())
+        assert (end.images + end.failures) == len(wanted)
+        known |= wanted
+        found = dataset(into)
+        fresh_run(nights.schedule, f"{into}-{night}", nights.fleet)
+        alike = but_for_ids(found, without_vanished=True)
+        assert alike == but_for_ids(dataset(f"{into}-{night}"))
+        assert failed(into) == failed(f"{into}-{night}")
+        gone = {each["file_name"] for each in found["images"] if each.get("vanished")}
+        assert not gone & bucket.there.keys()
+        assert drops <= (not gone)
+        images, annotations = ids(found)
+        assert all(was.setdefault(name, number) == number for name, number in images.items())
+        assert all(annotated.setdefault(n, said) == said for n, said in annotations.items())
+        loads(into, tmp_path)
+        job, folder = find_job(into)
+        assert list(problems(folder, job)) == []
+
+
+def test_each_nights_job_has_what_is_new(nights: Nights, bucket: Bucket) -> None:
+    root = bucket.root.removesuffix("/new")
+    nights.schedule = msgspec.structs.replace(
+        nights.schedule, into="", output=f"{root}/{{name}}/{{date}}", incremental=True
+    )
+    for n in range(4):
+        bucket.put(f"{n}.jpg", n)
+    assert nights.night() == End("finished", "", 4, 0)
+    assert nights.night() == End("nothing-new")
+    assert read_job(nights.run.output) is None
+    bucket.put("1.jpg", 11)
+    bucket.put("4.jpg", None)
+    bucket.delete("0.jpg")
+    assert nights.night() == End("finished-with-failures", "", 1, 1)
+    assert nights.taken() == Counter(["1.jpg", "4.jpg"])
+    assert nights.night() == End("nothing-new")
+
+
+def test_another_model_or_other_settings_annotate_all_anew(
+    nights: Nights, bucket: Bucket, tmp_path: Path
+) -> None:
+    root = bucket.root.removesuffix("/new")
+    first = msgspec.structs.replace(
+        nights.schedule, into="", output=f"{root}/{{run}}", incremental=True
+    )
+    other = str(write_model(tmp_path / "other", "a", "other"))
+    bucket.put("0.jpg", 0)
+    for schedule, images in (
+        (first, 1),
+        (msgspec.structs.replace(first, options={"threshold": 0.2}), 1),
+        (msgspec.structs.replace(first, options={"threshold": 0.1, "shard_size": 7}), 0),
+        (msgspec.structs.replace(first, model=other), 1),
+        (first, 0),
+    ):
+        nights.schedule = schedule
+        assert nights.night().images == images
+
+
+def test_what_could_not_be_fetched_comes_again(
+    nights: Nights, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket.put("0.jpg", 0)
+    bucket.put("1.jpg", 1)
+    nights.begin()
+    monkeypatch.setenv("MASKMILL_MAX_BYTES", "10")
+    put(f"{bucket.root}/1.jpg", jpeg(2))  # after it was listed
+    bucket.there["1.jpg"] = 2
+    assert nights.finish() == End("finished-with-failures", "", 1, 1)
+    assert failed(nights.schedule.into) == {("1.jpg", "changed")}
+    assert nights.night() == End("finished", "", 1, 0)
+    assert nights.taken() == Counter(["1.jpg"])
+    assert failed(nights.schedule.into) == set()
+    assert nights.night() == End("nothing-new")
+
+
+def test_a_dataset_that_was_deleted_begins_anew(nights: Nights, bucket: Bucket) -> None:
+    bucket.put("0.jpg", 0)
+    assert nights.night().images == 1
+    for each in list(list_entries(f"{nights.schedule.into}/")):
+        delete(each.uri)
+    assert nights.night().images == 1
+
+
+class Crash(BaseException):
+    """The process is gone."""
+
+
+@contextmanager
+def crash(monkeypatch: pytest.MonkeyPatch, step: int, after: bool) -> Iterator[list[int]]:
+    """Dies at a write or deletion, before or after it is done; yields how many are still left."""
+    left, lock, write, remove = [step], threading.Lock(), disk.open_write, disk.delete
+
+    def is_due() -> bool:
+        with lock:
+            left[0] -= 1
+            return left[0] == -1
+
+    @contextmanager
+    def open_write(location: Location, only_new: bool = False) -> Iterator[BinaryIO]:
+        due = is_due()
+        if due and not after:
+            raise Crash
+        with write(location, only_new) as stream:
+            yield stream
+        if due:
+            raise Crash
+
+    def delete(location: Location) -> None:
+        due = is_due()
+        if due and not after:
+            raise Crash
+        remove(location)
+        if due:
+            raise Crash
+
+    with monkeypatch.context() as patched:
+        patched.setattr(disk, "open_write", open_write)
+        patched.setattr(disk, "delete", delete)
+        yield left
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_crash_at_each_step_loses_and_doubles_nothing(
+    after: bool, nights: Nights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = Bucket(str(tmp_path / "photos"))
+    for n in range(4):
+        photos.put(f"{n}.jpg", n)
+    into, world, before = str(tmp_path / "world/grown"), tmp_path / "world", tmp_path / "before"
+    nights = Nights(
+        msgspec.structs.replace(nights.schedule, inputs=(f"{photos.root}/",), into=into),
+        fleet_of(world),
+    )
+    nights.night()
+    base = ids(dataset(into))
+    photos.put("1.jpg", 11)
+    photos.delete("2.jpg")
+    photos.put("4.jpg", 4)
+    photos.put("5.jpg", None)
+    world.rename(before)
+
+    def again() -> Nights:
+        """The night to come, once more."""
+        shutil.rmtree(world, ignore_errors=True)
+        shutil.copytree(before, world)
+        return dataclasses.replace(nights)
+
+    plain = again()
+    assert plain.night() == End("finished-with-failures", "", 2, 1)
+    wanted, taken = but_for_ids(dataset(into)), plain.taken()
+    for step in range(1000):
+        one = again()
+        with crash(monkeypatch, step, after) as left, suppress(Crash):
+            one.night()
+        if left[0] >= 0:
+            break
+        assert one.finish() == End("finished-with-failures", "", 2, 1), step
+        assert one.taken() == taken, step
+        found = dataset(into)
+        assert but_for_ids(found) == wanted, step
+        assert ids(found)[0].items() >= base[0].items(), step
+        assert all(base[1].get(n, said) == said for n, said in ids(found)[1].items()), step
+        assert one.night() == End("nothing-new"), step
+    assert step > 15
