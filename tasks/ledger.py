@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from struct import iter_unpack
 
-from storage import delete, get, put
+from storage import delete, get, list_entries, put
 from storage.errors import Exists
 from storage.uris import join
-from tasks.folder import Folder, entries_of, read_plan, whole_shard, written
+from tasks.folder import Folder, read_plan, whole_shard, written
 from tasks.inputs import Found
 from tasks.ordered import side_by_side
 from tasks.records import Problem, encode
@@ -33,7 +33,7 @@ def compared(found: Iterable[Found], ledger: str, absent: str = "") -> Iterator[
 
     absent: how to mark what is listed no longer; with it what is back as it was is marked as well.
     """
-    known = _read([each.uri for each in entries_of(ledger)])
+    known = _read([each.uri for each in list_entries(ledger)])
     for each in found:
         key = bytes.fromhex(key_of(identity(each.uri)))
         was = known.get(key, _NEVER)
@@ -58,7 +58,7 @@ def settle(ledger: str, number: int, folder: Folder, turn: str = "") -> tuple[in
     What failed before its pixels were looked at is to be tried again, with all of its video.
     """
     ours, done = join(ledger, f"{number:08}.rows"), written(folder)
-    before = [each.uri for each in entries_of(ledger) if each.uri < ours]
+    before = [each.uri for each in list_entries(ledger) if each.uri < ours]
     known, failed = _read(before), set[bytes]()
     images = failures = 0
 
