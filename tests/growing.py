@@ -35,10 +35,10 @@ def fleet_of(folder: Path) -> Fleet:
 
 
 def work_off(output: str, station: Station | None = None, only: int | None = None) -> None:
-    """What a fleet's workers do with a job's messages: its shards, or some, and the merge."""
+    """What a fleet's workers do with a job's messages: its shards and the merge, or one of them."""
     job, folder = find_job(output)
     missing = missing_shards(folder, job)
-    for shard in missing[:only]:
+    for shard in missing if only is None else [missing[only]]:
         run_shard(ShardMessage(job=output, run=job.run, shard=shard), job, station or Station())
     if only is None:
         merge_all(folder, job, lambda *_: False)

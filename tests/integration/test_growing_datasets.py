@@ -12,20 +12,28 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from random import Random
 from typing import BinaryIO
+from urllib.parse import quote_plus
 
 import msgspec
 import pytest
 from pycocotools.coco import COCO
+from redis import Redis
 
 from storage import delete, disk, list_entries, put
-from storage.uris import Location
-from tasks.folder import find_job, read_job
+from storage.uris import Location, parse
+from tasks.folder import find_job, missing_shards, read_job
+from tasks.markers import cancel, halt_of, lift
+from tasks.merge import merge_all
 from tasks.running import End
+from tasks.runs import Book
 from tasks.schedules import Schedule
 from tests.graphs import write_model
-from tests.growing import Nights, but_for_ids, dataset, failed, fleet_of, fresh_run, ids
+from tests.growing import Nights, but_for_ids, dataset, failed, fleet_of, fresh_run, ids, work_off
 from tests.pictures import jpeg
+from tests.services import redis_server
 from worker.audit import problems
+from worker.limits import Limits
+from worker.station import Station
 
 
 @pytest.fixture(scope="module")
@@ -305,3 +313,207 @@ def test_a_crash_at_each_step_loses_and_doubles_nothing(
         assert all(base[1].get(n, said) == said for n, said in ids(found)[1].items()), step
         assert one.night() == End("nothing-new"), step
     assert step > 15
+
+
+@pytest.mark.parametrize("done", range(3))
+def test_a_budget_cuts_a_run_off_and_leaves_the_dataset_going(
+    done: int, nights: Nights, bucket: Bucket
+) -> None:
+    nights.schedule = msgspec.structs.replace(nights.schedule, budget="6h")
+    into = nights.schedule.into
+    bucket.put("0.jpg", 0)
+    bucket.put("1.jpg", 1)
+    nights.night()
+    bucket.delete("0.jpg")
+    for n in range(2, 9):
+        bucket.put(f"{n}.jpg", n)
+    nights.begin()
+    work_off(into, nights.station, only=done)
+    assert nights.look(5.9) == []
+    assert "is failed: it took longer than its budget of 6h" in nights.look(0.2)[0]
+    assert nights.end == End("failed", "it took longer than its budget of 6h")
+    job, folder = find_job(into)
+    assert halt_of(folder) is None
+    assert missing_shards(folder, job) == []
+    merge_all(folder, job, lambda *_: False)
+    assert [each["file_name"] for each in dataset(into)["images"] if each.get("vanished")] == [
+        "0.jpg"
+    ]
+    assert len(failed(into)) in (4, 6)  # one part has an image and a mark
+    assert {kind for _, kind in failed(into)} == {"cancelled"}
+    assert list(problems(folder, job)) == []
+    late = {name for name, _ in failed(into)}
+    assert nights.night() == End("finished", "", len(late), 0)
+    assert nights.taken() == Counter(late)
+    found = dataset(into)
+    assert [each["file_name"] for each in found["images"] if each.get("vanished")] == ["0.jpg"]
+    fresh_run(nights.schedule, f"{into}-fresh", nights.fleet)
+    assert but_for_ids(found, without_vanished=True) == but_for_ids(dataset(f"{into}-fresh"))
+    assert failed(into) == set()
+
+
+def test_a_shard_that_comes_after_the_budget(
+    nights: Nights, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that has it in hand finds that it has ended; its images come again."""
+    nights.schedule = msgspec.structs.replace(nights.schedule, budget="6h")
+    bucket.put("0.jpg", 0)
+    nights.begin()
+    station = Station(tell=lambda event: nights.look(7) if event["event"] == "taken" else None)
+    work_off(nights.schedule.into, station)
+    assert nights.end.state == "failed"
+    assert failed(nights.schedule.into) == {("0.jpg", "cancelled")}
+    assert nights.night() == End("finished", "", 1, 0)
+    assert failed(nights.schedule.into) == set()
+
+
+def test_a_dataset_that_a_person_stopped_gets_nothing(nights: Nights, bucket: Bucket) -> None:
+    bucket.put("0.jpg", 0)
+    nights.night()
+    job, folder = find_job(nights.schedule.into)
+    cancel(folder)
+    bucket.put("1.jpg", 1)
+    nights.begin()
+    assert nights.end.state == "failed"
+    assert "is cancelled: a person cancelled it; maskmill resume" in nights.end.reason
+    assert missing_shards(folder, job) == []
+    lift(folder)
+    assert nights.night() == End("finished", "", 1, 0)
+
+
+def test_limits_of_a_worker_hold(nights: Nights, bucket: Bucket) -> None:
+    """Where the dataset is, what its inputs are, and what each worker fetches."""
+    root = bucket.root.removesuffix("/new")
+    bucket.put("0.jpg", 0)
+    for roots, said in (
+        (Limits(output_roots=("s3://other/",)), "grown is not below any of this worker"),
+        (Limits(input_roots=("/", "s3://other/")), "new/ is not below MASKMILL_INPUT_ROOTS"),
+    ):
+        nights.fleet = nights.fleet._replace(allow=roots.check_message)
+        nights.begin()
+        assert nights.end.state == "failed"
+        assert said in nights.end.reason
+        assert read_job(nights.schedule.into) is None
+    station = Station(limits=Limits(input_roots=(f"{root}/other/",)))
+    nights.fleet, nights.station = fleet_of(Path(nights.fleet.state.uri).parent), station
+    assert nights.night() == End("finished-with-failures", "", 0, 1)
+    assert failed(nights.schedule.into) == {("0.jpg", "refused")}
+    bucket.delete("0.jpg")
+    bucket.put("1.jpg", 1)
+    nights.station = Station()
+    assert nights.night() == End("finished", "", 1, 0)
+
+
+class EventList:
+    """A list in Redis to which a store appends as MinIO does."""
+
+    def __init__(self, url: str) -> None:
+        self.url, self.client = f"{url}/photos", Redis.from_url(url)
+
+    def tell(self, bucket: Bucket, *names: str) -> None:
+        for name in names:
+            (entry,) = list_entries(f"{bucket.root}/{name}"[: -len(name)], starting=name)
+            place = parse(entry.uri)
+            about = {
+                "eventName": "s3:ObjectCreated:Put",
+                "s3": {
+                    "bucket": {"name": place.host},
+                    "object": {"key": quote_plus(place.path), "eTag": entry.version.strip('"')},
+                },
+            }
+            body = json.dumps([{"Event": [about], "EventTime": "2026-11-21T10:00:00.000Z"}])
+            self.client.rpush("photos", body)
+
+
+@pytest.fixture
+def told(nights: Nights) -> Iterator[EventList]:
+    with redis_server() as url:
+        made = EventList(url)
+        nights.schedule = msgspec.structs.replace(nights.schedule, inputs=(), events=made.url)
+        yield made
+
+
+def test_events_come_to_a_dataset(nights: Nights, bucket: Bucket, told: EventList) -> None:
+    into = nights.schedule.into
+    assert nights.night() == End("nothing-new")
+    assert read_job(into) is None
+    for n in range(5):
+        bucket.put(f"{n} ä.jpg", n)
+    told.tell(bucket, "0 ä.jpg", "1 ä.jpg", "0 ä.jpg")
+    assert nights.night() == End("finished", "", 2, 0)
+    assert nights.taken() == Counter(["0 ä.jpg", "1 ä.jpg"])
+    assert told.client.llen("photos") == 0
+    told.tell(bucket, "1 ä.jpg", "2 ä.jpg")  # one comes again
+    told.client.rpush("photos", "not JSON")
+    assert nights.night() == End("finished", "", 1, 0)
+    assert nights.taken() == Counter(["2 ä.jpg"])
+    assert len(list(list_entries(f"{nights.fleet.state.uri}/dead/"))) == 1
+    bucket.put("0 ä.jpg", 10)
+    told.tell(bucket, "0 ä.jpg")
+    assert nights.night() == End("finished", "", 1, 0)
+    for name in ("3 ä.jpg", "4 ä.jpg"):
+        bucket.delete(name)
+    assert nights.night() == End("nothing-new")
+    assert not any("vanished" in each for each in dataset(into)["images"])
+
+
+def test_a_crash_between_events(
+    nights: Nights, bucket: Bucket, told: EventList, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are stored and deleted, and the word that they were is lost."""
+    bucket.put("0.jpg", 0)
+    told.tell(bucket, "0.jpg")
+    write = Book.write
+
+    def crash(book: Book, name: str, value: object) -> None:
+        if name.endswith("sent.json"):
+            raise Crash
+        write(book, name, value)
+
+    monkeypatch.setattr(Book, "write", crash)
+    with pytest.raises(Crash):
+        nights.night()
+    monkeypatch.setattr(Book, "write", write)
+    assert nights.finish() == End("finished", "", 1, 0)
+
+
+def test_two_schedules_add_to_one_dataset(nights: Nights, bucket: Bucket) -> None:
+    """In the same second; what one no longer finds is nothing to the other."""
+    other = Bucket(bucket.root.replace("/new", "/old"))
+    bucket.put("a.jpg", 0)
+    other.put("b.jpg", 1)
+    inputs = (f"{other.root}/",)
+    older = Nights(
+        msgspec.structs.replace(nights.schedule, name="older", inputs=inputs), nights.fleet
+    )
+    for each in (nights, older):
+        each.begin()
+    assert older.finish() == End("finished", "", 1, 0)
+    assert nights.finish() == End("finished", "", 1, 0)
+    assert nights.taken() == Counter(["a.jpg"])
+    bucket.delete("a.jpg")
+    bucket.put("c.jpg", 2)
+    assert nights.night() == End("finished", "", 1, 0)
+    assert older.night() == End("nothing-new")
+    found = dataset(nights.schedule.into)["images"]
+    assert {each["file_name"]: each.get("vanished", False) for each in found} == {
+        "a.jpg": True,
+        "b.jpg": False,
+        "c.jpg": False,
+    }
+
+
+def test_what_lies_there_is_refused(nights: Nights, bucket: Bucket) -> None:
+    """A dataset of another model, and a job with a plan."""
+    bucket.put("0.jpg", 0)
+    fresh_run(nights.schedule, nights.schedule.into, nights.fleet)
+    nights.begin()
+    assert nights.end.state == "failed"
+    assert "holds a job with a plan, to which nothing can be added" in nights.end.reason
+    options = {"shard_size": 3, "threshold": 0.1}
+    made = msgspec.structs.replace(nights.schedule, into=f"{bucket.root}-grown", options=options)
+    nights.schedule = made
+    assert nights.night().state == "finished"
+    nights.schedule = msgspec.structs.replace(made, options={"threshold": 0.2})
+    nights.begin()
+    assert "holds an open job with other threshold (0.1 before, 0.2 now)" in nights.end.reason
