@@ -11,6 +11,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,9 @@ import pytest
 from celery import Celery
 
 from storage import get
-from tasks.folder import Folder, missing_shards, read_job
+from tasks.folder import Folder, missing_shards, parts, read_job
+from tasks.inputs import find
+from tasks.ledger import compared, ledger_uri, settle
 from tasks.merge import is_merged, merge_all
 from tasks.open_jobs import append
 from tasks.reconcile import look_after
@@ -368,6 +371,51 @@ def test_an_answer_lies_below_its_folder_whatever_the_name(name: str, place: str
         assert re.fullmatch("s3://bucket/out/per-image/sha256-[0-9a-f]{64}.json", uri)
     else:
         assert uri == f"s3://bucket/out/per-image/{place}"
+
+
+def test_a_folder_that_changes_is_added_in_turns(
+    fleet_here: Fleet, tmp_path: Path, card: str
+) -> None:
+    """As a schedule does it: what is new, changed, gone and back, each once, and ids stay."""
+    photos, out, fresh = write_folder(tmp_path / "in", 8), tmp_path / "out", tmp_path / "fresh"
+    ledger = ledger_uri(fleet_here.state.uri, "nightly")
+    fresh_ones = partial(compared, ledger=ledger, absent="dropped")
+    options = {"shared_paths": True, "app": fleet_here.app, "state": fleet_here.state}
+    fleet_here.worker()
+    ids: dict[str, int] = {}
+
+    def run(number: int) -> int:
+        turn = f"{number:08x}{7:08x}"
+        added = append(
+            *(find([f"{photos}/"]), card, str(out)),
+            **{"turn": turn, "fresh": fresh_ones, "shard_size": 3, **options},
+        )
+        job, folder = added.job, added.folder
+        names = [name for name in parts(folder, job) if str(name).startswith(turn)]
+        assert all(len(str(name)) == 40 for name in names)
+        assert len(names) == added.shards
+        until(lambda: not missing_shards(folder, job), logs=fleet_here.logs)
+        assert fleet_here.run("merge", out).code == 0
+        settle(ledger, number, folder, turn)
+        for each in dataset(out)["images"]:
+            assert ids.setdefault(each["file_name"], each["id"]) == each["id"]
+        assert maskmill("annotate", photos, "-m", card, "-o", fresh, "--overwrite").code == 0
+        assert records(dataset(out)) == records(dataset(fresh))
+        return added.items
+
+    assert run(1) == 8
+    assert run(2) == 0
+    changed, gone = photos / "picture 0001.jpg", photos / "picture 0002.jpg"
+    os.utime(gone, ns=(1, 1))
+    changed.write_bytes(jpeg(50))
+    (photos / "picture 0100.jpg").write_bytes(jpeg(51))
+    assert run(3) == 3
+    kept = gone.rename(tmp_path / "kept.jpg")
+    assert run(4) == 1
+    (photos / "picture 0004.jpg").unlink()
+    kept.rename(gone)
+    assert run(5) == 2
+    assert fleet_here.run("doctor", out).code == 0
 
 
 def test_two_inputs_of_one_name_have_an_answer_each(
