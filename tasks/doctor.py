@@ -50,7 +50,7 @@ def _engines() -> dict[str, str]:
 def _tflite() -> Iterator[tuple[str, str]]:
     """What would run a .tflite here."""
     try:
-        settings = import_module("worker.settings").read_settings()
+        settings = import_module("worker.settings").WorkerSettings()
         delegates = import_module("worker.delegates")
         yield "interpreter", import_module("worker.tflite_runtime").chosen(settings)
         yield "board", board(settings.board_root) or "none that is known"

@@ -2,11 +2,18 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import field
+from typing import Any
 
 
 class SettingError(Exception):
     """A variable of the environment that cannot be used; the message names it."""
+
+
+def as_set(read: Callable[..., Any], *how: Any) -> Any:
+    """A field of a dataclass that is what one of these reads, where nothing else is given."""
+    return field(default_factory=lambda: read(*how))
 
 
 def whole_number(name: str, default: int, least: int = 0) -> int:

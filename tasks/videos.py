@@ -6,20 +6,15 @@ exactly; what is recorded or compared with what a person typed is rounded to a m
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil, floor
-from typing import Any
 
-from tasks.environment import whole_number
+from tasks.environment import as_set, whole_number
 from tasks.fragments import Part
 from tasks.records import Sampling, Video
 
 MICROSECONDS = 10**6
-
-
-def _setting(name: str, default: int) -> Any:
-    return field(default_factory=lambda: whole_number(name, default, 1))
 
 
 @dataclass(frozen=True)
@@ -27,10 +22,12 @@ class VideoLimits:
     """What is looked at of a video, at most; more of it is an `ItemError`. As the environment says
     where nothing else is given."""
 
-    max_bytes: int = _setting("MASKMILL_MAX_VIDEO_BYTES", 2 << 30)  # if downloaded whole
-    max_seconds: int = _setting("MASKMILL_MAX_VIDEO_S", 86_400)
-    max_frames: int = _setting("MASKMILL_MAX_FRAMES", 2_000_000)
-    max_pixels: int = _setting("MASKMILL_MAX_PIXELS", 100_000_000)  # of each frame
+    max_bytes: int = as_set(
+        whole_number, "MASKMILL_MAX_VIDEO_BYTES", 2 << 30, 1
+    )  # if downloaded whole
+    max_seconds: int = as_set(whole_number, "MASKMILL_MAX_VIDEO_S", 86_400, 1)
+    max_frames: int = as_set(whole_number, "MASKMILL_MAX_FRAMES", 2_000_000, 1)
+    max_pixels: int = as_set(whole_number, "MASKMILL_MAX_PIXELS", 100_000_000, 1)  # of each frame
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,7 +21,7 @@ from tasks.wishes import Wishes, settings_of
 from tasks.zoo_table import Facts, record_lines
 from worker.drawing import contact_sheet
 from worker.model import load_model
-from worker.settings import read_settings
+from worker.settings import WorkerSettings
 from worker.shard import Means, Stopwatch, annotate
 from worker.sheet import drawn
 
@@ -65,7 +65,7 @@ def _try(model: Model, picture: str, drawing: str) -> Facts:
     """What a build is and finds; raises what says why it cannot be used, or that the picture
     cannot."""
     settings = settings_of(model, Wishes(model=model.card.name, output=""))
-    loaded, watch = load_model(model, read_settings()), Stopwatch()
+    loaded, watch = load_model(model, WorkerSettings()), Stopwatch()
     items = [Item(1, picture, picture)]
     (outcome,) = annotate(items, Means(loaded, settings, watch))
     if outcome.failure is not None:

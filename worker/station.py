@@ -21,7 +21,7 @@ from tasks.shelf import cached_build
 from worker.attempts import Released, worker_name
 from worker.limits import Limits, NotAllowed
 from worker.model import LoadedModel, load_model
-from worker.settings import WorkerSettings, read_settings
+from worker.settings import WorkerSettings
 
 log = logging.getLogger("maskmill.worker")
 
@@ -52,7 +52,7 @@ class Station:
 
     @cached_property
     def settings(self) -> WorkerSettings:
-        return read_settings()
+        return WorkerSettings()
 
     def model(self, model: Model) -> LoadedModel:
         key = f"{model.sha256} {model.engine} {model.compute} {encode(model.card)!r}"

@@ -24,7 +24,7 @@ from tests.running import maskmill
 from tests.tflite_file import TfliteFile
 from worker.delegates import find_delegate, operators_taken, unlike
 from worker.model import LoadedModel, load_model
-from worker.settings import WorkerSettings, read_settings
+from worker.settings import WorkerSettings
 from worker.tflite_runtime import PACKAGES, load
 
 INTERPRETERS = [name for name, package in PACKAGES.items() if find_spec(package)]
@@ -254,11 +254,11 @@ def test_options_in_the_environment(
     monkeypatch: pytest.MonkeyPatch, text: str, options: dict[str, str]
 ) -> None:
     monkeypatch.setenv("MASKMILL_DELEGATE_OPTIONS", text)
-    assert read_settings().delegate_options == options
+    assert WorkerSettings().delegate_options == options
     for wrong in ("a", "=1", "a=1 b"):
         monkeypatch.setenv("MASKMILL_DELEGATE_OPTIONS", wrong)
         with pytest.raises(SettingError, match="takes KEY=VALUE"):
-            read_settings()
+            WorkerSettings()
 
 
 @every_interpreter
