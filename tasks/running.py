@@ -29,6 +29,8 @@ from tasks.state import State
 from tasks.submit import options_as, submit
 from tasks.wishes import Wishes
 
+LATE = Problem("worker", "cancelled", "the run that was to annotate it took longer than its budget")
+
 
 class Run(msgspec.Struct, frozen=True):
     number: int
@@ -64,39 +66,39 @@ class NothingNew(Exception):
     """No job is made of it."""
 
 
-def begin(run: Run, fleet: Fleet) -> End | None:
+def begin(run: Run, fleet: Fleet) -> None:
     """Submit its job, or add to its dataset. Twice is once: the same is stored under the same name.
 
     What lies at its output is refused if it is another's.
     """
     it, message = run.schedule, run.schedule.message(run.output)
     fleet.allow(message)
-    if it.into and (job := read_job(run.output)):
-        look_for_halt(Folder(run.output, job.run))
     selection, routing, wished = options_as(message, Selection, Routing, Wishes)
-    how = {"routing": routing, **fleet._asdict(), **asdict(wished), "shared_paths": True}
-    del how["allow"]
-    how["fresh"] = partial(_new, run, fleet.state) if it.into or it.incremental else iter
-    try:
-        if not it.into:
-            submit(it.inputs, selection=selection, **how)
-        elif it.inputs:
-            append_inputs(it.inputs, selection=selection, stdin=None, turn=run.turn, **how)
-        else:
-            add = partial(append, sampling=selection, turn=run.turn, **how)
-            drain(it.events, add, fleet.state.bury_message)
-    except NothingNew:
-        return End("nothing-new")
-    return End("nothing-new") if it.into and not _parts(run) else None
+    how = {"routing": routing, "app": fleet.app, "state": fleet.state, "refused": fleet.refused}
+    how |= {**asdict(wished), "shared_paths": True}
+    if it.into or it.incremental:
+        how["fresh"] = partial(_new, run, fleet.state)
+    if not it.into:
+        submit(it.inputs, selection=selection, **how)
+        return
+    if job := read_job(run.output):
+        look_for_halt(Folder(run.output, job.run))
+    if it.inputs:
+        append_inputs(it.inputs, selection=selection, stdin=None, turn=run.turn, **how)
+    else:
+        add = partial(append, sampling=selection, turn=run.turn, **how)
+        drain(it.events, add, fleet.state.bury_message)
+    if not _parts(run):
+        raise NothingNew
 
 
 def _new(run: Run, state: State, found: Iterable[Found]) -> Iterator[Found]:
-    it, some = run.schedule, False
+    it, some = run.schedule, bool(run.schedule.into)
     absent = ("dropped" if it.drop_vanished else "vanished") if it.into and it.inputs else ""
     for each in compared(found, _ledger(run, state), absent):
         some |= each.is_image
         yield each
-    if not some and not it.into:
+    if not some:
         raise NothingNew
 
 
@@ -123,35 +125,33 @@ def stands(run: Run, state: State) -> End | None:
     job, folder = find_job(run.output)
     if halt := halt_of(folder):
         return End("cancelled" if halt.kind == "cancelled" else "failed", halt.reason)
-    if run.schedule.into and _parts(run) - set(written(folder)):
-        return None
-    record = read_run(folder) if is_merged(folder, job) else None
+    late = run.schedule.into and _parts(run) - set(written(folder))
+    record = read_run(folder) if not late and is_merged(folder, job) else None
     if record is None:
         return None
     images, failures = record["images"], record["failures"]
     if run.schedule.into or run.schedule.incremental:
-        turn = run.turn if run.schedule.into else ""
-        images, failures = settle(_ledger(run, state), run.number, folder, turn)
+        images, failures = _settle(run, folder, state)
     return End("finished-with-failures" if failures else "finished", "", images, failures)
 
 
-def cut_off(run: Run, state: State, reason: str) -> End:
+def _settle(run: Run, folder: Folder, state: State) -> tuple[int, int]:
+    return settle(_ledger(run, state), run.number, folder, run.turn if run.schedule.into else "")
+
+
+def cut_off(run: Run, state: State, reason: str) -> None:
     """Cancel its job. A dataset goes on: what it was to get is failures there, and comes again."""
-    job = read_job(run.output)
-    if job is None:
-        return End("failed", reason)
-    folder = Folder(run.output, job.run)
+    job, folder = find_job(run.output)
     if not run.schedule.into:
         cancel(folder, reason)
-        return End("failed", reason)
-    model, late = job.asked.model, Problem("worker", "cancelled", f"the run's {reason}")
+        return
+    model = job.asked.model
     maker = ProducedBy(model.sha256, model.engine, "", model.build.precision, "", "")
     for part in _parts(run) - set(written(folder)):
         failures = tuple(
-            Failure(each.id, shown(each.uri), each.file_name, *astuple(each.problem or late))
+            Failure(each.id, shown(each.uri), each.file_name, *astuple(each.problem or LATE))
             for each in read_plan(folder, part)
         )
         with suppress(Exists):  # done in time after all
             put(folder.shard(part), encode(Shard(part, maker, (), (), failures)), create_only=True)
-    settle(_ledger(run, state), run.number, folder, run.turn)
-    return End("failed", reason)
+    _settle(run, folder, state)

@@ -28,7 +28,7 @@ from tasks.broker import BrokerDown
 from tasks.folder import JobError, decoded, read_any, read_job
 from tasks.nominal import interval, latest, stamp
 from tasks.records import encode
-from tasks.running import End, Fleet, Run, begin, cut_off, stands
+from tasks.running import End, Fleet, NothingNew, Run, begin, cut_off, stands
 from tasks.schedules import Schedule, ScheduleError, parse_schedules
 from tasks.state import State
 
@@ -40,7 +40,7 @@ T = TypeVar("T")
 class Book(NamedTuple):
     """What one listing says of a schedule's runs."""
 
-    place: str
+    place: str  # with a slash
     names: frozenset[str]
 
     @property
@@ -98,24 +98,22 @@ def tick(fleet: Fleet, now: datetime) -> Iterator[str]:
         yield f"no schedule can be looked after: {exc}"
 
 
-def look_at(
-    schedule: Schedule, fleet: Fleet, now: datetime, *, at_once: bool = False
-) -> Iterator[str]:
+def look_at(it: Schedule, fleet: Fleet, now: datetime, *, at_once: bool = False) -> Iterator[str]:
     """See how the last run stands, or make the next if it is due; `at_once`: in any case."""
-    book, begun = read_book(fleet.state, schedule), None
+    book, begun = read_book(fleet.state, it), None
     if book.last < 0:
-        book.write("0.json", Run(0, now, "", now, schedule))
-        book = read_book(fleet.state, schedule)
+        book.write("0.json", Run(0, now, "", now, it))
+        book = read_book(fleet.state, it)
     if not book.running:
-        before, come = book.run(book.last), latest(schedule.timing(), now)
+        before, come = book.run(book.last), latest(it.timing(), now)
         late = come is not None and come > before.nominal
         begun = come if late else now if at_once else None
     if begun is not None:
         made = max(now, before.made + timedelta(seconds=1))
-        new = Run(book.last + 1, begun, schedule.output_of(begun), made, schedule)
+        new = Run(book.last + 1, begun, it.output_of(begun), made, it)
         book.write(f"{new.number}.json", new)
         # Who was paused before this finds that others are far ahead.
-        book = read_book(fleet.state, schedule)
+        book = read_book(fleet.state, it)
     if book.running:
         run = book.run(book.last)
         if run.nominal == begun:
@@ -123,13 +121,13 @@ def look_at(
         if end := _see_to(book, run, fleet, now):
             book.write(f"{book.last}.end.json", end)
             yield f"{run} is {end.state}" + (f": {end.reason}" if end.reason else "")
-        elif schedule.webhook:
+        elif it.webhook:
             _look_for_stall(book, run, now)
     for name in book.names:
         number = name.partition(".")[0]
         if number.isdigit() and int(number) <= book.last - KEPT:
             delete(book.at(name))
-    _tell(schedule, read_book(fleet.state, schedule))
+    _tell(it, read_book(fleet.state, it))
 
 
 def _see_to(book: Book, run: Run, fleet: Fleet, now: datetime) -> End | None:
@@ -137,18 +135,19 @@ def _see_to(book: Book, run: Run, fleet: Fleet, now: datetime) -> End | None:
     sent, limit = f"{run.number}.sent.json", run.schedule.budget
     try:
         if sent not in book.names or read_job(run.output) is None:
-            end = begin(run, fleet)
+            begin(run, fleet)
             book.write(sent, run.made)
-            return end
+            return None
         end = stands(run, fleet.state)
         goes_on = end is None or end.state == "cancelled"  # it may be that we did so before
         if goes_on and limit and (now - run.made).total_seconds() > interval(limit):
-            return cut_off(run, fleet.state, f"it took longer than its budget of {limit}")
+            end = End("failed", f"it took longer than its budget of {limit}")
+            cut_off(run, fleet.state, end.reason)
         return end
     except (BrokerDown, Full, Unavailable):
         raise
     except Exception as exc:  # noqa: BLE001  whoever cannot do what is asked says why
-        return End("failed", str(exc))
+        return End("nothing-new" if isinstance(exc, NothingNew) else "failed", str(exc))
 
 
 def _look_for_stall(book: Book, run: Run, now: datetime) -> None:
