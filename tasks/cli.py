@@ -1,32 +1,45 @@
 """The `maskmill` command. Nothing heavy is imported before it is needed."""
 
+import inspect
+from functools import partial
 from typing import Annotated, Literal
 
 import typer
 
-from tasks.cli_models import app as models
-from tasks.cli_options import (
-    ASKED,
-    REPLACE,
-    SETTINGS,
-    Inputs,
-    JobFolder,
-    JsonFlag,
-    Limit,
-    command,
-    option,
-    options_of,
-)
-from tasks.cli_schedule import app as schedule
-from tasks.records import Routing
+from tasks.cli_options import SETTINGS, JsonFlag, command, option, options_of
+from tasks.records import Routing, Selection
+from tasks.wishes import Wishes
 
-app = typer.Typer(
-    name="maskmill",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-    help="A message-queue batch worker for instance segmentation: image URIs in, COCO JSON out.",
+Inputs = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="INPUT…",
+        help="A file, folder, glob, s3:// prefix or glob, http(s):// URL, .txt or .jsonl list,"
+        " - for a list on standard input, or a COCO JSON (its images). A video stands for its"
+        " frames; clip.mp4#t=12.48, #t=10,20 and #frame=374 for some (%23 is a # of a name).",
+        show_default=False,
+    ),
+]
+JobFolder = Annotated[str, typer.Argument(metavar="OUT", help="A job folder.", show_default=False)]
+Limit = Annotated[int | None, typer.Option(min=1, help="Only the first N inputs.")]
+
+_verbs = partial(typer.Typer, no_args_is_help=True, rich_markup_mode="rich")
+_ABOUT = "A message-queue batch worker for instance segmentation: image URIs in, COCO JSON out."
+app = _verbs(name="maskmill", add_completion=False, pretty_exceptions_enable=False, help=_ABOUT)
+models = _verbs(name="models", help="The zoo: what models there are, and what each one needs.")
+_SCHEDULED = "Jobs that run by themselves, from a file of schedules in the state folder."
+schedule = _verbs(name="schedule", help=_SCHEDULED)
+
+_MODEL = "A card's name, a card, or a network beside one."
+_PLACE = "The job folder: a path, file:// or s3:// URI."
+REPLACE = option("replace_edited", bool, False, "Replace an instances.json edited by hand.")
+ASKED = (
+    option("model", str, inspect.Parameter.empty, _MODEL, "--model", "-m"),
+    option("output", str, inspect.Parameter.empty, _PLACE, "--output", "-o"),
+    *options_of(Selection),
+    *options_of(Wishes),
+    option("full_decode", bool, False, "Never decode large JPEGs at reduced scale."),
+    option("gate_parity", bool, False, "First compare 16 inputs with the card's first build."),
 )
 
 
@@ -200,6 +213,120 @@ def report(output: JobFolder, as_json: JsonFlag = False) -> None:
     """What came of a merged job; or clips of its videos with what was found on them.
 
     Example: maskmill report out --clip
+    """
+
+
+Model = Annotated[str, typer.Argument(metavar="NAME", help="A card's name, a card, or a network.")]
+
+
+@command(models, "tasks.zoo_table:list_models", name="list")
+def list_models() -> None:
+    """Every card at hand: accuracy, cost, where it runs, and whether its weights are here."""
+
+
+@command(models, "tasks.zoo_table:show_model")
+def show(name: Model) -> None:
+    """All of one card: builds, downloads, checksums, where its files are, licence and source."""
+
+
+@command(models, "tasks.pull:pull")
+def pull(
+    name: Model,
+    precision: Annotated[str, typer.Option(help="fp32, int8, … (default: the card's first).")] = "",
+    as_json: JsonFlag = False,
+) -> None:
+    """Download a build from where it is published, and verify it."""
+
+
+@command(models, "worker.reproduce:reproduce")
+def reproduce(
+    name: Model,
+    coco: Annotated[str, typer.Option(help="COCO's folder, or images with an instances.json.")],
+    output: Annotated[str, typer.Option("--output", "-o", help="Default: reproduce-NAME.")] = "",
+    limit: Limit = None,
+    tolerance: Annotated[
+        float, typer.Option(min=0, max=1, help="How far from the card's AP is still the same.")
+    ] = 0.005,
+    as_json: JsonFlag = False,
+) -> None:
+    """Run a model over COCO's val2017 and print measured beside published AP.
+
+    Example: maskmill models reproduce shapes --coco held-out
+
+    Exit codes: 0 as published, 2 wrong usage, 5 further from it than --tolerance.
+    """
+
+
+@command(models, "worker.add_model:add")
+def add(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="An .onnx, or an OpenVINO .xml.")],
+    name: Annotated[str, typer.Option(help="What it is called (default: as the file).")] = "",
+    categories: Annotated[str, typer.Option(help="coco80, a,b,c or a JSON file of them.")] = "",
+    color: Annotated[str, typer.Option(help="rgb or bgr.")] = "",
+    mean: Annotated[str, typer.Option(help="Of levels 0…255, in that order: a,b,c.")] = "",
+    std: Annotated[str, typer.Option(help="As --mean.")] = "",
+    fit: Annotated[str, typer.Option(help="stretch, pad, letterbox, sides or native.")] = "",
+    replace: Annotated[bool, typer.Option("--replace", help="The model of that name.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Make a card by looking at a network, and show what it finds on a picture.
+
+    \b
+    Examples:
+      maskmill models add best.onnx
+      maskmill models add mask-rcnn.onnx --name mine --categories cat,dog
+    """
+
+
+@command(models, "worker.check:check")
+def check(
+    name: Model,
+    image: Annotated[str, typer.Argument(help="A picture.", show_default=False)] = "",
+    output: Annotated[str, typer.Option("--output", "-o", help="For drawings.")] = "maskmill-check",
+) -> None:
+    """Load every build with every engine that is here, run a picture and draw what is found.
+
+    Exit codes: 0 all that is here fits, 2 it cannot be used.
+    """
+
+
+File = Annotated[str, typer.Argument(help="A schedules.toml; unless given, the fleet's.")]
+Schedule = Annotated[str, typer.Argument(help="Of the schedule.")]
+
+
+@command(schedule, "tasks.scheduling:check", name="check")
+def check_schedules(file: File = "", as_json: JsonFlag = False) -> None:
+    """Whether a file of schedules can be used, and the next five times of each.
+
+    Example: maskmill schedule check schedules.toml
+
+    Exit codes: 0 all well, 2 something is wrong, with its line and field.
+    """
+
+
+@command(schedule, "tasks.scheduling:list_schedules", name="list")
+def list_schedules(as_json: JsonFlag = False) -> None:
+    """The fleet's schedules: the last run, how it ended, and the next.
+
+    Example: maskmill schedule list --json
+    """
+
+
+@command(schedule, "tasks.scheduling:run_schedule", name="run")
+def run_schedule(name: Schedule, as_json: JsonFlag = False) -> None:
+    """Have one of the fleet's schedules run now, on top of its times.
+
+    Example: maskmill schedule run nightly
+    """
+
+
+@command(schedule, "tasks.scheduling:serve")
+def serve(file: File = "", as_json: JsonFlag = False) -> None:
+    """Check a file, make it the fleet's, and run Celery's beat, which has workers look at it.
+
+    Example: maskmill schedule serve schedules.toml
+
+    Plain celery -A worker.app beat goes on with the file that was served last.
     """
 
 

@@ -1,4 +1,4 @@
-"""How commands are declared, and the options that several of them have."""
+"""How commands are declared."""
 
 import inspect
 import os
@@ -9,22 +9,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 import msgspec
 import typer
 
-from tasks.records import Selection
-from tasks.wishes import Wishes
-
-Inputs = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="INPUT…",
-        help="A file, folder, glob, s3:// prefix or glob, http(s):// URL, .txt or .jsonl list,"
-        " - for a list on standard input, or a COCO JSON (its images). A video stands for its"
-        " frames; clip.mp4#t=12.48, #t=10,20 and #frame=374 for some (%23 is a # of a name).",
-        show_default=False,
-    ),
-]
-JobFolder = Annotated[str, typer.Argument(metavar="OUT", help="A job folder.", show_default=False)]
 JsonFlag = Annotated[bool, typer.Option("--json", help="JSON lines instead of text.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Only the first N inputs.")]
 
 
 def _words(words: str) -> list[str]:
@@ -54,17 +39,6 @@ def options_of(kind: type[msgspec.Struct]) -> Iterator[inspect.Parameter]:
             yield option(name, str if str in get_args(bare[name]) else bare[name], kept, said)
 
 
-_MODEL = "A card's name, a card, or a network beside one."
-_PLACE = "The job folder: a path, file:// or s3:// URI."
-REPLACE = option("replace_edited", bool, False, "Replace an instances.json edited by hand.")
-ASKED = (
-    option("model", str, inspect.Parameter.empty, _MODEL, "--model", "-m"),
-    option("output", str, inspect.Parameter.empty, _PLACE, "--output", "-o"),
-    *options_of(Selection),
-    *options_of(Wishes),
-    option("full_decode", bool, False, "Never decode large JPEGs at reduced scale."),
-    option("gate_parity", bool, False, "First compare 16 inputs with the card's first build."),
-)
 SETTINGS = (
     option("delegate", str, "", "TFLite's: auto (this board's), none or a library's path."),
     option("delegate_options", list[str], [], "KEY=VALUE, for it.", "--delegate-option"),
