@@ -26,8 +26,8 @@ from tasks.state import WorkerNow
 from worker import jobs, memory
 from worker.app import app
 from worker.child import begin, heed, refusing, tell, worker_of
-from worker.fleet import FleetStation
 from worker.model import instruction_set
+from worker.station import FleetStation
 
 SAY_S = 5.0
 RATE_OVER_S = 60.0
