@@ -11,7 +11,7 @@ from tasks.folder import SHEET, Folder, read_plan
 from tasks.merge import Picked
 from tasks.records import Annotation, Item, ItemError, Job, Settings
 from worker.drawing import contact_sheet, draw
-from worker.images import BadImage, Pixels, decode, read_header
+from worker.images import Pixels, decode, read_header
 from worker.shard import frame_reader
 
 TILE_MINIMUM = (900, 900)  # decode no larger than a tile can show
@@ -34,7 +34,7 @@ def _tile(folder: Folder, job: Job, pick: Picked) -> tuple[str, Pixels | None]:
     caption = f"{item.file_name}: {number} from {SHOWN}, {len(found)} in all"
     try:
         return caption, drawn(item, found, job.asked.settings)
-    except (StorageError, BadImage, ItemError):
+    except (StorageError, ItemError):
         return f"{item.file_name}: could not be read", None
 
 
