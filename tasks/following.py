@@ -100,9 +100,9 @@ def dry(given: Sources, wished: Wishes, routing: Routing, append: bool) -> Said:
     seen = visible(found, wished, upload=False)
     some = list(itertools.islice(seen, TRIED))
     frames = frames_of(itertools.chain(some, seen), given.selection)
-    tally = survey(frames, given.selection, asked.shard_size)
-    report = {name: getattr(tally, name) for name in COUNTED}
-    report |= {**_expected(tally.items), "model": asked.model.card.name}
+    counts = survey(frames, given.selection, asked.shard_size)
+    report = {name: getattr(counts, name) for name in COUNTED}
+    report |= {**_expected(counts.items), "model": asked.model.card.name}
     report |= _tried({each.uri for each in some if each.is_image})
     lines = (f"{name.replace('_', ' '):<20}{value}" for name, value in report.items())
     return Said({"event": "dry-run", **report}, lines)
