@@ -223,7 +223,7 @@ def merge_job(output: str, replace_edited: bool) -> Said:
     job, folder = find_job(absolute(output))
     if missing_shards(folder, job):
         return _done(f"the job is not done; what is there is in {merge_part(folder, job)}")
-    draw = import_module("worker.sheet").write_sheet
+    draw = import_module("worker.drawing").write_sheet
     merge_all(folder, job, draw, replace_edited=replace_edited)
     lift(folder, STOPPED_MARK)
     return _done(f"merged into {folder.file('instances.json')}")
