@@ -100,9 +100,9 @@ def dry(given: Sources, wished: Wishes, routing: Routing, append: bool) -> Said:
     seen = visible(found, wished, upload=False)
     some = list(itertools.islice(seen, TRIED))
     frames = frames_of(itertools.chain(some, seen), given.selection)
-    tally = survey(frames, given.selection, asked.shard_size)
-    report = {name: getattr(tally, name) for name in COUNTED}
-    report |= {**_expected(tally.items), "model": asked.model.card.name}
+    counts = survey(frames, given.selection, asked.shard_size)
+    report = {name: getattr(counts, name) for name in COUNTED}
+    report |= {**_expected(counts.items), "model": asked.model.card.name}
     report |= _tried({each.uri for each in some if each.is_image})
     lines = (f"{name.replace('_', ' '):<20}{value}" for name, value in report.items())
     return Said({"event": "dry-run", **report}, lines)
@@ -223,7 +223,7 @@ def merge_job(output: str, replace_edited: bool) -> Said:
     job, folder = find_job(absolute(output))
     if missing_shards(folder, job):
         return _done(f"the job is not done; what is there is in {merge_part(folder, job)}")
-    draw = import_module("worker.sheet").write_sheet
+    draw = import_module("worker.drawing").write_sheet
     merge_all(folder, job, draw, replace_edited=replace_edited)
     lift(folder, STOPPED_MARK)
     return _done(f"merged into {folder.file('instances.json')}")

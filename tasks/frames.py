@@ -33,7 +33,7 @@ def frames_of(
         if reason := refused(each.uri):
             return Problem("fetch", "refused", reason)
         try:
-            reader = import_module("worker.video")  # only who has a video needs it
+            reader = import_module("worker.film")  # only who has a video needs it
             index: VideoIndex = reader.look(each.uri, each.version, limits)
             return index
         except ItemError as exc:

@@ -11,7 +11,6 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, field
 from typing import TypeVar
 
 import msgspec
@@ -54,25 +53,12 @@ def scratch(tables: str) -> Iterator[sqlite3.Connection]:
         raise JobError(f"this needs scratch space in {tempfile.gettempdir()}: {exc}") from exc
 
 
-@dataclass
-class Tally:
-    """What was found; what was chosen of it is `items`."""
-
-    items: int = 0
-    duplicates: int = 0
-    not_images: int = 0
-    shards: int = 0
-    bytes: int = 0
-    of_unknown_size: int = 0
-    not_images_named: list[str] = field(default_factory=list)
-
-
-def survey(found: Iterable[Found], selection: Selection, shard_size: int) -> Tally:
+def survey(found: Iterable[Found], selection: Selection, shard_size: int) -> Counts:
     """What a plan would come to."""
     with scratch(_TABLES) as db:
-        tally = _gather(db, found, selection)
-        tally.shards = sum(1 for _ in shards_of(_items(db), shard_size))
-    return tally
+        counts = _gather(db, found, selection)
+        counts.shards = sum(1 for _ in shards_of(_items(db), shard_size))
+    return counts
 
 
 def write_plan(
@@ -84,16 +70,16 @@ def write_plan(
     again goes on where it stopped, and parts of another plan are never taken for its own.
     """
     with scratch(_TABLES) as db:
-        tally = _gather(db, found, selection)
-        if not tally.items:
-            some = f", for one {tally.not_images_named[0]}" if tally.not_images else ""
-            raise InputError(f"none of the {tally.not_images} files found is an image{some}")
+        counts = _gather(db, found, selection)
+        if not counts.items:
+            some = f", for one {counts.not_images_named[0]}" if counts.not_images else ""
+            raise InputError(f"none of the {counts.not_images} files found is an image{some}")
         token = hashlib.sha256(salt)
         for row in db.execute(_ROWS):
             token.update(repr(row).encode())
         folder = Folder(output, token.hexdigest()[:12])
-        tally.shards = _write_parts(folder, shards_of(_items(db), shard_size))
-    return folder, msgspec.convert(tally, Counts, from_attributes=True)
+        counts.shards = _write_parts(folder, shards_of(_items(db), shard_size))
+    return folder, counts
 
 
 def commit_job(folder: Folder, job: Job, *, replace: bool = False) -> bool:
@@ -105,35 +91,35 @@ def commit_job(folder: Folder, job: Job, *, replace: bool = False) -> bool:
     return True
 
 
-def _gather(db: sqlite3.Connection, found: Iterable[Found], selection: Selection) -> Tally:
+def _gather(db: sqlite3.Connection, found: Iterable[Found], selection: Selection) -> Counts:
     """All items in the scratch file, chosen and numbered."""
     if selection.images_from:
         _remember_ids(db, selection.images_from)
-    tally = Tally()
+    counts = Counts()
     for number, each in enumerate(found, 1):
-        _collect(db, each, selection, tally)
-        if tally.items == selection.limit:
+        _collect(db, each, selection, counts)
+        if counts.items == selection.limit:
             break
         if number % SAID == 0:
             print(f"planning: {number:,} inputs so far", file=sys.stderr, flush=True)
     if selection.sample is not None:
         _draw_sample(db, selection.sample)
-        tally.items = min(tally.items, selection.sample)
+        counts.items = min(counts.items, selection.sample)
     _give_ids(db, selection)
-    return tally
+    return counts
 
 
-def _collect(db: sqlite3.Connection, each: Found, selection: Selection, tally: Tally) -> None:
+def _collect(db: sqlite3.Connection, each: Found, selection: Selection, counts: Counts) -> None:
     if not each.is_image:
-        tally.not_images += 1
-        if len(tally.not_images_named) < NAMED:
-            tally.not_images_named.append(shown(each.uri))
-    elif _insert(db, each, tally.items, selection):
-        tally.items += 1
-        tally.bytes += max(each.size, 0)
-        tally.of_unknown_size += each.size < 0
+        counts.not_images += 1
+        if len(counts.not_images_named) < NAMED:
+            counts.not_images_named += (shown(each.uri),)
+    elif _insert(db, each, counts.items, selection):
+        counts.items += 1
+        counts.bytes += max(each.size, 0)
+        counts.of_unknown_size += each.size < 0
     else:
-        tally.duplicates += 1
+        counts.duplicates += 1
 
 
 def _insert(db: sqlite3.Connection, each: Found, place: int, selection: Selection) -> bool:

@@ -114,12 +114,16 @@ class Asked(msgspec.Struct, frozen=True):
     alternates: tuple[Model, ...] = ()  # mixed: builds and engines that may make a shard as well
 
 
-class Counts(msgspec.Struct, frozen=True, kw_only=True):
-    items: int
-    shards: int
+class Counts(msgspec.Struct, kw_only=True):
+    """What was found; what was chosen of it is `items`."""
+
+    items: int = 0
+    shards: int = 0
     duplicates: int = 0
     not_images: int = 0
     not_images_named: tuple[str, ...] = ()  # the first few
+    bytes: int = 0
+    of_unknown_size: int = 0
 
 
 Priority = Literal["high", "normal", "low"]

@@ -152,7 +152,7 @@ def _see_to(book: Book, run: Run, fleet: Fleet, now: datetime) -> End | None:
 
 def _look_for_stall(book: Book, run: Run, now: datetime) -> None:
     job, uri = read_job(run.output), book.at(f"{book.last}.seen.json")
-    shards = sum(1 for _ in list_entries(f"{run.output}/shards/{job.run}/")) if job else 0
+    shards = sum(1 for _ in list_entries(join(run.output, f"shards/{job.run}/"))) if job else 0
     before, since = read_any(uri, tuple[int, datetime]) or (-1, now)
     if before != shards or since > now:
         put(uri, encode((shards, now)))

@@ -22,6 +22,7 @@ from tasks.submit import options_as
 from tasks.wishes import Wishes, settings_of
 
 LOOKED_AT = 400  # nominal times of which no two may have the same output
+_TOGETHER = ("events", "into"), ("drop_vanished", "into"), ("drop_vanished", "inputs")
 _FROM = datetime(2026, 1, 1, tzinfo=UTC)  # whatever today is, a file is right or wrong
 _TABLE = re.compile(r"(?m)^[ \t]*\[\[\s*schedule\s*\]\]")
 _PLACE = re.compile(r"\$\.schedule\[(\d+)\](?:\.(\w+))?")  # as msgspec says where it is
@@ -108,7 +109,7 @@ def _faults(made: Sequence[Schedule], here: bool) -> Iterator[tuple[int, str, st
                     check(it)
                 except Exception as exc:  # noqa: BLE001  whoever reads the field says what it must be
                     yield number, field, str(exc)
-        for field, needed in (("events", "into"), ("drop_vanished", "into")):
+        for field, needed in _TOGETHER:
             if getattr(it, field) and not getattr(it, needed):
                 yield number, field, f"it goes with {needed}"
         for each in made[:number]:

@@ -67,7 +67,8 @@ def run_schedule(name: str, as_json: bool) -> int:
         raise JobError(f"{shown(schedule.output_of(now))} holds a job; put {{run}} into its output")
     for line in look_at(schedule, fleet, now, at_once=True):
         tell({"event": "done", "message": line}, [line], as_json)
-    return OK if read_book(fleet.state, schedule).running else STOPPED
+    book = read_book(fleet.state, schedule)
+    return OK if book.running or book.end(book.last).state == "nothing-new" else STOPPED
 
 
 def serve(file: str, as_json: bool) -> int:

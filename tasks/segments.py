@@ -44,11 +44,12 @@ CREATE TABLE item (
 CREATE INDEX name ON item (name);
 CREATE TABLE turn (source TEXT, turn INTEGER, PRIMARY KEY (source, turn)) WITHOUT ROWID;
 CREATE VIEW live AS
-    SELECT item.key, item.segment, mark.name AS mark
-    FROM item LEFT JOIN item AS mark ON mark.key = '-' || item.source AND mark.turn > item.turn
+    SELECT item.key, item.segment, ifnull(marked.name, 'returned') AS mark
+    FROM item LEFT JOIN item AS marked
+        ON marked.key = '-' || item.source AND marked.turn > item.turn
     WHERE item.id AND NOT EXISTS
         (SELECT * FROM turn WHERE turn.source = item.source AND turn.turn > item.turn)
-    AND (mark IS NULL OR mark = 'returned' OR (mark = 'vanished' AND item.name NOT NULL));
+    AND (mark = 'returned' OR (mark = 'vanished' AND item.name NOT NULL));
 CREATE TABLE object (name TEXT PRIMARY KEY, taken INTEGER, empty_masks INTEGER) WITHOUT ROWID;
 CREATE TABLE outcome (
     identity TEXT, key TEXT, source TEXT, turn INTEGER, failed INTEGER, generation INTEGER,
@@ -56,6 +57,7 @@ CREATE TABLE outcome (
 );
 CREATE INDEX place ON outcome (identity, failed, generation DESC, part);
 """
+MARK = "SELECT max(mark) FROM live WHERE key = ? AND segment = ?"  # NULL of what is left out
 
 
 class Header(msgspec.Struct, frozen=True):
@@ -146,6 +148,7 @@ class Segments:
 
         Annotations have their ids.
         """
+        turned = self._one("SELECT count(*) FROM turn")
         for number, first in enumerate(self._firsts):
             uri, ids = segment_uri(self._folder, number), itertools.count(first)
             with open_read(uri) as file:
@@ -154,16 +157,13 @@ class Segments:
                 for line in file:
                     each = decoded(line, Ended, uri)
                     found = tuple(replace(it, id=next(ids)) for it in each.annotations)
-                    marked = self._db.execute(
-                        "SELECT mark FROM live WHERE key = ? AND segment = ?", (each.key, number)
-                    ).fetchone()
-                    if marked is None:
+                    mark = self._one(MARK, each.key, number) if turned or each.failure else ""
+                    if mark is None:
                         continue
-                    vanished = marked == ("vanished",)
                     yield Shard(
                         each.part,
                         header.produced_by[each.made_by],
-                        (replace(each.image, vanished=vanished),) if each.image else (),
+                        (replace(each.image, vanished=mark == MARKS[0]),) if each.image else (),
                         found,
                         (each.failure,) if each.failure else (),
                         empty,

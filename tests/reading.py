@@ -12,8 +12,8 @@ from storage.uris import of_frame
 from tasks.records import Item, ItemError, VideoFrame
 from tasks.videos import VideoIndex, VideoLimits
 from tests.videos import number_of
+from worker.film import look
 from worker.frames import FrameReader
-from worker.video import look
 
 LIMITS = VideoLimits(max_bytes=1 << 30, max_seconds=86_400, max_frames=10**6, max_pixels=10**8)
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import msgspec
+
 from tasks.folder import Folder, read_job, read_run
 from tasks.running import End, Run
 from tasks.runs import read_book, read_schedules
+from tasks.schedules import Schedule
 from tests.fleet import Fleet
 
 EVERY_S = 3
@@ -57,3 +60,21 @@ def check_runs(made: Fleet, out: Path, whole: bytes) -> None:
     jobs = {str(each.parent) for each in out.glob("*/job.json")}
     assert jobs >= {run.output for run, _ in runs}
     assert len(jobs) <= len(runs) + 1  # one may be running
+
+
+def toml(*schedules: Schedule) -> bytes:
+    """A file of these."""
+    lines = []
+    for each in schedules:
+        lines.append("[[schedule]]")
+        given = msgspec.to_builtins(each)
+        for field in msgspec.structs.fields(Schedule):
+            if (value := given[field.name]) not in (field.default, {}, []):
+                lines.append(f"{field.name} = {_in_toml(value)}")
+    return "\n".join(lines).encode()
+
+
+def _in_toml(value: object) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name} = {_in_toml(each)}" for name, each in value.items()) + "}"
+    return msgspec.json.encode(value).decode()

@@ -19,11 +19,10 @@ from tasks.records import Item
 from tasks.shelf import builds_at, model_at
 from tasks.wishes import Wishes, settings_of
 from tasks.zoo_table import Facts, record_lines
-from worker.drawing import contact_sheet
+from worker.drawing import contact_sheet, drawn
 from worker.model import load_model
 from worker.settings import WorkerSettings
 from worker.shard import Means, Stopwatch, annotate
-from worker.sheet import drawn
 
 
 def check(name: str, image: str, output: str) -> Said:

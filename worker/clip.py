@@ -27,10 +27,9 @@ from tasks.ordered import side_by_side
 from tasks.plan import scratch
 from tasks.progress import tell
 from tasks.records import Item, ItemError, Job, encode
-from worker.drawing import draw
+from worker.drawing import SHOWN, draw
 from worker.images import Pixels
 from worker.shard import frame_reader
-from worker.sheet import SHOWN
 
 WIDEST, LABELLED = 1280, 640  # pixels across, the latter so that labels have room
 CLOCK = Fraction(1, 90_000)  # seconds, as in MPEG

@@ -1,29 +1,73 @@
-"""Pictures for people: masks, boxes and labels on an image, and many of them on one sheet."""
+"""Pictures for people: masks, boxes and labels on an image, and the contact sheet of a job."""
 
 import io
 import math
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 import cv2
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageDraw, ImageFont, ImageOps
 from pycocotools.coco import COCO
 
-from worker.images import Pixels
+from storage import get, put
+from storage.errors import StorageError
+from tasks.folder import SHEET, Folder, read_plan
+from tasks.merge import Picked
+from tasks.records import Annotation, Item, ItemError, Job, Settings
+from worker.images import Pixels, decode, read_header
+from worker.shard import frame_reader
 
 Record = Mapping[str, Any]  # an annotation of a COCO dataset, with its score
 Color = tuple[int, int, int]
 Box = tuple[int, int, int, int]  # x1, y1, x2, y2, the last two outside
 
+SHOWN = 0.3  # lowest score drawn: the file keeps more than an eye can use
 TILE = (640, 480)  # the room for a picture on a sheet: width, height
+TILE_MINIMUM = (900, 900)  # decode no larger than a tile can show
 _CAPTION, _LABEL = 30, 18  # pixels high
 _GAP = 8
 _OPACITY = 0.45
 _LONGEST_NAME, _LONGEST_CAPTION = 30, 75  # letters
 _PAPER, _INK, _GREY = (24, 24, 27), (235, 235, 235), (70, 70, 74)
+
+
+def write_sheet(folder: Folder, job: Job, picks: Sequence[Picked]) -> bool:
+    """Whether there was anything to draw."""
+    tiles = [_tile(folder, job, pick) for pick in picks]
+    if tiles:
+        put(folder.file(SHEET), contact_sheet(tiles))
+    return bool(tiles)
+
+
+def _tile(folder: Folder, job: Job, pick: Picked) -> tuple[str, Pixels | None]:
+    item = next(each for each in read_plan(folder, pick.shard) if each.file_name == pick.file_name)
+    found = pick.found
+    number = sum(each.score >= SHOWN for each in found)
+    caption = f"{item.file_name}: {number} from {SHOWN}, {len(found)} in all"
+    try:
+        return caption, drawn(item, found, job.asked.settings)
+    except (StorageError, ItemError):
+        return f"{item.file_name}: could not be read", None
+
+
+def drawn(item: Item, found: Iterable[Annotation], settings: Settings) -> Pixels:
+    """An image with what was found on it and may be shown."""
+    if item.frame is None:
+        data = get(item.uri, max_bytes=settings.max_bytes)
+        header = read_header(data, max_pixels=settings.max_pixels)
+        pixels, size = decode(data, header, TILE_MINIMUM), (header.height, header.width)
+    else:
+        with closing(frame_reader(settings)) as reader:
+            pixels = reader.read(item).pixels()
+        size = pixels.shape[0], pixels.shape[1]
+    names = {each.id: each.name for each in settings.categories}
+    records = [msgspec.to_builtins(each) for each in found if each.score >= SHOWN]
+    return draw(pixels, records, names, size)
 
 
 def draw(

@@ -1,11 +1,13 @@
-"""A video that is open: its packets, its decoder, and what it says of itself.
+"""A video that is open: its frames, its packets, its decoder, and what it says of itself.
 
 FFmpeg is given nothing but a file object and may open nothing else, and reads only containers that
 hold their frames themselves: no playlist leads anywhere.
 """
 
+from array import array
+from bisect import bisect_right
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from fractions import Fraction
 from itertools import chain, islice
 from typing import cast
@@ -17,7 +19,8 @@ from av.packet import Packet
 from av.stream import Discard, Disposition
 
 from tasks.records import ItemError, Video
-from tasks.videos import MICROSECONDS
+from tasks.videos import MICROSECONDS, VideoIndex, VideoLimits
+from worker.images import check_pixels
 from worker.ranges import BOXES, Ranges, bytes_of
 
 _OPTIONS = {
@@ -79,10 +82,8 @@ class Film:
 
     def _check(self) -> None:
         context = self._stream.codec_context
-        if context.width * context.height > self._max_pixels:
-            sides = f"{context.width}×{context.height} pixels"
-            limit = f"more than the limit of {self._max_pixels:,}"
-            raise ItemError("decode", "too-many-pixels", f"its frames have {sides}, {limit}")
+        if context.width and context.height:  # not every stream says so ahead of its frames
+            check_pixels(context.width, context.height, self._max_pixels)
         in_disorder = context.has_b_frames and context.name in ("h264", "hevc")
         if in_disorder and self._container.format.name == "avi":
             raise ItemError("decode", "no-times", _NO_TIMES)
@@ -155,3 +156,37 @@ class Film:
     def close(self) -> None:
         self._container.close()
         self.source.close()
+
+
+def look(uri: str, version: str | None, limits: VideoLimits) -> VideoIndex:
+    """Which frames a video has and when each is shown, told from its packets and not its pixels.
+
+    Raises ItemError for what is wrong with the video; a store that is away passes through.
+    """
+    with closing(Film(uri, version or "", limits.max_bytes, limits.max_pixels)) as film:
+        times, keys, end = array("q"), array("q"), 0
+        latest = (limits.max_seconds + film.start) / film.time_base
+        film.source.blind = film.is_movie and not film.source.in_fragments
+        for pts, packet in film.packets():
+            if packet.is_keyframe:
+                keys.append(pts)
+            if film.shows(packet):
+                times.append(pts)
+                end = max(end, pts + (packet.duration or 1))
+            if len(times) > limits.max_frames or end > latest:
+                most = f"{limits.max_frames:,} frames (MASKMILL_MAX_FRAMES)"
+                longest = f"{limits.max_seconds:,} seconds (MASKMILL_MAX_VIDEO_S)"
+                raise ItemError("decode", "too-long", f"it has more than {most} or {longest}")
+        groups = _groups(sorted(keys), sorted(set(times)))
+        if not groups:
+            raise ItemError("decode", "no-frames", "it holds no frame that can be decoded")
+        frames = array("q", groups), array("q", groups.values())
+        return VideoIndex(
+            film.video(), film.source.version, *frames, end, film.time_base, film.start
+        )
+
+
+def _groups(keys: list[int], times: list[int]) -> dict[int, int]:
+    """The key frame of each time; frames before all key frames cannot be decoded."""
+    places = ((time, bisect_right(keys, time)) for time in times)
+    return {time: keys[place - 1] for time, place in places if place}

@@ -9,18 +9,19 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, features
 
+from tasks.records import ItemError
+
 Pixels = NDArray[np.uint8]  # (height, width, 3), RGB
-Kind = Literal["empty", "not-an-image", "corrupt", "too-many-pixels", "unsupported"]
 
 MAX_PIXELS = 100_000_000
 
-# Pillow's remarks on odd metadata are no news to anybody: what matters ends in a BadImage.
+# Pillow's remarks on odd metadata are no news to anybody: what matters ends in an ItemError.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 Image.MAX_IMAGE_PIXELS = None  # the limit is ours
 
@@ -39,14 +40,6 @@ _TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # EXIF orientations as PIL.
 _BITS_PER_SAMPLE = 258
 
 
-class BadImage(Exception):
-    """A file that gives no pixels: `kind` for machines, the message one sentence for people."""
-
-    def __init__(self, kind: Kind, message: str) -> None:
-        super().__init__(message)
-        self.kind = kind
-
-
 class Header(NamedTuple):
     """What the file says before any pixel is decoded. Width and height are those when upright."""
 
@@ -62,12 +55,14 @@ def read_header(data: bytes, max_pixels: int = MAX_PIXELS) -> Header:
     # The canvas of this form of WebP may be vast, and is allocated as soon as it is opened.
     if format == "WebP" and data[12:16] == b"VP8X":
         width, height = (1 + int.from_bytes(data[at : at + 3], "little") for at in (24, 27))
-        _check_pixels(width, height, max_pixels)
+        check_pixels(width, height, max_pixels)
     image = _open(data, format)
     width, height = image.size
-    _check_pixels(width, height, max_pixels)
+    check_pixels(width, height, max_pixels)
     if image.mode in _NOT_READ:
-        raise BadImage("unsupported", f"The {format} has samples of a kind that is not read.")
+        raise ItemError(
+            "decode", "unsupported", f"The {format} has samples of a kind that is not read."
+        )
     orientation = _orientation(image)
     if orientation > 4 and format != "TIFF":  # Pillow turns that by itself
         width, height = height, width
@@ -117,15 +112,16 @@ def supported_formats() -> dict[str, bool]:
 
 def _detect(data: bytes) -> str:
     if not data:
-        raise BadImage("empty", "The file is empty.")
+        raise ItemError("decode", "empty", "The file is empty.")
     looks = {name: begins for name, (_, begins) in _FORMATS.items()} | _UNREAD
     format = next((name for name in looks if re.match(looks[name], data, re.DOTALL)), "")
     if format in _FORMATS and features.check(_FORMATS[format][0]):
         return format
     known = ", ".join(_FORMATS)
     if format:
-        raise BadImage("unsupported", f"{format} files are not read here, only {known}.")
-    raise BadImage(
+        raise ItemError("decode", "unsupported", f"{format} files are not read here, only {known}.")
+    raise ItemError(
+        "decode",
         "not-an-image",
         f"The file is not an image that is read here: it begins like none of {known}.",
     )
@@ -146,13 +142,17 @@ def _broken_if_refused(format: str) -> Iterator[None]:
         raise _broken(format) from exc
 
 
-def _check_pixels(width: int, height: int, max_pixels: int) -> None:
+def check_pixels(width: int, height: int, max_pixels: int) -> None:
+    """Of an image or of a video's frames."""
     if width < 1 or height < 1:
-        raise BadImage("corrupt", f"The image says that it has {width}×{height} pixels.")
+        raise ItemError(
+            "decode", "corrupt", f"The picture says that it has {width}×{height} pixels."
+        )
     if width * height > max_pixels:
-        raise BadImage(
+        raise ItemError(
+            "decode",
             "too-many-pixels",
-            f"The image has {width}×{height} pixels, more than the limit of {max_pixels:,}.",
+            f"The picture has {width}×{height} pixels, more than the limit of {max_pixels:,}.",
         )
 
 
@@ -172,10 +172,9 @@ def _to_rgb(image: Any) -> Pixels:
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
-def _broken(format: str) -> BadImage:
-    return BadImage(
-        "corrupt", f"The {format} is damaged or cut off, or of a variant not read here."
-    )
+def _broken(format: str) -> ItemError:
+    what = "is damaged or cut off, or of a variant not read here"
+    return ItemError("decode", "corrupt", f"The {format} {what}.")
 
 
 def _has_no_end(data: bytes) -> bool:

@@ -36,10 +36,10 @@ from tasks.runs import tick
 from tasks.submit import submit_message
 from worker import spool
 from worker.attempts import Overtaken, Released, Trying, read_history
+from worker.drawing import write_sheet
 from worker.model import LoadedModel, instruction_set
 from worker.per_image import EVENT, save_frame, write_per_image
 from worker.shard import Means, Outcome, annotate, failed
-from worker.sheet import write_sheet
 from worker.station import PASSING, Event, FleetStation, Station
 
 log = logging.getLogger("maskmill.worker")

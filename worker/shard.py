@@ -31,7 +31,7 @@ from tasks.records import (
     Video,
 )
 from worker.detections import Detections, Raw, Wanted
-from worker.images import BadImage, Header, Pixels, decode, read_header
+from worker.images import Header, Pixels, decode, read_header
 from worker.memory import flight
 from worker.model import LoadedModel
 from worker.polygons import polygons
@@ -196,15 +196,12 @@ def _of_one_item() -> Iterator[None]:
 
 
 def _to_tensor(item: Item, data: bytes, model: LoadedModel, settings: Settings) -> Prepared:
-    try:
-        header = read_header(data, max_pixels=settings.max_pixels)
-        frame = model.intake.frame(header.height, header.width)
-        twice = (2 * frame.content_height, 2 * frame.content_width)
-        minimum = twice if settings.reduced_decode else None
-        with flight.decoding(len(data), header, minimum):
-            tensor = model.intake.tensor(decode(data, header, minimum), frame)
-    except BadImage as exc:
-        raise ItemError("decode", exc.kind, str(exc)) from exc
+    header = read_header(data, max_pixels=settings.max_pixels)
+    frame = model.intake.frame(header.height, header.width)
+    twice = (2 * frame.content_height, 2 * frame.content_width)
+    minimum = twice if settings.reduced_decode else None
+    with flight.decoding(len(data), header, minimum):
+        tensor = model.intake.tensor(decode(data, header, minimum), frame)
     return Picture(item, frame, header.orientation), tensor
 
 

@@ -10,7 +10,6 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
 from storage import http_requests
@@ -22,13 +21,13 @@ from tasks.folder import Folder, read_job
 from tasks.markers import cancel, stop
 from tasks.messages import SubmitMessage
 from tasks.nominal import UTC
-from tasks.records import encode
 from tasks.running import Fleet
 from tasks.runs import look_at, place_of, read_book, tick
 from tasks.schedules import Schedule
 from tasks.state import State
 from tests.graphs import write_model
 from tests.pictures import write_folder
+from tests.schedules import toml
 from tests.services import http_server, reply, url_of
 
 LOCAL = "127.0.0.1"
@@ -200,14 +199,6 @@ def test_they_are_told_in_order_and_none_is_left_out(
     receiver.answers = []
     list(tick(fleet, at(24 * 6 + 0.1)))
     assert [body["reason"] for _, body in receiver.taken] == [f"reason {n}" for n in range(1, 6)]
-
-
-def toml(schedule: Schedule) -> bytes:
-    given = msgspec.to_builtins(schedule)
-    kept = ("name", "every", "inputs", "model", "output", "webhook")
-    return b"[[schedule]]\n" + b"".join(
-        name.encode() + b" = " + encode(given[name]) + b"\n" for name in kept
-    )
 
 
 @pytest.mark.parametrize(

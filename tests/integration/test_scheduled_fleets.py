@@ -10,11 +10,14 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from redis import Redis
 
+from storage import put
+from storage.uris import parse
 from tasks.runs import read_schedules
 from tests.fleet import Fleet, fleet, until
 from tests.graphs import write_model
-from tests.pictures import write_folder
+from tests.pictures import jpeg, write_folder
 from tests.running import maskmill
 from tests.schedules import check_runs, ended, write_schedule
 from tests.services import http_server, reply, url_of
@@ -87,6 +90,52 @@ def test_beat_and_worker_are_killed_and_each_run_is_made_once(
         about["last"] == f"{ended(fleet_here)[-1][0].nominal:%Y%m%dT%H%M%SZ}"
         or about["state"] == "running"
     )
+
+
+def test_events_come_to_a_dataset_though_the_worker_is_killed(
+    fleet_here: Fleet, tmp_path: Path, card: Path, moto_s3: str
+) -> None:
+    """Over a real Redis and S3 over HTTP: each object that was told of is in it once."""
+    queue, out = Redis.from_url(fleet_here.broker), tmp_path / "grown"
+    fleet_here.variables["MASKMILL_INPUT_ROOTS"] += f",{moto_s3}"
+    file = tmp_path / "schedules.toml"
+    file.write_text(
+        f"""[[schedule]]
+name = "arrivals"
+every = "2s"
+events = "{fleet_here.broker}/photos"
+into = "{out}"
+model = "{card}"
+options = {{ shard_size = 1 }}
+"""
+    )
+
+    def arrive(*numbers: int) -> None:
+        for n in numbers:
+            put(f"{moto_s3}/{n}.jpg", jpeg(n))
+            there = {"bucket": {"name": parse(moto_s3).host}, "object": {"key": f"{n}.jpg"}}
+            record = {"eventName": "s3:ObjectCreated:Put", "s3": there}
+            queue.rpush("photos", json.dumps([{"Event": [record]}]))
+
+    def images() -> list[str]:
+        found = json.loads((out / "instances.json").read_bytes())["images"]
+        return sorted(each["file_name"] for each in found)
+
+    arrive(0, 1, 2)
+    beat, worker = fleet_here.serve(file), fleet_here.worker("-m", str(card))
+    until(lambda: list(out.glob("plan/*/*")), 60, "they are in the plan", fleet_here.logs)
+    worker.kill()
+    arrive(2, 3, 4)
+    worker = fleet_here.worker("-m", str(card))
+    until(lambda: (out / "run.json").exists(), 150, "it is merged", fleet_here.logs)
+    wanted = [f"{n}.jpg" for n in range(5)]
+    until(lambda: images() == wanted, 150, "all are in it", fleet_here.logs)
+    until(lambda: sum(end.images for _, end in ended(fleet_here)) >= 5, 150, "they are counted")
+    listed = fleet_here.run("schedule", "list", "--json")
+    assert listed.events[0]["output"] == str(out)
+    assert not queue.llen("photos")
+    for each in (beat, worker):
+        each.kill()
 
 
 def test_run_list_and_serve_in_words(

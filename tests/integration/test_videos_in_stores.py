@@ -28,8 +28,8 @@ from tests.running import maskmill
 from tests.services import http_server, url_of
 from tests.videos import RECIPES, Pixels, Recipe, numbered, write
 from worker import ranges
+from worker.film import look
 from worker.frames import FrameReader
-from worker.video import look
 
 
 @pytest.fixture(autouse=True)

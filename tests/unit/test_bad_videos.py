@@ -19,7 +19,7 @@ from tasks.videos import VideoIndex
 from tests.reading import LIMITS, in_shards, indexed, items_of, read
 from tests.videos import RECIPES, Recipe, number_of, write, write_sound
 from worker import film
-from worker.video import look
+from worker.film import look
 
 DAMAGED = [
     "h264 with b-frames",

@@ -40,8 +40,8 @@ from tests.unit.test_dataset_videos import NOTHING_DRAWN, job_of
 from tests.videos import Recipe, number_of, write
 from worker import rle
 from worker.clip import clips
-from worker.sheet import write_sheet
-from worker.video import look
+from worker.drawing import write_sheet
+from worker.film import look
 
 BY = ProducedBy("0" * 64, "onnx", "1", "fp32", "", "avx2")
 LIMITS = VideoLimits(1 << 30, 3600, 10_000, 1 << 24)

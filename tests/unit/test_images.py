@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 
-from worker.images import BadImage, Header, decode, read_header, reduction, supported_formats
+from tasks.records import ItemError
+from worker.images import Header, decode, read_header, reduction, supported_formats
 
 # What worker.images sets for the process; pytest puts its own filters over it.
 pytestmark = pytest.mark.filterwarnings(r"ignore::UserWarning:PIL\.")
@@ -165,7 +166,7 @@ def test_broken_exif_costs_nothing(exif: bytes) -> None:
     ],
 )
 def test_what_gives_no_pixels(data: bytes, kind: str, word: str) -> None:
-    with pytest.raises(BadImage, match=word) as caught:
+    with pytest.raises(ItemError, match=word) as caught:
         read(data)
     assert caught.value.kind == kind
 
@@ -176,7 +177,7 @@ def test_a_download_that_broke_off_into_zeros_is_corrupt(options, share: float) 
     """Pillow decodes about a third of such files without a word, to grey."""
     whole = encoded(textured(400, 300), "JPEG", quality=85, **options)
     data = whole[: int(len(whole) * share)].ljust(len(whole), b"\0")
-    with pytest.raises(BadImage) as caught:
+    with pytest.raises(ItemError) as caught:
         read(data)
     assert caught.value.kind == "corrupt"
 
@@ -200,7 +201,7 @@ def test_a_cut_file_never_passes_for_whole(data: bytes) -> None:
     for offset in sorted(offsets):
         try:
             _, pixels = read(data[:offset])
-        except BadImage as bad:
+        except ItemError as bad:
             refused += 1
             assert bad.kind in ("empty", "not-an-image", "corrupt")  # noqa: PT017
         else:
@@ -231,7 +232,7 @@ def bmp_saying(width: int, height: int) -> bytes:
 @pytest.mark.parametrize("bomb", [png_saying, webp_saying, bmp_saying])
 @pytest.mark.parametrize(("width", "height"), [(60_000, 60_000), (16_000_000, 10)])
 def test_a_pixel_bomb_is_refused_by_its_header(bomb, width: int, height: int) -> None:
-    with pytest.raises(BadImage, match=rf"{width}×{height} .* limit of 100,000,000") as caught:
+    with pytest.raises(ItemError, match=rf"{width}×{height} .* limit of 100,000,000") as caught:
         read_header(bomb(width, height), max_pixels=100_000_000)
     assert caught.value.kind == "too-many-pixels"
 
@@ -244,7 +245,7 @@ def test_a_plain_webp_of_the_largest_size_is_refused_by_its_header(lossless: boo
         data[21:25] = (16382 << 14 | 16382).to_bytes(4, "little")
     else:
         data[26:30] = b"\xff\x3f" * 2
-    with pytest.raises(BadImage, match=r"16383×16383 .* limit of 100,000,000") as caught:
+    with pytest.raises(ItemError, match=r"16383×16383 .* limit of 100,000,000") as caught:
         read_header(bytes(data))
     assert caught.value.kind == "too-many-pixels"
     assert read_header(bytes(data), max_pixels=1 << 30).width == 16383
@@ -253,7 +254,7 @@ def test_a_plain_webp_of_the_largest_size_is_refused_by_its_header(lossless: boo
 def test_the_limit_is_ours_and_not_the_library_s() -> None:
     data = png_saying(20_000, 20_000)  # over twice the size at which Pillow itself gives up
     assert read_header(data, max_pixels=400_000_000).width == 20_000
-    with pytest.raises(BadImage, match="limit of 399,999,999"):
+    with pytest.raises(ItemError, match="limit of 399,999,999"):
         read_header(data, max_pixels=399_999_999)
 
 
@@ -264,7 +265,7 @@ def test_the_limit_is_ours_and_not_the_library_s() -> None:
 def test_random_bytes_are_bad_images_and_nothing_else(head: bytes, tail: bytes) -> None:
     try:
         read(head + tail)
-    except BadImage as bad:
+    except ItemError as bad:
         assert str(bad).endswith(".")  # noqa: PT017
 
 
@@ -276,7 +277,7 @@ def test_damaged_bytes_are_bad_images_or_images(data: st.DataObject) -> None:
     try:
         header = read_header(bytes(damaged), max_pixels=1_000_000)
         assert decode(bytes(damaged), header).shape == (header.height, header.width, 3)
-    except BadImage:
+    except ItemError:
         pass
 
 

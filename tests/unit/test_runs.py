@@ -30,6 +30,7 @@ from tasks.scheduling import period
 from tasks.state import State
 from tests.graphs import write_model
 from tests.pictures import write_folder
+from tests.schedules import toml
 
 NIGHTLY = Schedule(
     name="nightly",
@@ -446,21 +447,6 @@ def test_a_store_that_is_away_is_tried_again(case: Case, monkeypatch: pytest.Mon
     monkeypatch.setattr(runs, "get", away)
     (said,) = tick(case.fleet, case.now)
     assert said.startswith("no schedule can be looked after: s3://bucket could not be reached")
-
-
-def toml(*schedules: Schedule) -> bytes:
-    lines = []
-    for each in schedules:
-        lines.append("[[schedule]]")
-        values = msgspec.to_builtins(each)
-        defaults = msgspec.to_builtins(
-            changed(name="?", model="?", cron="", timezone="UTC", inputs=(), output="")
-        )
-        given = {k: v for k, v in values.items() if v != defaults[k]}
-        lines += [
-            f"{name} = {msgspec.json.encode(value).decode()}" for name, value in given.items()
-        ]
-    return "\n".join(lines).encode()
 
 
 def test_one_that_fails_keeps_none_of_the_others_back(tmp_path: Path, world: World) -> None:

@@ -55,6 +55,18 @@ def test_a_file() -> None:
     assert (message.output, message.inputs) == ("s3://bucket/x", nightly.inputs)
 
 
+def test_a_dataset_that_grows() -> None:
+    text = GOOD.replace('output = "s3://bucket/{name}/{run}"', 'into = "s3://b/{x}"\n')
+    text = text.replace("limit = 5", "fps = 2").replace('"10m"', '"10m"\ndrop_vanished = true')
+    _, grown = parsed(text)
+    assert grown.output_of(NIGHT) == "s3://b/{x}"
+    with_events = text.replace('inputs = ["s3://bucket/new/"]', 'events = "sqs://new"')
+    with pytest.raises(ScheduleError, match="line 22: drop_vanished: it goes with inputs"):
+        parsed(with_events)
+    _, told = parsed(with_events.replace("\ndrop_vanished = true", ""))
+    assert (told.inputs, told.events) == ((), "sqs://new")
+
+
 def test_the_date_is_that_of_the_zone_and_the_run_is_utc() -> None:
     nightly, often = parsed(GOOD)
     assert nightly.output_of(NIGHT) == "s3://bucket/nightly/2026-11-22"
@@ -97,6 +109,10 @@ WRONG = [
     ('every = "10m"', 'every = "10m"\ninto = "s3://b/x"', 25, "output: exactly one of output and"),
     ('every = "10m"', 'every = "10m"\ndrop_vanished = true', 22, "drop_vanished: it goes with"),
     ('every = "10m"', 'every = "10m"\nevents = "redis://h/x"', 23, "inputs: exactly one of inputs"),
+    ('inputs = ["s3://bucket/new/"]', 'events = "redis://h/0/x"', 22, "events: it goes with into"),
+    ('inputs = ["s3://bucket/new/"]', 'events = "redis://h"', 22, "events: it takes sqs://NAME or"),
+    ('output = "s3://bucket/{name}/{run}"', 'into = "grown"', 24, "into: grown is neither a URI"),
+    ('output = "s3://bucket/{name}/{run}"', 'into = "s3://b/x"', 25, "options: options has no"),
 ]  # fmt: skip
 
 

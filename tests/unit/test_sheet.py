@@ -12,7 +12,7 @@ from tasks.merge import Picked
 from tasks.records import Counts, Image, Item, Job, ProducedBy, Shard, encode
 from tests.pictures import jpeg
 from tests.unit.test_plan import asked
-from worker.sheet import _tile
+from worker.drawing import _tile
 
 BY = ProducedBy("0" * 64, "onnx", "1", "fp32", "", "avx2")
 

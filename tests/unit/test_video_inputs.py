@@ -72,7 +72,7 @@ class Reader:
 @pytest.fixture
 def reader(monkeypatch: pytest.MonkeyPatch) -> Reader:
     made = Reader()
-    monkeypatch.setitem(sys.modules, "worker.video", SimpleNamespace(look=made.look))
+    monkeypatch.setitem(sys.modules, "worker.film", SimpleNamespace(look=made.look))
     return made
 
 
@@ -262,7 +262,7 @@ def test_a_store_that_is_away_ends_the_planning(reader: Reader) -> None:
 
 
 def test_a_machine_without_the_reader_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "worker.video", None)
+    monkeypatch.setitem(sys.modules, "worker.film", None)
     assert frames([Found("a.jpg", "a")]) == [Found("a.jpg", "a")]
     with pytest.raises(InputError, match=r"^http://h/v.mp4 is a video, .*maskmill\[worker\]"):
         frames([Found("http://h/v.mp4?sig=1", "v", part=WHOLE)])
@@ -285,7 +285,7 @@ def test_no_video_is_looked_at_that_may_not_be_read(reader: Reader) -> None:
 def test_order_stays_whatever_is_looked_at(given: list[tuple[str, bool]], step: int) -> None:
     made = Reader()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "worker.video", SimpleNamespace(look=made.look))
+        patch.setitem(sys.modules, "worker.film", SimpleNamespace(look=made.look))
         found = [
             Found(f"{v}.mp4", f"{n}", part=Part("frame=1", frame=1))
             if is_video
@@ -310,7 +310,7 @@ def test_videos_are_looked_at_side_by_side(reader: Reader) -> None:
         meeting.wait(timeout=30)
         return look(*asked)
 
-    sys.modules["worker.video"].look = slow
+    sys.modules["worker.film"].look = slow
     given = [Found(f"{n}.mp4", str(n), part=Part("frame=0", frame=0)) for n in range(3)]
     assert [each.uri for each in frames(given)] == [f"{n}.mp4#frame=0" for n in range(3)]
 
@@ -373,7 +373,7 @@ def test_the_token_of_a_run_depends_on_the_time_stamps(tmp_path: Path, reader: R
     assert token() == before
     look = reader.look
     later = [1001 + 40 * n for n in range(COUNT)]
-    sys.modules["worker.video"].look = lambda *a: _with(look(*a), pts=later)
+    sys.modules["worker.film"].look = lambda *a: _with(look(*a), pts=later)
     assert token() != before
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from tasks.cards import InputSpec
-from worker.images import BadImage, decode, read_header
+from tasks.records import ItemError
+from worker.images import decode, read_header
 from worker.preprocess import preprocess, to_frame
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
@@ -56,7 +57,7 @@ def levels(paths: list[Path], spec: InputSpec, input_hw: tuple[int, int]) -> Ite
             data = path.read_bytes()
             header = read_header(data)
             pixels = decode(data, header)
-        except (OSError, BadImage) as exc:
+        except (OSError, ItemError) as exc:
             raise PicturesError(f"{path} cannot be read: {exc}") from exc
         frame = to_frame(header.height, header.width, plain, input_hw)
         picture = preprocess(pixels, plain, "nhwc", frame)[0]
