@@ -6,11 +6,10 @@ from importlib import import_module
 
 from storage.errors import OfOneInput
 from storage.uris import of_frame, shown
-from tasks.fragments import Part, span_of
 from tasks.inputs import Found, InputError
 from tasks.ordered import asked_once
 from tasks.records import ItemError, Problem, Sampling, VideoFrame
-from tasks.videos import MICROSECONDS, VideoIndex, VideoLimits, chosen
+from tasks.videos import MICROSECONDS, Part, VideoIndex, VideoLimits, chosen, span_of
 
 LOOKS = 4  # videos looked at side by side; each may be a download to a temporary file
 AHEAD = 16  # inputs taken at a time: no more indices than these are in memory

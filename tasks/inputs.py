@@ -16,9 +16,9 @@ from storage.errors import BadUri, NotFound
 from storage.globs import expand, is_glob, parse_glob
 from storage.uris import as_folder, basename, join, parent, parse, relative, shown, storable
 from tasks.folder import SHEET
-from tasks.fragments import InputError as InputError
-from tasks.fragments import Part, split_fragment
 from tasks.records import Problem, VideoFrame
+from tasks.videos import InputError as InputError
+from tasks.videos import Part, split_fragment
 
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff"),

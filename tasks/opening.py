@@ -11,11 +11,11 @@ from storage.uris import join, without_query
 from tasks.board import BOARDS
 from tasks.cards import Model
 from tasks.folder import Folder, JobDiffers, delete_run, read_job
-from tasks.fragments import span_of
 from tasks.frames import frames_of, may_read
 from tasks.inputs import Found, InputError, absolute, find
 from tasks.plan import commit_job, write_plan
 from tasks.records import Asked, Job, Routing, Selection, encode
+from tasks.videos import span_of
 from tasks.wishes import Wishes, settings_of
 
 SHARD_SIZE = 64

@@ -26,9 +26,9 @@ from storage import open_read, put
 from storage.errors import Exists, NotFound
 from storage.uris import shown, without_frame, without_query
 from tasks.folder import Folder, JobError, ShardName, decoded, read_plan, read_shard, shard_objects
-from tasks.fragments import split_fragment
 from tasks.ordered import side_by_side
 from tasks.records import Annotation, Failure, Image, Item, ProducedBy, Schema, Shard, encode
+from tasks.videos import split_fragment
 
 MOST_BYTES = 8 << 20  # of a segment's items; what is over goes into the next
 MOST_OBJECTS = 100_000

@@ -23,8 +23,7 @@ from tasks.progress import Said, choose_face
 from tasks.records import Selection
 from tasks.shelf import builds_at, find_model, model_at
 from tasks.wishes import Wishes
-from worker.evaluate import Record, measure
-from worker.likeness import compare
+from worker.evaluate import Record, compare, measure
 from worker.tflite_runtime import PACKAGES
 
 BOUNDS = "matched=0.98,mask_iou=0.95"
@@ -176,7 +175,7 @@ def _measure(chosen: Sequence[Way], question: Question, *, needed: bool) -> list
 
 
 def _run(way: Way, question: Question, output: str) -> Folder:
-    """One way over all inputs, down to half the threshold: see worker/likeness.py."""
+    """One way over all inputs, down to half the threshold: see `compare`."""
     print(f"{way.name} …", file=sys.stderr, flush=True)
     place = f"{output}/{way.name.replace(' ', '-').replace('/', '-')}"
     threshold = question.threshold / 2

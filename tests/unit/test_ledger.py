@@ -12,10 +12,10 @@ import pytest
 
 from storage import list_entries, put
 from tasks.folder import Folder
-from tasks.fragments import Part
 from tasks.inputs import Found
 from tasks.ledger import compared, ledger_uri, settle
 from tasks.records import Failure, Image, Item, ProducedBy, Shard, VideoFrame, encode, encode_lines
+from tasks.videos import Part
 
 BY = ProducedBy("0" * 64, "onnx", "1", "fp32", "", "avx2")
 

@@ -14,7 +14,7 @@ from pycocotools import mask as coco_mask
 
 from tasks.environment import SettingError
 from tasks.folder import Folder
-from worker.likeness import compare
+from worker.evaluate import compare
 from worker.parity import _bounds, _faults
 
 SIDE = 40

@@ -11,10 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.fragments import InputError, Part, span_of, split_fragment
 from tasks.inputs import meant
 from tasks.records import Sampling, Selection, Video
-from tasks.videos import VideoIndex, chosen
+from tasks.videos import InputError, Part, VideoIndex, chosen, span_of, split_fragment
 
 VIDEO = Video("", 64, 48, 25.0, 1.0, "h264")
 

@@ -346,6 +346,38 @@ def test_of_two_mergers_the_second_goes_on_from_the_first(
     assert ids(merge(folder, job)) == {"0.jpg": 1, "a.jpg": 2, "c.jpg": 3}
 
 
+def test_what_a_merger_did_not_write_it_writes_after_what_another_did(
+    folder: Folder, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where segments are full before the end, each is of some of what is new."""
+    monkeypatch.setattr(tasks.segments, "MOST_BYTES", 500)
+    add(folder, "aa", *((f"s3://b/{n}.jpg", "ok") for n in range(1, 6)))
+    put_really, interleaved = tasks.segments.put, []
+
+    def put_second(uri: str, data: bytes, **options: bool) -> None:
+        if not interleaved:
+            interleaved.append(uri)
+            add(folder, "0a", ("s3://b/0.jpg", "ok"))
+            first_segment_of_another()
+        put_really(uri, data, **options)
+
+    def first_segment_of_another() -> None:
+        with scratch(TABLES) as db, pytest.MonkeyPatch.context() as patched:
+            patched.setattr(tasks.segments, "put", stopping)
+            with pytest.raises(KeyboardInterrupt):
+                Segments(folder, db).grow()
+
+    def stopping(uri: str, data: bytes, **options: bool) -> None:
+        put_really(uri, data, **options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tasks.segments, "put", put_second)
+    merge_all(folder, job, NOTHING_DRAWN)
+    found = ids(merge(folder, job))
+    assert sorted(found) == [f"{n}.jpg" for n in range(6)]
+    assert found["0.jpg"] == 1
+
+
 def test_a_slow_merger_does_not_replace_a_later_dataset(
     folder: Folder, job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,7 +21,6 @@ from storage.errors import NotFound, Unavailable
 from storage.uris import without_frame
 from tasks.annotate import _done
 from tasks.folder import Folder, JobError, read_plan
-from tasks.fragments import Part
 from tasks.frames import AHEAD, frames_of
 from tasks.inputs import Found, InputError, absolute, find
 from tasks.messages import AnnotateMessage, SubmitMessage
@@ -38,7 +37,7 @@ from tasks.records import (
     encode_lines,
 )
 from tasks.submit import options_as
-from tasks.videos import VideoIndex, VideoLimits
+from tasks.videos import Part, VideoIndex, VideoLimits
 from tasks.wishes import Wishes
 from worker.limits import Limits
 
