@@ -129,7 +129,8 @@ def annotate(items: Sequence[Item], means: Means) -> Iterator[Outcome]:
         try:
             if problem:
                 return failed(item, problem)
-            ran = network.submit(infer, *prepare(item, shot, means), means)
+            prepared = front.submit(prepare, item, shot, means).result()
+            ran = network.submit(infer, *prepared, means)
             return means.watch.timed("masks", finish, *ran.result(), means.model, means.settings)
         except ItemError as exc:
             return failed(item, exc)
@@ -137,10 +138,12 @@ def annotate(items: Sequence[Item], means: Means) -> Iterator[Outcome]:
             away.append(exc)
             return None
 
-    # Beside those that fetch and decode there is one in the network, and one behind it.
-    threads = flight.threads(means.threads) + 2
-    with _shooting(items, means) as shoot, ThreadPoolExecutor(1) as network:
-        yield from filter(None, side_by_side(through, map(begun, items), threads, threads))
+    # Beside those that fetch and decode there is one in the network, and one behind it. A thread
+    # that decoded keeps memory, so there are no more of those than asked for.
+    threads = flight.threads(means.threads)
+    pools = ThreadPoolExecutor(threads), ThreadPoolExecutor(1)
+    with _shooting(items, means) as shoot, pools[0] as front, pools[1] as network:
+        yield from filter(None, side_by_side(through, map(begun, items), threads + 2, threads + 2))
     if away:
         raise away[0]
 
