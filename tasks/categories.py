@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from storage import get
 from storage.errors import StorageError
 from storage.uris import shown
+from tasks.environment import SettingError
 
 CategoryId = Annotated[int, msgspec.Meta(ge=1, lt=2**31)]
 Name = Annotated[str, msgspec.Meta(min_length=1)]
@@ -21,10 +22,6 @@ class Category(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     id: CategoryId
     name: Name
     supercategory: str = ""
-
-
-class UnknownClass(ValueError):
-    """A class or category that the model does not have; the message names the first offender."""
 
 
 @cache
@@ -39,7 +36,7 @@ def from_file(path: str, option: str, kind: Any) -> Any:
     try:
         return msgspec.json.decode(get(path), type=kind)
     except (StorageError, msgspec.DecodeError) as exc:
-        raise UnknownClass(f"--{option} {shown(path)} cannot be read: {exc}") from exc
+        raise SettingError(f"--{option} {shown(path)} cannot be read: {exc}") from exc
 
 
 def renumber(categories: Sequence[Category], scheme: str) -> tuple[Category, ...]:
@@ -55,7 +52,7 @@ def renumber(categories: Sequence[Category], scheme: str) -> tuple[Category, ...
     missing = next((each.name for each in categories if each.name not in id_by_name), None)
     if missing is not None:
         where = "COCO's 80 names" if scheme == "coco91" else shown(scheme)
-        raise UnknownClass(f"the model's class {missing!r} is not among {where}")
+        raise SettingError(f"the model's class {missing!r} is not among {where}")
     return tuple(replace(each, id=id_by_name[each.name]) for each in categories)
 
 
@@ -74,7 +71,7 @@ def mapped(
             continue
         (number,) = ids_of(categories, [word])
         if number in wanted or target == "":
-            raise UnknownClass(f"the category map names {word!r} twice, or gives it no name")
+            raise SettingError(f"the category map names {word!r} twice, or gives it no name")
         wanted[number] = target
     names = {each.id: each for each in categories}
     highest = max([*names, *(each for each in wanted.values() if isinstance(each, int))])
@@ -92,9 +89,9 @@ def mapped(
         made.setdefault(number, names.get(number, Category(number, target)))
         places.append(list(made).index(number))
     if len({each.name for each in made.values()}) < len(made):
-        raise UnknownClass("the category map gives one name to two ids")
+        raise SettingError("the category map gives one name to two ids")
     if not made:
-        raise UnknownClass("the category map names no class of the model: nothing would be left")
+        raise SettingError("the category map names no class of the model: nothing would be left")
     return tuple(made.values()), tuple(places)
 
 
@@ -113,6 +110,6 @@ def ids_of(categories: Sequence[Category], wanted: Sequence[str]) -> tuple[int, 
         if key not in by_word:
             near = difflib.get_close_matches(key, by_word, n=3)
             hint = f"; near it: {', '.join(near)}" if near else ""
-            raise UnknownClass(f"the model has no class {word!r}{hint}")
+            raise SettingError(f"the model has no class {word!r}{hint}")
         found.add(by_word[key])
     return tuple(sorted(found))

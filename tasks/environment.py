@@ -8,7 +8,7 @@ from typing import Any
 
 
 class SettingError(Exception):
-    """A variable of the environment that cannot be used; the message names it."""
+    """What was set, by a variable or an option, and cannot be used; the message names it."""
 
 
 def as_set(read: Callable[..., Any], *how: Any) -> Any:

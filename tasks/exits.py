@@ -6,7 +6,6 @@ from collections.abc import Callable
 from storage.errors import BadSetting, BadUri, StorageError
 from tasks.broker import BrokerDown
 from tasks.cards import ModelError
-from tasks.categories import UnknownClass
 from tasks.environment import SettingError
 from tasks.folder import JobDiffers, JobError
 from tasks.inputs import InputError
@@ -15,7 +14,7 @@ from tasks.progress import Said, say, say_json
 
 OK, WRONG, OVER_BUDGET, STOPPED, GATE_FAILED = 0, 2, 3, 4, 5
 
-_WRONG = (*(BadSetting, BadUri, InputError, JobDiffers, ModelError), *(SettingError, UnknownClass))
+_WRONG = (BadSetting, BadUri, InputError, JobDiffers, ModelError, SettingError)
 _STOPPED = (BrokerDown, JobError, StorageError, Stopped)
 
 

@@ -6,8 +6,8 @@ from typing import Annotated
 import msgspec
 
 from tasks.cards import Compute, Model
-from tasks.categories import Category, CategoryId, UnknownClass, from_file, ids_of, mapped, renumber
-from tasks.environment import whole_number
+from tasks.categories import Category, CategoryId, from_file, ids_of, mapped, renumber
+from tasks.environment import SettingError, whole_number
 from tasks.records import Choices, Index, Settings
 
 ShardSize = Annotated[int, msgspec.Meta(ge=1, le=100_000)]
@@ -53,7 +53,7 @@ def _categories(
     categories = model.card.category_list()
     places: Sequence[int | None] = range(len(categories))
     if wishes.allow_unmatched and not wishes.category_map:
-        raise UnknownClass("--allow-unmatched is about --category-map, which is not given")
+        raise SettingError("--allow-unmatched is about --category-map, which is not given")
     if wishes.category_map:
         mapping = from_file(wishes.category_map, "category-map", dict[str, CategoryId | str])
         categories, places = mapped(categories, mapping, allow_unmatched=wishes.allow_unmatched)

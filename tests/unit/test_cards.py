@@ -10,7 +10,8 @@ import onnx
 import pytest
 
 from tasks.cards import Model, ModelError, read_card
-from tasks.categories import Category, UnknownClass, coco80, ids_of, mapped, renumber
+from tasks.categories import Category, coco80, ids_of, mapped, renumber
+from tasks.environment import SettingError
 from tasks.shelf import find_model, zoo_cards
 from tests.graphs import write_model
 
@@ -113,10 +114,10 @@ def test_categories_are_chosen_and_renumbered(tmp_path: Path) -> None:
     ids = tmp_path / "ids.json"
     ids.write_text('{"dog": 2, "person": 5}')
     assert [each.id for each in renumber(own, str(ids))] == [5, 2]
-    with pytest.raises(UnknownClass, match=r"'dgo'.*near it: dog"):
+    with pytest.raises(SettingError, match=r"'dgo'.*near it: dog"):
         ids_of(own, ["dgo"])
     ids.write_text('{"person": 5}')
-    with pytest.raises(UnknownClass, match=r"'dog' is not among .*ids\.json"):
+    with pytest.raises(SettingError, match=r"'dog' is not among .*ids\.json"):
         renumber(own, str(ids))
 
 
@@ -153,11 +154,11 @@ def test_what_a_category_map_makes(mapping, categories, places) -> None:
 
 
 def test_a_category_map_that_does_not_match() -> None:
-    with pytest.raises(UnknownClass, match="'trcuk'; near it: truck"):
+    with pytest.raises(SettingError, match="'trcuk'; near it: truck"):
         mapped(CATS, {"trcuk": "truck"}, allow_unmatched=False)
     made, _ = mapped(CATS, {"bicycle": "car", "cat": "cat"}, allow_unmatched=True)
     assert [each.name for each in made] == ["cat"]
-    with pytest.raises(UnknownClass, match="nothing would be left"):
+    with pytest.raises(SettingError, match="nothing would be left"):
         mapped(CATS, {"bicycle": "car"}, allow_unmatched=True)
 
 
@@ -165,7 +166,7 @@ def test_a_category_map_that_does_not_match() -> None:
     "mapping", [{"car": "a", "3": "b"}, {"car": ""}, {"car": 100, "truck": "car"}]
 )
 def test_a_category_map_that_contradicts_itself(mapping) -> None:
-    with pytest.raises(UnknownClass, match=r"twice|one name to two ids"):
+    with pytest.raises(SettingError, match=r"twice|one name to two ids"):
         mapped(CATS, mapping, allow_unmatched=False)
 
 
