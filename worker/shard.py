@@ -44,6 +44,8 @@ if TYPE_CHECKING:  # PyAV is loaded where there is a video
 
 Shoot = Callable[[Item], "Future[Shot] | None"]
 Begun = tuple[Item, Problem | None, "Future[Shot] | None"]
+# A runtime is used by one thread, for all shards the same: some drivers mind.
+_network = ThreadPoolExecutor(1)
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -121,15 +123,15 @@ def annotate(items: Sequence[Item], means: Means) -> Iterator[Outcome]:
             problem = Problem("fetch", "refused", reason)
         return item, problem, None if problem or away else shoot(item)
 
-    def through(begun: Begun) -> Outcome | None:
+    def through(given: Begun) -> Outcome | None:
         """None is what a store kept from being done."""
-        item, problem, shot = begun
+        item, problem, shot = given
         if away:
             return None
         try:
             if problem:
                 return failed(item, problem)
-            ran = network.submit(infer, *prepare(item, shot, means), means)
+            ran = _network.submit(infer, *prepare(item, shot, means), means)
             return means.watch.timed("masks", finish, *ran.result(), means.model, means.settings)
         except ItemError as exc:
             return failed(item, exc)
@@ -139,7 +141,7 @@ def annotate(items: Sequence[Item], means: Means) -> Iterator[Outcome]:
 
     # Beside those that fetch and decode there is one in the network, and one behind it.
     threads = flight.threads(means.threads) + 2
-    with _shooting(items, means) as shoot, ThreadPoolExecutor(1) as network:
+    with _shooting(items, means) as shoot:
         yield from filter(None, side_by_side(through, map(begun, items), threads, threads))
     if away:
         raise away[0]
