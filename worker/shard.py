@@ -135,6 +135,8 @@ def annotate(items: Sequence[Item], means: Means) -> Iterator[Outcome]:
             return means.watch.timed("masks", finish, *ran.result(), means.model, means.settings)
         except ItemError as exc:
             return failed(item, exc)
+        except OfOneInput as exc:
+            return failed(item, Problem("fetch", exc.kind, str(exc)))
         except StorageError as exc:
             away.append(exc)
             return None
@@ -173,28 +175,16 @@ def _shooting(items: Sequence[Item], means: Means) -> Iterator[Shoot]:
 
 def prepare(item: Item, shot: "Future[Shot] | None", means: Means) -> Prepared:
     if shot is not None:
-        with _of_one_item():
-            frame = shot.result()
-        return means.watch.timed("decode", _frame_to_tensor, item, frame, means)
+        return means.watch.timed("decode", _frame_to_tensor, item, shot.result(), means)
     data = means.watch.timed("fetch", fetch, item, means.settings.max_bytes)
     return means.watch.timed("decode", _to_tensor, item, data, means.model, means.settings)
 
 
 def fetch(item: Item, max_bytes: int) -> bytes:
-    with _of_one_item():
-        data, version = get_versioned(item.uri, max_bytes=max_bytes)
+    data, version = get_versioned(item.uri, max_bytes=max_bytes)
     if item.version is not None and version != item.version:
         raise ItemError("fetch", "changed", "the object is not the one that was planned any more")
     return data
-
-
-@contextmanager
-def _of_one_item() -> Iterator[None]:
-    """A store's errors that are wrong with one input are its failure."""
-    try:
-        yield
-    except OfOneInput as exc:
-        raise ItemError("fetch", exc.kind, str(exc)) from exc
 
 
 def _to_tensor(item: Item, data: bytes, model: LoadedModel, settings: Settings) -> Prepared:
