@@ -14,7 +14,7 @@ from s3transfer.manager import TransferManager
 
 from storage import disk
 from storage.errors import Denied, Exists, NotFound, StorageError, Unavailable
-from storage.s3_clients import ask, client_for, code_of, max_attempts, status_of, translating
+from storage.s3_clients import answered, ask, client_for, max_attempts, translating
 from storage.streams import CHUNK, Entry, Opened, backoff, range_asked, range_given
 from storage.uris import Location, as_folder, join, parse
 
@@ -32,7 +32,7 @@ def open_versioned(
     try:
         answer = ask(location, "get_object", **part)
     except StorageError as error:
-        if part and status_of(error.__cause__) in (412, 416):  # it changed, or is empty
+        if part and answered(error.__cause__)[1] in (412, 416):  # it changed, or is empty
             return open_versioned(location)
         raise
     reader = _Reader(location, answer)
@@ -72,7 +72,7 @@ def open_write(location: Location) -> Iterator[BinaryIO]:
             _upload(location, path)
         except StorageError as error:
             # The reply to our own completion may have been lost and the request repeated.
-            if code_of(error.__cause__) != "NoSuchUpload":
+            if answered(error.__cause__)[0] != "NoSuchUpload":
                 raise
             _upload(location, path)
 
@@ -115,7 +115,7 @@ def _probe(location: Location, data: bytes, target: tuple[str, str]) -> None:
         _conditional[target] = True
         raise
     except StorageError as error:
-        if status_of(error.__cause__) not in (400, 501):
+        if answered(error.__cause__)[1] not in (400, 501):
             raise
         _write(location, data)  # conditions are refused as such
     _conditional[target] = False

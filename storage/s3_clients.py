@@ -142,7 +142,7 @@ def translating(location: Location, *, writing: bool = False) -> Iterator[None]:
     try:
         yield
     except exceptions.ClientError as error:
-        raise _answered(location, error, writing) from error
+        raise _meant(location, error, writing) from error
     except _CREDENTIAL_ERRORS as error:
         profile = getattr(error, "kwargs", {}).get("profile")
         why = profile and f"needs the AWS profile {profile}, which is not set up"
@@ -154,24 +154,15 @@ def translating(location: Location, *, writing: bool = False) -> Iterator[None]:
         raise errors.Unavailable(location.uri) from error
 
 
-def code_of(error: BaseException | None) -> str:
-    """The code of an answer; empty where there was none."""
-    return str(_answer(error).get("Error", {}).get("Code", ""))
+def answered(error: BaseException | None) -> tuple[str, int]:
+    """The code and the HTTP status of an answer; empty and 0 where there was none."""
+    said = error.response if isinstance(error, exceptions.ClientError) else {}
+    status = said.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    return str(said.get("Error", {}).get("Code", "")), int(status)
 
 
-def status_of(error: BaseException | None) -> int:
-    """The HTTP status of an answer; 0 where there was none."""
-    return int(_answer(error).get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-
-
-def _answer(error: BaseException | None) -> dict[str, Any]:
-    return error.response if isinstance(error, exceptions.ClientError) else {}
-
-
-def _answered(
-    location: Location, error: exceptions.ClientError, writing: bool
-) -> errors.StorageError:
-    code, status, uri = code_of(error), status_of(error), location.uri
+def _meant(location: Location, error: exceptions.ClientError, writing: bool) -> errors.StorageError:
+    (code, status), uri = answered(error), location.uri
     if code == "NoSuchBucket":
         return errors.NoBucket(f"s3://{location.host}")
     if status == 412 and writing:

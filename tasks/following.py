@@ -48,6 +48,7 @@ from tasks.state import State, fleet_state
 from tasks.status import Follower, followers, said
 from tasks.submit import send_missing, submit, visible, what_is_asked
 from tasks.wishes import Wishes
+from tasks.zoo_table import record_lines
 
 WATCH_S = 2.0
 TRIED = 32  # inputs of a dry run
@@ -72,12 +73,10 @@ def submit_typed(
         plan = append_inputs if append else submit
         done = plan(inputs, stdin=stdin, app=app, state=state, **how)
     job, folder, items, shards, sent = done
-    facts = {"job": folder.uri, "items": items, "shards": shards, "sent": sent}
-    twice, others = job.counts.duplicates, job.counts.not_images
-    rest = "all added" if append else f"{sent} sent; {twice} given twice, {others} not images"
-    lines = [f"{items} inputs in {shards} shards, {rest}"]
-    lines.append(f"follow it with: maskmill status {folder.uri} --watch")
-    said = Said({"event": "submitted", **facts}, lines)
+    counts = {"duplicates": job.counts.duplicates, "not_images": job.counts.not_images}
+    facts = {"job": folder.uri, "items": items, "shards": shards, "sent": sent, **counts}
+    follow = f"follow it with: maskmill status {folder.uri} --watch"
+    said = Said({"event": "submitted", **facts}, [*record_lines(facts), follow])
     if not wait:
         return said
     say(said, as_json)
@@ -104,8 +103,7 @@ def dry(given: Sources, wished: Wishes, routing: Routing, append: bool) -> Said:
     report = {name: getattr(counts, name) for name in COUNTED}
     report |= {**_expected(counts.items), "model": asked.model.card.name}
     report |= _tried({each.uri for each in some if each.is_image})
-    lines = (f"{name.replace('_', ' '):<20}{value}" for name, value in report.items())
-    return Said({"event": "dry-run", **report}, lines)
+    return Said({"event": "dry-run", **report}, record_lines(report))
 
 
 def _tried(uris: set[str]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from storage.uris import below
 from tasks.cards import Build, Card, Download, ModelError
 from tasks.progress import Said, choose_face
 from tasks.shelf import checksum, fetch_shared, find_card, is_shared, place_of, user_folder
-from tasks.zoo_table import Facts
+from tasks.zoo_table import Facts, record_lines
 
 Told = Callable[[int, int | None], None]  # bytes done, and of how many where that is known
 
@@ -40,14 +40,12 @@ def pull(name: str, precision: str, as_json: bool) -> Said:
     if not files and ready is None:
         way_out = f"{card.facts.notes} Put the file into {user_folder() / card.name}"
         raise ModelError(f"the card of {card.name} has no address of {build.file}. {way_out}")
-    lines = ["{path}: {state}, {checked}".format_map(each) for each in files]
+    event: Facts = {"event": "pulled", "model": card.name, "build": build.file, "files": files}
+    event |= {"ready": None if ready is None else str(ready)}
+    use = f"ready: maskmill annotate photos/ -m {name} -o out"
     if ready is None:
-        lines.append(f"{build.file} itself is not published. {card.facts.notes}")
-    else:
-        here = "" if files else f"{ready} is here; "
-        lines.append(f"{here}ready: maskmill annotate photos/ -m {name} -o out")
-    event = {"event": "pulled", "model": card.name, "build": build.file, "files": files}
-    return Said(event | {"ready": None if ready is None else str(ready)}, lines)
+        use = f"{build.file} itself is not published. {card.facts.notes}"
+    return Said(event, [*record_lines(event), use])
 
 
 def _published(build: Build) -> list[Download]:

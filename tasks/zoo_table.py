@@ -21,10 +21,10 @@ _COLUMNS = ("model", "network, input", "box/mask AP", "cost", "runs on", "weight
 _UNKNOWN = "–"
 _LEGEND = f"AP is in percent and as published, or with * measured by us; {_UNKNOWN} is not known"
 # What an empty field means, where it is not that no source publishes it.
-_EMPTY = {"path": "not here", "graph": "not here", "takes": "what its graph says"}
-_EMPTY |= {"input": "the card's", "decode": "as usual", "card": "none: the network tells it all"}
-_EMPTY |= dict.fromkeys(("notes", "downloads", "settings", "detections"), "none")
-_EMPTY |= {"fits": "not tried"}
+_EMPTY = dict.fromkeys(("path", "graph", "ready"), "not here")
+_EMPTY |= dict.fromkeys(("notes", "downloads", "settings", "detections", "files"), "none")
+_EMPTY |= {"input": "the card's", "decode": "as usual", "takes": "what its graph says"}
+_EMPTY |= {"fits": "not tried", "card": "none: the network tells it all"}
 
 
 def list_models() -> Said:

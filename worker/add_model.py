@@ -54,13 +54,10 @@ def add(file: str, name: str, replace: bool, as_json: bool, **told: str) -> Said
         _keep(place, folder, text, card_path)
         failed.pop_all()
     report["path"] = str(folder / place.name)
-    event = {"event": "added", "model": name, "card": str(card_path), "build": report}
-    lines = [
-        f"{place.name} is a {draft.form}; its card is {card_path}",
-        *record_lines(report),
-        f"use it: maskmill annotate photos/ -m {name} -o out",
-    ]
-    return Said(event, lines)
+    event: Facts = {"event": "added", "model": name, "form": draft.form}
+    event |= {"card": str(card_path), "build": report}
+    use = f"use it: maskmill annotate photos/ -m {name} -o out"
+    return Said(event, [*record_lines(event), use])
 
 
 def _refuse_taken(name: str, folder: Path, replace: bool) -> None:

@@ -133,7 +133,6 @@ def _concordance(first: NDArray[np.float32], second: NDArray[np.float32]) -> flo
     """Lin's coefficient: 1 for equal numbers, less for others, another scale or a shift."""
     if np.array_equal(first, second):
         return 1.0
-    means = first.mean(dtype=np.float64), second.mean(dtype=np.float64)
-    together = float(np.mean((first - means[0]) * (second - means[1])))
-    spread = float(first.var(dtype=np.float64) + second.var(dtype=np.float64))
-    return 2 * together / (spread + float(means[0] - means[1]) ** 2)
+    (ours, together), (_, theirs) = np.cov(first.ravel(), second.ravel(), bias=True)
+    apart = first.mean(dtype=np.float64) - second.mean(dtype=np.float64)
+    return float(2 * together / (ours + theirs + apart**2))

@@ -44,6 +44,8 @@ if TYPE_CHECKING:  # PyAV is loaded where there is a video
 
 Shoot = Callable[[Item], "Future[Shot] | None"]
 Begun = tuple[Item, Problem | None, "Future[Shot] | None"]
+# A runtime is used by one thread, for all shards the same: some drivers mind.
+_network = ThreadPoolExecutor(1)
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -121,19 +123,21 @@ def annotate(items: Sequence[Item], means: Means) -> Iterator[Outcome]:
             problem = Problem("fetch", "refused", reason)
         return item, problem, None if problem or away else shoot(item)
 
-    def through(begun: Begun) -> Outcome | None:
+    def through(given: Begun) -> Outcome | None:
         """None is what a store kept from being done."""
-        item, problem, shot = begun
+        item, problem, shot = given
         if away:
             return None
         try:
             if problem:
                 return failed(item, problem)
             prepared = front.submit(prepare, item, shot, means).result()
-            ran = network.submit(infer, *prepared, means)
+            ran = _network.submit(infer, *prepared, means)
             return means.watch.timed("masks", finish, *ran.result(), means.model, means.settings)
         except ItemError as exc:
             return failed(item, exc)
+        except OfOneInput as exc:
+            return failed(item, Problem("fetch", exc.kind, str(exc)))
         except StorageError as exc:
             away.append(exc)
             return None
@@ -141,8 +145,7 @@ def annotate(items: Sequence[Item], means: Means) -> Iterator[Outcome]:
     # Beside those that fetch and decode there is one in the network, and one behind it. A thread
     # that decoded keeps memory, so there are no more of those than asked for.
     threads = flight.threads(means.threads)
-    pools = ThreadPoolExecutor(threads), ThreadPoolExecutor(1)
-    with _shooting(items, means) as shoot, pools[0] as front, pools[1] as network:
+    with _shooting(items, means) as shoot, ThreadPoolExecutor(threads) as front:
         yield from filter(None, side_by_side(through, map(begun, items), threads + 2, threads + 2))
     if away:
         raise away[0]
@@ -174,28 +177,16 @@ def _shooting(items: Sequence[Item], means: Means) -> Iterator[Shoot]:
 
 def prepare(item: Item, shot: "Future[Shot] | None", means: Means) -> Prepared:
     if shot is not None:
-        with _of_one_item():
-            frame = shot.result()
-        return means.watch.timed("decode", _frame_to_tensor, item, frame, means)
+        return means.watch.timed("decode", _frame_to_tensor, item, shot.result(), means)
     data = means.watch.timed("fetch", fetch, item, means.settings.max_bytes)
     return means.watch.timed("decode", _to_tensor, item, data, means.model, means.settings)
 
 
 def fetch(item: Item, max_bytes: int) -> bytes:
-    with _of_one_item():
-        data, version = get_versioned(item.uri, max_bytes=max_bytes)
+    data, version = get_versioned(item.uri, max_bytes=max_bytes)
     if item.version is not None and version != item.version:
         raise ItemError("fetch", "changed", "the object is not the one that was planned any more")
     return data
-
-
-@contextmanager
-def _of_one_item() -> Iterator[None]:
-    """A store's errors that are wrong with one input are its failure."""
-    try:
-        yield
-    except OfOneInput as exc:
-        raise ItemError("fetch", exc.kind, str(exc)) from exc
 
 
 def _to_tensor(item: Item, data: bytes, model: LoadedModel, settings: Settings) -> Prepared:

@@ -113,11 +113,9 @@ class TfliteRuntime:
         self._outputs = {e["name"]: e for e in self._interpreter.get_output_details()}
         self.inputs = tuple(map(_tensor, self._inputs.values()))
         self.outputs = tuple(map(_tensor, self._outputs.values()))
-        self._shapes: dict[str, tuple[int, ...]] = {}  # of open inputs
 
     def run(self, feeds: Feeds) -> Told:
         with in_its_words(RunFailed):
-            self._resize(feeds)
             for each in self.inputs:
                 self._interpreter.set_tensor(self._inputs[each.name]["index"], feeds[each.name])
             self._interpreter.invoke()
@@ -132,17 +130,6 @@ class TfliteRuntime:
             floats -= np.float32(zero)
             floats *= np.float32(scale)
         return floats
-
-    def _resize(self, feeds: Feeds) -> None:
-        """Give open inputs the sizes of this picture; fixed ones refuse others by themselves."""
-        shapes = {each.name: feeds[each.name].shape for each in self.inputs if None in each.shape}
-        if shapes != self._shapes:
-            self._shapes = {}
-            for name, shape in shapes.items():
-                index = self._inputs[name]["index"]
-                self._interpreter.resize_tensor_input(index, shape, strict=True)
-            self._interpreter.allocate_tensors()
-            self._shapes = shapes
 
 
 def _tensor(details: Mapping[str, Any]) -> Tensor:

