@@ -4,20 +4,42 @@ Errors are those of `storage.errors` only. Stores are imported when first used, 
 this package stays cheap.
 """
 
+import random
+import re
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from importlib import import_module
-from typing import Any, BinaryIO, Protocol, TypeVar, cast
+from typing import Any, BinaryIO, NamedTuple, Protocol, TypeVar, cast
 
-from storage.errors import Exists, Interrupted, NotFound
-from storage.streams import Entry as Entry
-from storage.streams import Opened, backoff, read_all
+from storage.errors import Exists, Interrupted, NotFound, TooLarge, Unavailable
 from storage.uris import Location, parse
 
 Result = TypeVar("Result")
 
+CHUNK = 1 << 20
+
 _ATTEMPTS = 4
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+
+
+class Entry(NamedTuple):
+    """`version` changes when the content does: an ETag, or "size-mtime_ns" for files."""
+
+    uri: str
+    size: int
+    version: str
+
+
+class Opened(NamedTuple):
+    """An object open for reading, with its whole size where the store tells it, and its version."""
+
+    stream: BinaryIO
+    size: int | None
+    version: str
+    start: int = 0  # the first byte that `stream` gives
+    end: int | None = None  # the byte before which it ends; None: with the object
 
 
 class Store(Protocol):
@@ -64,7 +86,23 @@ def get(uri: str, *, max_bytes: int | None = None) -> bytes:
 def get_versioned(uri: str, *, max_bytes: int | None = None) -> tuple[bytes, str]:
     """The bytes and the version that they have, from one request."""
     store, location = _resolve(uri)
-    return _insist(lambda: read_all(store.open_versioned(location), uri, max_bytes))
+    return _insist(lambda: _read_all(store.open_versioned(location), uri, max_bytes))
+
+
+def _read_all(opened: Opened, uri: str, max_bytes: int | None) -> tuple[bytes, str]:
+    """All bytes with their version; `TooLarge` by the announced size, else while reading."""
+    most = sys.maxsize if max_bytes is None else max_bytes
+    size, count = opened.size or 0, 0
+    chunks: list[bytes] = []
+    with opened.stream as stream:
+        while max(size, count) <= most and (chunk := stream.read(CHUNK)):
+            chunks.append(chunk)
+            count += len(chunk)
+    if max(size, count) > most:
+        raise TooLarge(uri, f"is larger than the limit of {max_bytes} bytes")
+    if count < size:
+        raise Unavailable(uri, "became shorter while it was read")
+    return b"".join(chunks), opened.version
 
 
 def put(uri: str, data: bytes, *, create_only: bool = False) -> None:
@@ -129,3 +167,19 @@ def open_read(uri: str) -> Iterator[BinaryIO]:
     """A stream over one object's bytes."""
     with open_from(uri, 0, "").stream as stream:
         yield stream
+
+
+def range_asked(start: int, end: int | None) -> str:
+    """The value of a Range header for the bytes from `start` to before `end`."""
+    return f"bytes={start}-{'' if end is None else end - 1}"
+
+
+def range_given(header: str) -> tuple[int, int, int] | None:
+    """Of a Content-Range header the first byte, the one behind the last, and the whole size."""
+    found = _CONTENT_RANGE.fullmatch(header)
+    return (int(found[1]), int(found[2]) + 1, int(found[3])) if found else None
+
+
+def backoff(attempt: int) -> float:
+    """Seconds to wait after the given attempt (from 0), with full jitter."""
+    return random.uniform(0.05, min(5.0, 0.2 * 2**attempt))

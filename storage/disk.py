@@ -10,8 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from storage import errors
-from storage.streams import Entry, Opened
+from storage import Entry, Opened, errors
 from storage.uris import Location, as_folder, join, storable
 
 _TEMPORARY = ".maskmill-tmp-"

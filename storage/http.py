@@ -9,10 +9,10 @@ from typing import Any, BinaryIO, NoReturn
 from urllib3 import BaseHTTPResponse
 from urllib3.exceptions import HTTPError
 
+from storage import CHUNK, Entry, Opened, range_asked, range_given
 from storage.errors import BadUri, Denied, Expired, Interrupted, NotFound, NotWritable, Unreachable
 from storage.http_requests import follow, hang_up_after
 from storage.settings import http_settings
-from storage.streams import CHUNK, Entry, Opened, range_asked, range_given
 from storage.uris import Location
 
 _ERROR_BYTES = 4096

@@ -12,10 +12,9 @@ from typing import Any, BinaryIO
 from botocore.exceptions import BotoCoreError
 from s3transfer.manager import TransferManager
 
-from storage import disk
+from storage import CHUNK, Entry, Opened, backoff, disk, range_asked, range_given
 from storage.errors import Denied, Exists, NotFound, StorageError, Unavailable
 from storage.s3_clients import answered, ask, client_for, max_attempts, translating
-from storage.streams import CHUNK, Entry, Opened, backoff, range_asked, range_given
 from storage.uris import Location, as_folder, join, parse
 
 logger = logging.getLogger(__name__)

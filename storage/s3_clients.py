@@ -16,9 +16,8 @@ from botocore import exceptions
 from botocore.config import Config
 from botocore.configprovider import ConfiguredEndpointProvider
 
-from storage import errors
+from storage import backoff, errors
 from storage.settings import Account, account_for, s3_timeouts
-from storage.streams import backoff
 from storage.uris import Location
 
 ANONYMOUS = "anonymous"

@@ -13,10 +13,9 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
-from storage import open_from, put
+from storage import CHUNK, Opened, open_from, put
 from storage.disk import translating
 from storage.errors import Full, NotFound, StorageError, Unreachable
-from storage.streams import CHUNK, Opened
 from storage.uris import below
 from tasks.cards import Build, Card, Download, ModelError
 from tasks.progress import Said, choose_face

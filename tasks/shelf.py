@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-from storage import get, list_entries, open_read, open_write, put
+from storage import CHUNK, get, list_entries, open_read, open_write, put
 from storage.errors import NotFound, StorageError
-from storage.streams import CHUNK
 from storage.uris import basename, below, relative, shown, storable
 from tasks.cards import ENGINES_BY_SUFFIX, Build, Card, Compute, Model, ModelError, read_card
 from tasks.graph_file import files_of, need_files, read_graph

@@ -15,9 +15,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import IO, BinaryIO
 
-from storage import open_from
+from storage import CHUNK, Opened, open_from
 from storage.disk import translating
-from storage.streams import CHUNK, Opened
 from storage.uris import parse
 from tasks.records import ItemError
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 import storage
+from storage import Opened
 from storage.errors import NotFound
 from storage.s3_clients import client_for
-from storage.streams import Opened
 from storage.uris import join, parse
 from tests.conftest import S3_STORES
 from tests.ranges import Ranged

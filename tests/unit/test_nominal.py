@@ -78,6 +78,20 @@ def test_a_line_of_cron(line: str, zone: str, after: str, expected: list[str]) -
 
 
 @pytest.mark.parametrize(
+    ("line", "zone", "now", "expected"),
+    [
+        ("30 2 * * *", "Europe/Zurich", "2026-10-25T02:10+01:00", "2026-10-25T02:30+02:00"),
+        ("30 2 * * *", "Europe/Zurich", "2026-10-25T02:40+01:00", "2026-10-25T02:30+02:00"),
+        ("30 2 * * *", "Europe/Zurich", "2026-03-29T03:10+02:00", "2026-03-29T03:00+02:00"),
+        ("30 * * * *", "Europe/Zurich", "2026-10-25T02:29:59+01:00", "2026-10-25T02:30+02:00"),
+        ("47 * * * 3-6", "America/Santiago", "2027-04-04T09:28+00:00", "2027-04-04T03:47+00:00"),
+    ],
+)
+def test_the_last_time_near_a_change(line: str, zone: str, now: str, expected: str) -> None:
+    assert latest(cron(line, zone_of(zone)), at(now)) == at(expected)
+
+
+@pytest.mark.parametrize(
     ("text", "after", "expected"),
     [
         ("10s", "2026-11-21T10:00:03+00:00", ["2026-11-21T10:00:10Z", "2026-11-21T10:00:20Z"]),
@@ -202,6 +216,7 @@ CHANGES = [
     ("Australia/Lord_Howe", "2026-10-02T18:00+00:00"),
     ("America/Havana", "2026-10-31T05:00+00:00"),
     ("Africa/Cairo", "2026-04-22T22:00+00:00"),
+    ("America/Santiago", "2027-04-02T12:00+00:00"),
     ("America/St_Johns", "2010-11-05T12:00+00:00"),
     ("Asia/Kathmandu", "2026-02-27T00:00+00:00"),
     ("UTC", "2028-02-28T00:00+00:00"),

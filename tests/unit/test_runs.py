@@ -281,6 +281,17 @@ def test_a_run_at_once(tmp_path: Path, world: World) -> None:
     assert [stamp(each) for each in world.nominal] == ["20260101T120007Z", "20260102T013000Z"]
 
 
+def test_the_later_run_is_made_later(tmp_path: Path, world: World) -> None:
+    """Also in the same second, and by a clock that was set back: of a dataset its turn counts."""
+    world.takes, fleet = lambda nominal: timedelta(0), fleet_of(tmp_path)
+    for now in (NEW_YEAR, NEW_YEAR, NEW_YEAR - timedelta(hours=3)):
+        list(look_at(NIGHTLY, fleet, now, at_once=True))
+        list(look_at(NIGHTLY, fleet, now))
+    book = read_book(fleet.state, NIGHTLY)
+    turns = [book.run(number).turn for number in (1, 2, 3)]
+    assert turns == sorted(set(turns))
+
+
 @pytest.fixture
 def card(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(write_model(tmp_path_factory.mktemp("model"), "b"))
