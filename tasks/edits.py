@@ -7,8 +7,10 @@ that the lines before it were found in.
 """
 
 import re
+import shutil
 import sqlite3
-from collections.abc import Iterable, Iterator
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, BinaryIO
 
@@ -17,7 +19,10 @@ import msgspec
 
 from storage import open_read, put
 from storage.errors import NotFound
+from storage.uris import shown
+from tasks.categories import Category
 from tasks.folder import Folder, decoded
+from tasks.inputs import Found, InputError
 from tasks.records import Image, encode, encode_lines
 
 LINES = 5_000  # of one object
@@ -38,6 +43,11 @@ WHERE theirs.content IS NOT ours.content AND theirs.content IS NOT edit.content
 """
 _STRANGER = """SELECT id, json_extract(body, '$.file_name') AS name FROM theirs
 WHERE section = 'images' AND (id, name) NOT IN (SELECT id, name FROM item WHERE name NOT NULL)"""
+_ANNOTATED = """INSERT OR IGNORE INTO shown
+SELECT json_extract(body, '$.image_id') FROM theirs WHERE section = 'annotations'"""
+_LACKING = "SELECT id FROM theirs WHERE section = 'images' AND id NOT IN (SELECT id FROM shown)"
+_REST = """SELECT section, id, body FROM theirs
+WHERE section != 'images' OR id IN (SELECT id FROM shown) ORDER BY section, id"""
 _NEEDED = {"images": "file_name", "annotations": "image_id category_id", "categories": "name"}
 # What in a record is not for people to change.
 _MADE = {"area", "score", "polygon_iou", *Image.__struct_fields__}
@@ -173,3 +183,33 @@ def _said(value: Any) -> Any:
     if isinstance(value, list):
         return [_said(each) for each in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def lacking(
+    db: sqlite3.Connection, word: str, found: Iterator[Found], ours: Sequence[Category]
+) -> Iterator[Found]:
+    """Of a COCO file's images those without annotations; `rest_of` is all else of it."""
+    with open_read(word) as file, tempfile.TemporaryFile() as copy:
+        shutil.copyfileobj(file, copy, 1 << 20)
+        try:
+            read(db, "theirs", copy)
+        except ValueError as exc:
+            raise InputError(f"{shown(word)} is no COCO dataset: {exc}") from exc
+    db.execute(_ANNOTATED)
+    if db.execute(_LACKING).fetchone() is None:
+        raise InputError(f"no image of {shown(word)} is without annotations")
+    query = "SELECT id, json_extract(body, '$.name') FROM theirs WHERE section = 'categories'"
+    for number, name in db.execute(query):
+        for each in ours:
+            if (each.id == number) != (each.name == name):
+                raise InputError(
+                    f"{shown(word)} has {name!r} as category {number}, the model {each.name!r} as"
+                    f" {each.id}; --category-map gives the model's classes the ids of the file"
+                )
+    is_shown = "SELECT 1 FROM shown WHERE id = ?"
+    return (each for each in found if not db.execute(is_shown, (each.id,)).fetchone())
+
+
+def rest_of(db: sqlite3.Connection) -> Iterator[Edit]:
+    for section, number, body in db.execute(_REST):
+        yield Edit(section, number, msgspec.json.decode(body))
