@@ -53,6 +53,7 @@ def annotate(inputs: Inputs, as_json: JsonFlag = False) -> None:
       maskmill annotate 's3://bucket/2024/**/*.jpg' -m my-model.toml -o s3://results/run-1
       maskmill annotate coco.json --images-root photos -m shapes -o out --classes disc,star
       maskmill annotate clip.mp4 -m shapes -o out --every 10 --save-frames
+      maskmill annotate theirs.json --only-unannotated -m shapes -o out
 
     Exit codes: 0 all well, 2 wrong usage, 3 more failures than --max-failures,
     4 stopped, 5 --gate-parity found the model not at parity.

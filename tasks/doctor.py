@@ -49,10 +49,10 @@ def _tflite() -> Iterator[tuple[str, str]]:
     """What would run a .tflite here."""
     try:
         settings = import_module("worker.settings").WorkerSettings()
-        delegates = import_module("worker.delegates")
-        yield "interpreter", import_module("worker.tflite_runtime").chosen(settings)
+        tflite = import_module("worker.tflite_runtime")
+        yield "interpreter", tflite.chosen(settings)
         yield "board", board(settings.board_root) or "none that is known"
-        found = delegates.find_delegate(settings)
+        found = tflite.find_delegate(settings)
         yield "delegate", found.library if found else "none: the CPU computes"
     except (ModelError, SettingError, ModuleNotFoundError) as exc:
         yield "problem", str(exc)

@@ -194,7 +194,7 @@ def every_attempt(folder: Folder) -> Iterator[tuple[str, Attempt]]:
 
 def delete_run(folder: Folder) -> None:
     """A run that job.json names no longer, or never did. Nothing but its own folders is touched."""
-    for part in ("plan", "shards", "attempts", "retries", "segments", "unfit"):
+    for part in ("plan", "shards", "attempts", "retries", "segments", "edits", "unfit"):
         for entry in list_entries(join(folder.uri, f"{part}/{folder.run}/")):
             delete(entry.uri)
 

@@ -19,6 +19,7 @@ from storage.errors import Exists, StorageError
 from storage.uris import shown
 from tasks.annotate import as_asked, finish, gate, standard_input
 from tasks.broker import BrokerDown, broker_url, make_app
+from tasks.edits import TABLES as EDITS
 from tasks.exits import OK, STOPPED
 from tasks.folder import (
     Folder,
@@ -33,14 +34,14 @@ from tasks.folder import (
     written,
 )
 from tasks.frames import frames_of
-from tasks.inputs import absolute, find
+from tasks.inputs import absolute
 from tasks.markers import STOPPED as STOPPED_MARK
 from tasks.markers import cancel, lift, look_for_halt
 from tasks.merge import merge_all, merge_part
 from tasks.open_jobs import append_inputs, require_same
-from tasks.opening import Sources, continue_job, refuse_foreign, sources
+from tasks.opening import Sources, asked_inputs, continue_job, refuse_foreign, sources
 from tasks.ordered import side_by_side
-from tasks.plan import survey
+from tasks.plan import scratch, survey
 from tasks.progress import Said, say, tell
 from tasks.reconcile import look_after
 from tasks.records import Job, Routing, Selection, Stage, encode_lines
@@ -95,11 +96,11 @@ def dry(given: Sources, wished: Wishes, routing: Routing, append: bool) -> Said:
         require_same(there, wished, routing)
     elif not wished.overwrite:
         continue_job(wished.output, asked)
-    found = find(given.inputs, given.selection.images_root, given.stdin)
-    seen = visible(found, wished, upload=False)
-    some = list(itertools.islice(seen, TRIED))
-    frames = frames_of(itertools.chain(some, seen), given.selection)
-    counts = survey(frames, given.selection, asked.shard_size)
+    with scratch(EDITS) as db:
+        seen = visible(asked_inputs(db, given, asked), wished, upload=False)
+        some = list(itertools.islice(seen, TRIED))
+        frames = frames_of(itertools.chain(some, seen), given.selection)
+        counts = survey(frames, given.selection, asked.shard_size)
     report = {name: getattr(counts, name) for name in COUNTED}
     report |= {**_expected(counts.items), "model": asked.model.card.name}
     report |= _tried({each.uri for each in some if each.is_image})

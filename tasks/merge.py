@@ -13,8 +13,10 @@ from typing import Any, BinaryIO
 
 import msgspec
 
-from storage import exists, open_write, put
-from storage.errors import NotFound
+from storage import exists, open_read, open_write, put
+from storage.errors import Exists, NotFound
+from tasks.edits import TABLES as EDITS
+from tasks.edits import VERSION, Edits, read
 from tasks.folder import (
     SHEET,
     Folder,
@@ -68,6 +70,7 @@ class Merged:
     by_failure: Counter[str] = field(default_factory=Counter)
     kinds: dict[bytes, Any] = field(default_factory=dict)
     picks: list[Picked] = field(default_factory=list)
+    version: bytes = b""  # of an open job's dataset, as its `info` has it
     sha256: str = ""
 
 
@@ -76,7 +79,7 @@ def merge_all(folder: Folder, job: Job, draw: Draw, *, replace_edited: bool = Fa
     while True:
         try:
             merged = merge(folder, job, replace_edited=replace_edited)
-        except Overtaken:
+        except (Exists, Overtaken):  # other mergers are ahead, or somebody edits
             continue
         seal(folder, job, merged, drawn=draw(folder, job, merged.picks))
         # One that was held up may have put an older dataset over that of a retry.
@@ -99,23 +102,33 @@ def merge(folder: Folder, job: Job, *, replace_edited: bool = False, into: str =
     sealed = read_run(folder) if not into else None
     with ExitStack() as stack:
         files = [stack.enter_context(open_write(folder.file(into + name))) for name in FILES]
-        taken = Segments(folder, stack.enter_context(scratch(TABLES))) if job.open else None
+        db = stack.enter_context(scratch(TABLES + EDITS))
+        edits = Edits(folder, db)
+        taken = Segments(folder, db) if job.open else None
         if taken is not None:
+            keeps = not into and not replace_edited
+            seen = _take_in(folder, job, taken, edits) if keeps else None
             taken.grow()
             merged.counts = taken.counts()
-        write_all(job, merged, taken.shards() if taken else whole_shards(folder, job), files)
+            merged.version = VERSION % (taken.count, edits.count)
+        shards = taken.shards() if taken else whole_shards(folder, job)
+        write_all(job, merged, shards, files, edits)
         n = merged.counts
         if not into and n["images"] + n["failures"] != n["inputs"]:
             ended = f"{n['images']} images and {n['failures']} failures"
             raise JobError(f"{folder.uri} does not add up: {ended} for {n['inputs']} inputs")
         # With no seal it is a merge that was cut off: a new job refuses a folder with such a file.
-        if sealed is not None and not replace_edited:
-            _refuse_edited(folder, job, {sealed["instances_sha256"], merged.sha256})
+        if sealed and not replace_edited and not job.open:
+            ours = {None, sealed["instances_sha256"], merged.sha256}
+            if hash_of(folder.file("instances.json")) not in ours:
+                raise _edited(folder, "was changed since it was written and is not replaced")
         refuse_replaced(folder)
         if taken is not None:
             put(_ours(folder, merged.sha256), b"")
-            if taken.is_overtaken():
+            if taken.is_overtaken() or edits.read_on():
                 raise Overtaken(f"another command merges {folder.uri}")
+            if keeps and hash_of(folder.file("instances.json")) != seen:
+                raise Overtaken(f"{folder.uri} was edited while it was merged")
     return merged
 
 
@@ -179,31 +192,36 @@ class Hashing:
 
 
 def write_all(
-    job: Job, merged: Merged, shards: Iterator[Shard], files: Sequence[BinaryIO | Hashing]
+    job: Job,
+    merged: Merged,
+    shards: Iterator[Shard],
+    files: Sequence[BinaryIO | Hashing],
+    edits: Edits,
 ) -> None:
-    """One pass over the shards; annotations wait in a spool file until all images are written."""
+    """One pass over the shards, with what people changed laid over it; annotations wait in a spool
+    file until all images are written."""
     polygons = job.asked.settings.mask_format == "polygon"
     dataset, results, failures = files
     instances = Hashing(dataset)
-    instances.write(b'{"info":{"description":"instance segmentation by maskmill"},"licenses":[],')
-    instances.write(b'"images":[')
+    instances.write(b'{"info":{"description":"instance segmentation by maskmill"')
+    instances.write(b'%s},"licenses":[],"images":[' % merged.version)
     results.write(b"[")
-    counts = merged.counts
+    counts, found, above = merged.counts, Counter[str](), edits.highest()
     counts.update(images=0, annotations=0, failures=0, empty_masks_dropped=0)
     draws: list[tuple[bool, bytes, Picked]] = []
     with tempfile.TemporaryFile(prefix="maskmill-merge-") as spool, scratch(_TABLES) as videos:
         for shard in shards:
             for image in shard.images:
-                comma = b",\n" if counts["images"] else b"\n"
-                instances.write(comma + encode(_in_dataset(image, videos)))
-                counts["images"] += 1
+                record = msgspec.to_builtins(_in_dataset(image, videos))
+                if record := edits.over("images", record):
+                    instances.write(_listed(counts, "images", record))
             for each in shard.annotations:
-                comma = b",\n" if counts["annotations"] else b"\n"
-                counts["annotations"] += 1
-                merged.by_class[each.category_id] += 1
-                number = each.id or counts["annotations"]
-                spool.write(comma + encode(dataset_record(each, number, polygons)))
-                results.write(comma + encode({name: getattr(each, name) for name in RESULT}))
+                results.write(_listed(found, "results", {n: getattr(each, n) for n in RESULT}))
+                number = each.id or above + found["results"]
+                if record := edits.over("annotations", dataset_record(each, number, polygons)):
+                    spool.write(_listed(counts, "annotations", record))
+                    merged.by_class[each.category_id] += 1
+            found["images"] += len(shard.images)
             for failure in shard.failures:
                 failures.write(encode(failure) + b"\n")
                 counts["failures"] += 1
@@ -211,6 +229,12 @@ def write_all(
             counts["empty_masks_dropped"] += shard.empty_masks
             merged.kinds[encode(shard.produced_by)] = shard.produced_by
             _draw(draws, shard)
+        for record in edits.rest("images"):
+            instances.write(_listed(counts, "images", record))
+        for record in edits.rest("annotations"):
+            spool.write(_listed(counts, "annotations", record))
+            merged.by_class[record["category_id"]] += 1
+        counts["inputs"] += counts["images"] - found["images"]
         for number, video in videos.execute("SELECT id, body FROM video ORDER BY id"):
             instances.write(b'\n],"videos":[\n' if number == 1 else b",\n")
             instances.write(b'{"id":%d,' % number + video[1:])
@@ -218,11 +242,17 @@ def write_all(
         instances.write(b'\n],"annotations":[')
         spool.seek(0)
         shutil.copyfileobj(spool, instances, 1 << 20)
-    categories = [msgspec.to_builtins(each) for each in job.asked.settings.categories]
-    instances.write(b'\n],"categories":' + encode(categories) + b"}\n")
+    categories = {each.id: msgspec.to_builtins(each) for each in job.asked.settings.categories}
+    categories |= {each["id"]: each for each in edits.rest("categories")}
+    instances.write(b'\n],"categories":' + encode(list(categories.values())) + b"}\n")
     results.write(b"\n]\n")
     merged.sha256 = instances.digest.hexdigest()
     merged.picks = [pick for _, _, pick in sorted(draws, key=lambda draw: draw[2].image)]
+
+
+def _listed(counts: Counter[str], kind: str, record: dict[str, Any]) -> bytes:
+    counts[kind] += 1
+    return (b",\n" if counts[kind] > 1 else b"\n") + encode(record)
 
 
 def _in_dataset(image: Image, videos: sqlite3.Connection) -> Image:
@@ -267,14 +297,39 @@ def _ours(folder: Folder, digest: str) -> str:
     return folder.file(f"segments/{folder.run}/made/{digest}")
 
 
-def _refuse_edited(folder: Folder, job: Job, ours: set[str]) -> None:
-    digest = hash_of(folder.file("instances.json"))
-    if digest is None or digest in ours or (job.open and exists(_ours(folder, digest))):
-        return
-    raise JobError(
-        f"{folder.file('instances.json')} was changed since it was written and is not replaced;"
-        f" maskmill merge {folder.uri} --replace-edited replaces it"
-    )
+def _take_in(folder: Folder, job: Job, taken: Segments, edits: Edits) -> str | None:
+    """Keep what people changed in the dataset, by comparison with the one that it was made from.
+
+    Gives the hash of the file that may be replaced now, None where there is none.
+    """
+    uri = folder.file("instances.json")
+    seen = hash_of(uri)
+    if seen is None or exists(_ours(folder, seen)) or {"sha256": seen} in edits.rest("taken"):
+        return seen
+    with tempfile.TemporaryFile() as copy, tempfile.TemporaryFile() as made:
+        theirs, nowhere = Hashing(copy), Hashing()
+        with open_read(uri) as file:
+            shutil.copyfileobj(file, theirs, 1 << 20)
+        try:
+            segments, edited = edits.made_from(copy)
+        except ValueError as exc:
+            raise _edited(folder, f"was edited and cannot be taken in: {exc}") from exc
+        with scratch(TABLES + EDITS) as db:
+            shards, before = Segments(folder, db, segments).shards(), Edits(folder, db, edited)
+            write_all(job, Merged(0, Counter()), shards, [made, nowhere, nowhere], before)
+        read(edits.db, "ours", made)
+    start, end, seen = taken.count, taken.end, theirs.digest.hexdigest()
+    fresh, taken.above = edits.room(end)
+    taken.grow()
+    if any(first <= taken.above for first in taken.firsts[start:]):
+        raise Overtaken(f"another command merges {folder.uri}")
+    edits.write(edits.changes(end, fresh, seen))
+    return seen
+
+
+def _edited(folder: Folder, why: str) -> JobError:
+    way_out = f"maskmill merge {folder.uri} --replace-edited replaces it"
+    return JobError(f"{folder.file('instances.json')} {why}; {way_out}")
 
 
 def _retried(folder: Folder) -> int:

@@ -1,20 +1,24 @@
 """From what a person asks for to a planned job whose shards can be sent: the producer's API."""
 
 import hashlib
+import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, BinaryIO, NamedTuple, cast
 
 import msgspec
 
 from storage import exists
-from storage.uris import join, without_query
+from storage.uris import join, parse, without_query
 from tasks.board import BOARDS
 from tasks.cards import Model
+from tasks.edits import TABLES as EDITS
+from tasks.edits import Edits, lacking, rest_of
 from tasks.folder import Folder, JobDiffers, delete_run, read_job
 from tasks.frames import frames_of, may_read
 from tasks.inputs import Found, InputError, absolute, find
-from tasks.plan import commit_job, write_plan
+from tasks.plan import commit_job, scratch, write_plan
 from tasks.records import Asked, Job, Routing, Selection, encode
+from tasks.shelf import checksum
 from tasks.videos import span_of
 from tasks.wishes import Wishes, settings_of
 
@@ -40,6 +44,10 @@ def sources(inputs: Sequence[str], selection: Selection, stdin: BinaryIO | None 
     """Local paths in full, so that the same words mean the same from any working directory."""
     if selection.extra_images and not selection.images_from:
         raise InputError("--extra-images goes with --images-from")
+    if selection.only_unannotated:
+        is_coco = len(inputs) == 1 and parse(inputs[0]).path.lower().endswith(".json")
+        if not is_coco or selection.images_from:
+            raise InputError("--only-unannotated takes one COCO file, and no --images-from beside")
     span_of(selection)  # refuses what cannot be
     chosen = msgspec.structs.replace(
         selection,
@@ -103,10 +111,13 @@ def open_job(
     replaced = read_job(output)
     if replaced is None:
         refuse_foreign(output)
-    found = checked(find(given.inputs, given.selection.images_root, given.stdin))
-    found = frames_of(found, given.selection, refused)
     salt = encode(asked) + (replaced.run.encode() if replaced else b"")
-    folder, counts = write_plan(output, salt, found, given.selection, asked.shard_size)
+    if given.selection.only_unannotated:
+        salt += checksum("sha256", given.inputs[0]).encode()
+    with scratch(EDITS) as db:
+        found = frames_of(checked(asked_inputs(db, given, asked)), given.selection, refused)
+        folder, counts = write_plan(output, salt, found, given.selection, asked.shard_size)
+        Edits(folder, db, 0).write(rest_of(db))
     job = Job(folder.run, asked, counts, routing)
     replaced = read_job(output)
     noted(folder)
@@ -118,6 +129,14 @@ def open_job(
     if replaced is not None and replaced.run != folder.run:
         delete_run(Folder(output, replaced.run))
     return Opened(job, folder)
+
+
+def asked_inputs(db: sqlite3.Connection, given: Sources, asked: Asked) -> Iterator[Found]:
+    """All that the inputs name, or of an annotated COCO file what lacks annotations."""
+    found = find(given.inputs, given.selection.images_root, given.stdin)
+    if not given.selection.only_unannotated:
+        return found
+    return lacking(db, given.inputs[0], found, asked.settings.categories)
 
 
 def refuse_foreign(output: str) -> None:

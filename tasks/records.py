@@ -101,6 +101,7 @@ class Selection(Sampling, frozen=True, kw_only=True):
     images_root: Annotated[str, "Where the images of a COCO INPUT lie; else beside it."] = ""
     images_from: Annotated[str, "A COCO file whose image ids are kept, by file name."] = ""
     extra_images: Annotated[bool, "Number inputs unknown to --images-from, too."] = False
+    only_unannotated: Annotated[bool, "Of a COCO INPUT: fill what has no annotations."] = False
 
 
 class Asked(msgspec.Struct, frozen=True):

@@ -111,12 +111,13 @@ def turn_of(part: str) -> int:
 class Segments:
     """An open job's segments, with what they hold in a scratch database, so memory stays flat."""
 
-    def __init__(self, folder: Folder, db: sqlite3.Connection, above: int = 0) -> None:
-        """above: new annotations get ids higher than this."""
-        self._folder, self._db, self._above = folder, db, above
+    def __init__(self, folder: Folder, db: sqlite3.Connection, until: int | None = None) -> None:
+        """until: how many segments there were when a dataset was made."""
+        self._folder, self._db, self._until = folder, db, until
         self.count = 0
-        self._firsts: list[int] = []  # the id of the first annotation of each segment
-        self._end = 0  # the last id of an annotation
+        self.firsts: list[int] = []  # the id of the first annotation of each segment
+        self.end = 0  # the last id of an annotation
+        self.above = 0  # new annotations get ids higher than this
         self._read_on()
 
     def counts(self) -> Counter[str]:
@@ -149,7 +150,7 @@ class Segments:
         Annotations have their ids.
         """
         turned = self._one("SELECT count(*) FROM turn")
-        for number, first in enumerate(self._firsts):
+        for number, first in enumerate(self.firsts):
             uri, ids = segment_uri(self._folder, number), itertools.count(first)
             with open_read(uri) as file:
                 header = decoded(next(iter(file)), Header, uri)
@@ -172,20 +173,20 @@ class Segments:
 
     def _read_on(self) -> None:
         """Take in the segments from `count` on."""
-        while True:
+        while self.count != self._until:
             uri = segment_uri(self._folder, self.count)
             try:
                 with open_read(uri) as file:
                     header = decoded(next(iter(file)), Header, uri)
                     self._many("object", ((name, True, 0) for name in header.objects))
-                    self._firsts.append(header.first or self._end + 1)
-                    self._end = self._firsts[-1] - 1
+                    self.firsts.append(header.first or self.end + 1)
+                    self.end = self.firsts[-1] - 1
                     for line in file:
                         each = decoded(line, Ended, uri)
                         known = _known(each)
                         self._many("item", [(*known, self.count)])
                         self._many("turn", [known[3:]] if known[4] else [])
-                        self._end += len(each.annotations)
+                        self.end += len(each.annotations)
             except NotFound:
                 return
             self.count += 1
@@ -236,13 +237,13 @@ class Segments:
             "SELECT name, empty_masks FROM object WHERE NOT taken ORDER BY name LIMIT ?",
             (0 if full else MOST_OBJECTS,),
         ).fetchall()
-        if not lines and not left:
+        if not lines and not left and self.above <= self.end:
             return None
         header = Header(
             tuple(name for name, _ in left),
             tuple(msgspec.json.decode(by, type=ProducedBy) for by in made),
             sum(empty for _, empty in left),
-            max(self._end, self._above) + 1,
+            max(self.end, self.above) + 1,
         )
         return encode(header) + b"\n" + b"".join(lines), last if full else None
 

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from storage import list_entries
 from tasks.annotate import kinds_said
 from tasks.categories import Category
+from tasks.edits import TABLES as EDITS
+from tasks.edits import VERSION, Edits
 from tasks.exits import OK, STOPPED
 from tasks.folder import (
     Folder,
@@ -109,10 +111,14 @@ def _dataset_problems(folder: Folder, job: Job) -> Iterator[str]:
     if not is_merged(folder, job) or run is None:
         yield "the job is not merged, or a file of it is gone"
         return
-    anew, files = Merged(0, Counter()), [Hashing() for _ in FILES]
-    with scratch(TABLES) as db:
-        shards = Segments(folder, db).shards() if job.open else whole_shards(folder, job)
-        write_all(job, anew, shards, files)
+    anew, files = Merged(0, Counter(inputs=job.counts.items)), [Hashing() for _ in FILES]
+    with scratch(TABLES + EDITS) as db:
+        edits, shards = Edits(folder, db), whole_shards(folder, job)
+        if job.open:
+            taken = Segments(folder, db)
+            shards, anew.counts = taken.shards(), taken.counts()
+            anew.version = VERSION % (taken.count, edits.count)
+        write_all(job, anew, shards, files, edits)
     for name, made in zip(FILES, files, strict=True):
         if hash_of(folder.file(name)) != made.digest.hexdigest():
             yield f"{folder.file(name)} is not what its shards make: somebody changed it"

@@ -5,7 +5,6 @@ is in the plan. Both go through a scratch database, so that memory does not grow
 """
 
 import sqlite3
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from fractions import Fraction
@@ -25,7 +24,7 @@ from tasks.exits import OK
 from tasks.folder import Folder, JobError, parts, read_plan
 from tasks.ordered import side_by_side
 from tasks.plan import scratch
-from tasks.progress import tell
+from tasks.progress import choose_face, tell
 from tasks.records import Item, ItemError, Job, encode
 from worker.drawing import SHOWN, draw
 from worker.images import Pixels
@@ -51,9 +50,7 @@ Shown = tuple[Pixels, float, float]  # a picture, and from when to when in secon
 
 def clips(folder: Folder, job: Job, as_json: bool) -> int:
     """Write clips/<name>.mp4 of each video, and tell of each."""
-    bar: dict[str, Any] = {"console": Console(stderr=True)}
-    bar["disable"] = as_json or not sys.stderr.isatty()
-    name = ""
+    name, console, hidden = "", Console(stderr=True), choose_face(as_json) != "bar"
     with scratch(_TABLES) as db:
         _gather(db, folder, job)
         for video in _records(folder, "videos"):
@@ -63,7 +60,8 @@ def clips(folder: Folder, job: Job, as_json: bool) -> int:
             name = video["name"]
             uri = below(folder.file("clips"), f"{name}.mp4")
             with open_write(uri) as file, translating(uri, writing=True):
-                _encode(file.name, track(_drawn(db, job, video), name, count, **bar))
+                pictures = _drawn(db, job, video)
+                _encode(file.name, track(pictures, name, count, console=console, disable=hidden))
             event = {"event": "clip", "video": name, "frames": count, "uri": uri}
             tell(event, [f"{count} frames in {uri}"], as_json)
     if not name:

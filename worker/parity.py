@@ -117,7 +117,7 @@ def gate(inputs: Sequence[str], selection: Selection, wishes: Wishes) -> Said | 
         return None
     its = Way(f"{wanted.build.precision} {wanted.engine} as asked", wanted)
     most = min(GATE_IMAGES, selection.limit or GATE_IMAGES)
-    limited = msgspec.structs.replace(selection, limit=most)
+    limited = msgspec.structs.replace(selection, limit=most, only_unannotated=False)
     question = Question(inputs, limited, wishes.threshold or THRESHOLD)
     return _judge([first, its], question, BOUNDS, needed=True)
 

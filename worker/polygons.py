@@ -21,19 +21,17 @@ TOLERANCE = 1.0  # pixels that a simplified outline may stray from the exact one
 LEAST_IOU = 0.95  # below this the exact outline is kept, as for masks of a few pixels
 
 
-def polygons(
-    mask: Rle, tolerance: float = TOLERANCE, least_iou: float = LEAST_IOU
-) -> tuple[list[list[float]], float]:
+def polygons(mask: Rle, least_iou: float = LEAST_IOU) -> tuple[list[list[float]], float]:
     """COCO's `segmentation` of a mask, one [x, y, x, y, …] a part, and the IoU that it keeps.
 
-    An empty mask has no polygon. With `tolerance` 0 the polygons paint exactly the mask.
+    An empty mask has no polygon. With a `least_iou` over 1 the polygons paint exactly the mask.
     """
     if mask.area == 0:
         return [], 1.0
     crop, x0, y0 = cropped(mask)
     parts = outlines(crop)
     truth = coco.encode(np.asfortranarray(crop, dtype=np.uint8))
-    drawn = [_keyhole([_simplified(ring, tolerance) for ring in part]) for part in parts]
+    drawn = [_keyhole([_simplified(ring) for ring in part]) for part in parts]
     kept = _iou(drawn, truth)
     if kept < least_iou:
         drawn = [_keyhole(part) for part in parts]
@@ -70,10 +68,8 @@ def _corners(contour: NDArray[np.int32]) -> Ring:
     return np.compress((halved != np.roll(halved, 1, axis=0)).any(axis=1), halved, axis=0)
 
 
-def _simplified(ring: Ring, tolerance: float) -> Ring:
-    if tolerance <= 0:
-        return ring
-    simpler = cv2.approxPolyDP(ring[:, np.newaxis], tolerance, True)[:, 0].astype(np.int32)
+def _simplified(ring: Ring) -> Ring:
+    simpler = cv2.approxPolyDP(ring[:, np.newaxis], TOLERANCE, True)[:, 0].astype(np.int32)
     return simpler if len(simpler) >= 3 else ring
 
 

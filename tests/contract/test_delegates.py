@@ -22,10 +22,9 @@ from tests.graphs_tflite import write_yolact
 from tests.pictures import write_folder
 from tests.running import maskmill
 from tests.tflite_file import TfliteFile
-from worker.delegates import find_delegate, operators_taken, unlike
 from worker.model import LoadedModel, load_model
 from worker.settings import WorkerSettings
-from worker.tflite_runtime import PACKAGES, load
+from worker.tflite_runtime import PACKAGES, find_delegate, load, operators_taken, unlike
 
 INTERPRETERS = [name for name, package in PACKAGES.items() if find_spec(package)]
 DEQUANTIZE = "6"  # by its number among the builtin operators

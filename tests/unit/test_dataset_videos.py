@@ -19,8 +19,10 @@ from pycocotools.coco import COCO
 
 from storage import get, put
 from tasks.cards import Build, Card, Model
+from tasks.edits import TABLES, Edits
 from tasks.folder import Folder
 from tasks.merge import Merged, merge_all, merge_part, write_all
+from tasks.plan import scratch
 from tasks.records import (
     Annotation,
     Asked,
@@ -210,7 +212,8 @@ def test_a_hundred_thousand_videos_are_not_held(folder: Folder) -> None:
     for count in (5_000, 50_000):
         files = [(folder_file).open("wb") for folder_file in _three(Path(folder.uri))]
         tracemalloc.start()
-        write_all(job, Merged(0, Counter()), iter(shards(count)), files)
+        with scratch(TABLES) as db:
+            write_all(job, Merged(0, Counter()), iter(shards(count)), files, Edits(folder, db))
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
         for file in files:

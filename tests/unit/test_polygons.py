@@ -68,7 +68,7 @@ SHAPES = {
 def test_exact_outlines_paint_the_mask(mask: np.ndarray, offset: tuple[int, int]) -> None:
     x, y = offset
     rle = encode(mask, x, y, mask.shape[0] + 2 * y, mask.shape[1] + 2 * x)
-    paths, kept = polygons(rle, tolerance=0)
+    paths, kept = polygons(rle, least_iou=2)
     assert kept == 1.0
     assert np.array_equal(painted(paths, rle), decode(rle))
     assert all(len(path) >= 6 and len(path) % 2 == 0 for path in paths)
@@ -78,7 +78,7 @@ def test_exact_outlines_paint_the_mask(mask: np.ndarray, offset: tuple[int, int]
 @given(MASKS, st.integers(0, 4), st.integers(0, 4), st.integers(0, 3))
 def test_exact_outlines_paint_any_mask(mask: np.ndarray, x: int, y: int, more: int) -> None:
     rle = encode(mask, x, y, mask.shape[0] + y + more, mask.shape[1] + x + more)
-    paths, kept = polygons(rle, tolerance=0)
+    paths, kept = polygons(rle, least_iou=2)
     assert kept == 1.0
     assert np.array_equal(painted(paths, rle), decode(rle))
 
@@ -97,7 +97,7 @@ def test_the_iou_told_is_the_iou_kept(mask: np.ndarray, offset: int) -> None:
 def test_simplified_outlines_are_near_and_short(seed: int) -> None:
     mask = cv2.resize(blobs(seed).astype(np.uint8), (480, 360)) > 0  # smooth stairs
     rle = encode_whole(mask)
-    exact, _ = polygons(rle, tolerance=0)
+    exact, _ = polygons(rle, least_iou=2)
     paths, kept = polygons(rle)
     assert LEAST_IOU <= kept <= 1
     assert kept == pytest.approx(iou(painted(paths, rle), mask), abs=1e-12)
@@ -108,7 +108,7 @@ def test_simplified_outlines_are_near_and_short(seed: int) -> None:
 def test_a_simplification_that_costs_too_much_is_not_taken(rows: tuple[str, ...]) -> None:
     rle = encode_whole(mask_of(*rows))
     assert polygons(rle, least_iou=0)[1] < LEAST_IOU
-    assert polygons(rle) == polygons(rle, tolerance=0)
+    assert polygons(rle) == polygons(rle, least_iou=2)
 
 
 def test_a_rectangle_has_four_corners() -> None:
@@ -133,7 +133,7 @@ def test_an_empty_mask_has_no_polygons() -> None:
 def test_coco_loads_them(tmp_path: Path) -> None:
     masks = [np.pad(mask, 20) for mask in SHAPES.values()]
     images = [{"id": n, "height": m.shape[0], "width": m.shape[1]} for n, m in enumerate(masks)]
-    made = [polygons(encode_whole(mask), tolerance=0)[0] for mask in masks]
+    made = [polygons(encode_whole(mask), least_iou=2)[0] for mask in masks]
     annotations = [
         {"id": n + 1, "image_id": n, "category_id": 1, "iscrowd": 0, "segmentation": paths}
         for n, paths in enumerate(made)

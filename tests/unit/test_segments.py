@@ -395,7 +395,7 @@ def test_a_slow_merger_does_not_replace_a_later_dataset(
     assert ids(merge(folder, job)) == {"a.jpg": 1, "b.jpg": 2}
 
 
-def test_a_stale_dataset_is_replaced_and_an_edited_one_is_not(folder: Folder, job: Job) -> None:
+def test_a_stale_dataset_is_replaced_and_a_damaged_one_is_not(folder: Folder, job: Job) -> None:
     add(folder, "aa", ("s3://b/a.jpg", "ok"))
     merge(folder, job)
     stale = get(folder.file("instances.json"))
@@ -404,7 +404,7 @@ def test_a_stale_dataset_is_replaced_and_an_edited_one_is_not(folder: Folder, jo
     put(folder.file("instances.json"), stale)  # a merger that was asleep between two steps
     add(folder, "cc", ("s3://b/c.jpg", "ok"))
     assert len(ids(merge(folder, job))) == 3
-    put(folder.file("instances.json"), stale + b" ")
+    put(folder.file("instances.json"), stale + b"]")
     add(folder, "dd", ("s3://b/d.jpg", "ok"))
     with pytest.raises(JobError, match="--replace-edited"):
         merge(folder, job)
