@@ -1,5 +1,6 @@
 """One run of a schedule: how it is begun, how it stands, and how it is cut off."""
 
+import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from datetime import datetime
@@ -10,9 +11,9 @@ import msgspec
 from celery import Celery
 from msgspec.structs import asdict, astuple
 
-from storage import put
+from storage import get, put
 from storage.errors import Exists
-from storage.uris import shown
+from storage.uris import join, shown
 from tasks.events import drain
 from tasks.folder import Folder, ShardName, find_job, parts, read_job, read_plan, read_run, written
 from tasks.inputs import Found
@@ -125,14 +126,25 @@ def stands(run: Run, state: State) -> End | None:
     job, folder = find_job(run.output)
     if halt := halt_of(folder):
         return End("cancelled" if halt.kind == "cancelled" else "failed", halt.reason)
-    late = run.schedule.into and _parts(run) - set(written(folder))
-    record = read_run(folder) if not late and is_merged(folder, job) else None
+    merged = _is_in(run, folder, state) if run.schedule.into else is_merged(folder, job)
+    record = read_run(folder) if merged else None
     if record is None:
         return None
     images, failures = record["images"], record["failures"]
     if run.schedule.into or run.schedule.incremental:
         images, failures = _settle(run, folder, state)
     return End("finished-with-failures" if failures else "finished", "", images, failures)
+
+
+def _is_in(run: Run, folder: Folder, state: State) -> bool:
+    """Whether a dataset has what a run added: for what others add meanwhile, it is not waited."""
+    there, record = written(folder), read_run(folder)
+    if record is None or _parts(run) - set(there):
+        return False
+    uri = join(state.uri, f"schedules/{run.schedule.name}/{run.number}.written.json")
+    with suppress(Exists):  # that many objects or more have to be in it
+        put(uri, encode(sum(map(len, there.values()))), create_only=True)
+    return bool(record["run"] == folder.run and record["shard_objects"] >= json.loads(get(uri)))
 
 
 def _settle(run: Run, folder: Folder, state: State) -> tuple[int, int]:

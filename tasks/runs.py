@@ -5,6 +5,7 @@ schedules/schedules.toml        what there is to run
 schedules/<name>/7.json         its seventh run, made create-only once the sixth has ended; 0.json
                                 says when the schedule was first seen, for its past is not run
 schedules/<name>/7.sent.json    that its job was submitted, or its inputs added to its dataset
+schedules/<name>/7.written.json how many shards its dataset had when all of its own were there
 schedules/<name>/7.end.json     how that ended, create-only; 7.stalled.json that it stood still
 schedules/<name>/7.end.told.json, 7.stalled.told.json    that its receiver took the word of it
 schedules/<name>/7.seen.json    how many shards it had written, and since when so many

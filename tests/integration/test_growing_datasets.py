@@ -23,7 +23,8 @@ from storage import delete, disk, list_entries, put
 from storage.uris import Location, parse
 from tasks.folder import find_job, missing_shards, read_job
 from tasks.markers import cancel, halt_of, lift
-from tasks.merge import merge_all
+from tasks.merge import is_merged, merge_all
+from tasks.open_jobs import append
 from tasks.running import End
 from tasks.runs import Book, place_of
 from tasks.schedules import Schedule
@@ -525,6 +526,31 @@ def test_run_and_list_tell_what_came_of_it(nights: Nights, bucket: Bucket) -> No
     bucket.delete("1.jpg")
     done = maskmill("schedule", "run", "nightly", **fleet)
     assert (done.code, "is failed: no inputs match s3://" in done.out) == (4, True)
+
+
+def test_a_run_ends_though_others_add_to_its_dataset_all_the_time(
+    nights: Nights, bucket: Bucket
+) -> None:
+    """Whenever somebody looks, there is a shard that is not merged yet."""
+    into, others = nights.schedule.into, Bucket(bucket.root.replace("/new", "/cam"))
+
+    def another(n: int) -> None:
+        others.put(f"cam {n}.jpg", n)
+        asked = {**nights.schedule.options, "app": nights.fleet.app, "state": nights.fleet.state}
+        append([f"{others.root}/cam {n}.jpg"], nights.schedule.model, into, **asked)
+        work_off(into, only=0)
+
+    bucket.put("0.jpg", 0)
+    nights.begin()
+    work_off(into)
+    another(1)
+    assert nights.look(0.1) == []
+    job, folder = find_job(into)
+    merge_all(folder, job, lambda *_: False)
+    another(2)
+    assert not is_merged(folder, job)
+    assert "is finished" in nights.look(0.1)[0]
+    assert nights.end == End("finished", "", 1, 0)
 
 
 def test_what_lies_there_is_refused(nights: Nights, bucket: Bucket) -> None:
