@@ -6,35 +6,26 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import msgspec
 
 from storage.uris import storable
-from tasks.cards import Model, ModelError
+from tasks.cards import Model, is_here, need_worker_parts
 from tasks.exits import OK, OVER_BUDGET
 from tasks.folder import Folder, JobError, find_job, missing_shards, read_plan, read_run
 from tasks.inputs import InputError, absolute
-from tasks.local import Interrupted, Stopped, await_ready, run, start
 from tasks.merge import is_merged
 from tasks.opening import Opened, Sources, asked_for, continue_job, open_job, sources
 from tasks.ordered import side_by_side
 from tasks.progress import Face, Said, Watcher, choose_face, say, say_json
-from tasks.records import Job, Selection
+from tasks.records import Job, Selection, Wishes
 from tasks.shelf import find_model
-from tasks.wishes import Wishes
+from tasks.supervisor import Interrupted, Stopped, await_ready, run, start
 from tasks.zoo_table import record_lines
 
 DEMO = Path(__file__).resolve().parent.parent / "worker" / "demo"  # images and their truth
-WORKER_PARTS = ("numpy", "cv2", "PIL", "pycocotools")
-# What each engine needs, any one of them.
-ENGINE_PARTS = {
-    "onnx": ("onnxruntime",),
-    "openvino": ("openvino",),
-    "tflite": ("tflite_runtime", "ai_edge_litert"),
-}
 
 
 def annotate_typed(inputs: Sequence[str], as_json: bool, **typed: Any) -> int | Said:
@@ -97,7 +88,8 @@ def work_off(model: Model, given: Sources, wishes: Wishes, face: Face) -> Opened
             say_json({"event": "planned", **msgspec.structs.asdict(job.counts)})
         watcher = Watcher(face, job.counts.items, _done(job, folder))
         with watcher.bar:
-            run(child, model, folder, watcher.hear, replace_edited=wishes.replace_edited)
+            order = {"job": folder.uri, "replace_edited": wishes.replace_edited}
+            run(child, model, order, watcher.hear)
     except Interrupted as exc:
         done = f"{_done(job, folder)} of {job.counts.items} inputs are done and kept"
         same = "the same command goes on from there, any --overwrite left out"
@@ -123,25 +115,6 @@ def demo(output: str, as_json: bool) -> int | Said:
     )
     judged: Said = import_module("worker.evaluate").evaluate(output, truth, next_steps)
     return judged
-
-
-def engines_here() -> list[str]:
-    return [engine for engine in ENGINE_PARTS if is_here(engine)]
-
-
-def need_worker_parts(engine: str) -> None:
-    missing = [each for each in WORKER_PARTS if find_spec(each) is None]
-    if not is_here(engine):
-        missing.append(" or ".join(ENGINE_PARTS[engine]))
-    if missing:
-        extras = "worker,openvino" if engine == "openvino" else "worker"
-        raise ModelError(
-            f"running a model needs {', '.join(missing)}: pip install 'maskmill[{extras}]'"
-        )
-
-
-def is_here(engine: str) -> bool:
-    return any(find_spec(part) for part in ENGINE_PARTS[engine])
 
 
 def _done(job: Job, folder: Folder) -> int:

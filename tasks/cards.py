@@ -1,6 +1,9 @@
-"""Model cards: a TOML file that says what a network's bytes cannot say of themselves."""
+"""Model cards: a TOML file that says what a network's bytes cannot say of themselves; and which
+engines run them here.
+"""
 
 import re
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,6 +13,13 @@ from tasks.categories import Category, Name, coco80
 
 # Which engines run a file, the usual one first.
 ENGINES_BY_SUFFIX = {".onnx": ("onnx", "openvino"), ".tflite": ("tflite",), ".xml": ("openvino",)}
+# What computing needs, and what each engine does, any one of them.
+WORKER_PARTS = ("numpy", "cv2", "PIL", "pycocotools")
+ENGINE_PARTS = {
+    "onnx": ("onnxruntime",),
+    "openvino": ("openvino",),
+    "tflite": ("tflite_runtime", "ai_edge_litert"),
+}
 
 LARGEST_SIDE = 1 << 14
 Positive = Annotated[int, msgspec.Meta(ge=1, le=10**12)]  # what the scratch database can count
@@ -163,3 +173,22 @@ def parse_card(text: str, path: Path) -> Card:
     if min(len(ids), len(names)) < len(categories):
         raise ModelError(f"the model card {path} gives two categories one name or one id")
     return card
+
+
+def engines_here() -> list[str]:
+    return [engine for engine in ENGINE_PARTS if is_here(engine)]
+
+
+def need_worker_parts(engine: str) -> None:
+    missing = [each for each in WORKER_PARTS if find_spec(each) is None]
+    if not is_here(engine):
+        missing.append(" or ".join(ENGINE_PARTS[engine]))
+    if missing:
+        extras = "worker,openvino" if engine == "openvino" else "worker"
+        raise ModelError(
+            f"running a model needs {', '.join(missing)}: pip install 'maskmill[{extras}]'"
+        )
+
+
+def is_here(engine: str) -> bool:
+    return any(find_spec(part) for part in ENGINE_PARTS[engine])

@@ -7,8 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from tasks.cli_options import SETTINGS, JsonFlag, command, option, options_of
-from tasks.records import Routing, Selection
-from tasks.wishes import Wishes
+from tasks.records import Routing, Selection, Wishes
 
 Inputs = Annotated[
     list[str],
@@ -150,7 +149,7 @@ _SERVED = (
 )
 
 
-@command(app, "tasks.fleet_worker:serve", *_SERVED, *SETTINGS, reports=False)
+@command(app, "tasks.supervisor:serve", *_SERVED, *SETTINGS, reports=False)
 def worker() -> None:
     """Work for a fleet: one process with one model, watched by another, until told to stop.
 

@@ -8,13 +8,10 @@ from importlib import import_module
 from storage import delete, get, put
 from storage.errors import StorageError
 from storage.uris import join, shown
-from tasks.annotate import ENGINE_PARTS
-from tasks.board import board, targets_of
 from tasks.broker import DEFAULT_QUEUE, BrokerDown, broker_url, make_app, queues_for, waiting
-from tasks.cards import ModelError
-from tasks.environment import SettingError
+from tasks.cards import ENGINE_PARTS, ModelError
+from tasks.environment import SettingError, board, installed, targets_of
 from tasks.progress import Said
-from tasks.provenance import installed
 from tasks.state import fleet_state
 from tasks.zoo_table import record_lines
 

@@ -9,8 +9,8 @@ from tasks.cards import ModelError
 from tasks.environment import SettingError
 from tasks.folder import JobDiffers, JobError
 from tasks.inputs import InputError
-from tasks.local import Stopped
 from tasks.progress import Said, say, say_json
+from tasks.supervisor import Stopped
 
 OK, WRONG, OVER_BUDGET, STOPPED, GATE_FAILED = 0, 2, 3, 4, 5
 

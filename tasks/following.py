@@ -44,11 +44,10 @@ from tasks.ordered import side_by_side
 from tasks.plan import scratch, survey
 from tasks.progress import Said, say, tell
 from tasks.reconcile import look_after
-from tasks.records import Job, Routing, Selection, Stage, encode_lines
+from tasks.records import Job, Routing, Selection, Stage, Wishes, encode_lines
 from tasks.state import State, fleet_state
 from tasks.status import Follower, followers, said
 from tasks.submit import send_missing, submit, visible, what_is_asked
-from tasks.wishes import Wishes
 from tasks.zoo_table import record_lines
 
 WATCH_S = 2.0

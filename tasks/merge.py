@@ -17,6 +17,7 @@ from storage import exists, open_read, open_write, put
 from storage.errors import Exists, NotFound
 from tasks.edits import TABLES as EDITS
 from tasks.edits import VERSION, Edits, read
+from tasks.environment import producer_versions
 from tasks.folder import (
     SHEET,
     Folder,
@@ -30,7 +31,6 @@ from tasks.folder import (
     whole_shards,
 )
 from tasks.plan import scratch
-from tasks.provenance import producer_versions
 from tasks.records import Annotation, Image, Job, Shard, encode
 from tasks.segments import TABLES, Segments
 from tasks.shelf import checksum

@@ -18,20 +18,19 @@ from celery import Celery
 
 from storage import put
 from storage.uris import below, shown
-from tasks.board import check_target
 from tasks.broker import broker_url, make_app, send_shards
+from tasks.environment import check_target
 from tasks.folder import Folder, JobDiffers, read_job
 from tasks.frames import frames_of, may_read
 from tasks.inputs import Found, InputError, ListLine, absolute, find, in_list
 from tasks.messages import AnnotateMessage
-from tasks.opening import Opened, Sources, asked_for, differing, refuse_foreign, sources
+from tasks.opening import Opened, asked_for, differing, refuse_foreign, settings_of, sources
 from tasks.ordered import side_by_side
 from tasks.plan import commit_job, shards_of
-from tasks.records import Counts, Item, Job, Routing, Sampling, Selection, encode, encode_lines
+from tasks.records import Item, Job, Routing, Sampling, Selection, Wishes, encode, encode_lines
 from tasks.shelf import find_model, find_models
 from tasks.state import KnownJob, State, fleet_state
 from tasks.submit import Fresh, Submitted, check_seen, options_as, visible
-from tasks.wishes import Wishes, settings_of
 
 Admit = Callable[[Job, Folder], None]
 Remembered = dict[bytes, Opened]  # by what was asked
@@ -117,8 +116,8 @@ def _new_job(wished: Wishes, routing: Routing, state: State) -> Job:
     models = find_models(wished.model, wished.runtime, wished.precision, wished.mixed)
     kept = [state.keep_model(each) for each in models]
     usual = msgspec.structs.replace(wished, shard_size=None)  # what is typed is of one message
-    asked = asked_for(Sources((), Selection()), kept, usual, routing.target)
-    return Job(secrets.token_hex(6), asked, Counts(items=0, shards=0), routing, open=True)
+    asked = asked_for(sources((), Selection()), kept, usual, routing.target)
+    return Job(secrets.token_hex(6), asked, routing=routing, open=True)
 
 
 def require_same(job: Job, wished: Wishes, routing: Routing) -> None:

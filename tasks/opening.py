@@ -9,18 +9,18 @@ import msgspec
 
 from storage import exists
 from storage.uris import join, parse, without_query
-from tasks.board import BOARDS
 from tasks.cards import Model
+from tasks.categories import Category, CategoryId, from_file, ids_of, mapped, renumber
 from tasks.edits import TABLES as EDITS
 from tasks.edits import Edits, lacking, rest_of
+from tasks.environment import BOARDS, SettingError, whole_number
 from tasks.folder import Folder, JobDiffers, delete_run, read_job
 from tasks.frames import frames_of, may_read
 from tasks.inputs import Found, InputError, absolute, find
 from tasks.plan import commit_job, scratch, write_plan
-from tasks.records import Asked, Job, Routing, Selection, encode
+from tasks.records import Asked, Choices, Job, Routing, Selection, Settings, Wishes, encode
 from tasks.shelf import checksum
 from tasks.videos import span_of
-from tasks.wishes import Wishes, settings_of
 
 SHARD_SIZE = 64
 BOARD_SHARD_SIZE = 16  # a quarter of the usual visibility timeout at 56 s an image
@@ -77,6 +77,35 @@ def asked_for(
     inputs, (model, *others) = tuple(map(without_query, words)), models
     size = wishes.shard_size or usual_shard_size(models, target)
     return Asked(inputs, selection, model, settings_of(model, wishes), size, tuple(others))
+
+
+def settings_of(model: Model, wishes: Wishes) -> Settings:
+    categories, class_ids = _categories(model, wishes)
+    return Settings(
+        **{name: getattr(wishes, name) for name in Choices.__struct_fields__},
+        categories=categories,
+        class_ids=class_ids,
+        keep=ids_of(categories, wishes.classes),
+        max_bytes=whole_number("MASKMILL_MAX_BYTES", 256 << 20, 1),
+        max_pixels=whole_number("MASKMILL_MAX_PIXELS", 100_000_000, 1),
+        max_video_bytes=whole_number("MASKMILL_MAX_VIDEO_BYTES", 2 << 30, 1),
+    )
+
+
+def _categories(
+    model: Model, wishes: Wishes
+) -> tuple[tuple[Category, ...], tuple[int | None, ...]]:
+    """The dataset's categories, and the id that each class of the network gets."""
+    categories = model.card.category_list()
+    places: Sequence[int | None] = range(len(categories))
+    if wishes.allow_unmatched and not wishes.category_map:
+        raise SettingError("--allow-unmatched is about --category-map, which is not given")
+    if wishes.category_map:
+        mapping = from_file(wishes.category_map, "category-map", dict[str, CategoryId | str])
+        categories, places = mapped(categories, mapping, allow_unmatched=wishes.allow_unmatched)
+    if wishes.category_ids:
+        categories = renumber(categories, wishes.category_ids)
+    return categories, tuple(None if n is None else categories[n].id for n in places)
 
 
 def _digest(stdin: BinaryIO | None) -> str:

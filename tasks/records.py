@@ -1,17 +1,19 @@
-"""The typed values that a job folder holds. Each is written as JSON exactly as it stands here.
+"""The typed values that a person asks with, and that a job folder holds.
 
-What has a sentence in its annotation is an option of the command line too.
+Each of these is written as JSON exactly as it stands here. What has a sentence in its annotation is
+an option of the command line too.
 """
 
 from typing import Annotated, Any, Literal
 
 import msgspec
 
-from tasks.cards import Model, Positive, Share
+from tasks.cards import Compute, Model, Positive, Share
 from tasks.categories import Category
 
 Schema = Annotated[int, msgspec.Meta(ge=1, le=1)]  # all that there ever was
 Index = Annotated[int, msgspec.Meta(ge=0, le=10**12)]
+ShardSize = Annotated[int, msgspec.Meta(ge=1, le=100_000)]
 
 
 class VideoFrame(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -68,6 +70,26 @@ class Choices(msgspec.Struct, frozen=True, kw_only=True):
     drop_specks: Annotated[Index, "Drop parts of a mask of fewer pixels."] = 0
     reduced_decode: bool = True
     save_frames: Annotated[bool, "Keep each annotated frame of a video in OUT/frames."] = False
+
+
+class Wishes(Choices, frozen=True, kw_only=True):
+    """What was typed, besides the inputs and how they are selected."""
+
+    model: str
+    output: str
+    classes: Annotated[tuple[str, ...], "Only these: names or ids, separated by commas."] = ()
+    category_ids: Annotated[str, "coco91, contiguous or a JSON file of ids by name."] = ""
+    category_map: Annotated[str, "A JSON file of names or ids by class; others drop out."] = ""
+    allow_unmatched: Annotated[bool, "--category-map may name classes not in the model."] = False
+    runtime: Annotated[str, "onnx, openvino or tflite; else what usually runs the build."] = ""
+    precision: Annotated[Compute, "In what openvino computes a float model."] = "f32"
+    mixed: bool = False
+    shard_size: Annotated[ShardSize | None, "Images a shard; else 64, or 16 for boards."] = None
+    max_failures: Annotated[Index, "Exit 3 with more failures (of submit: with --wait)."] = 0
+    overwrite: Annotated[bool, "Start anew where the output holds a job."] = False
+    replace_edited: bool = False
+    upload: bool = False  # local inputs are copied to where workers on other machines see them …
+    shared_paths: bool = False  # … or these see them, and the output, at the same paths
 
 
 class Settings(Choices, frozen=True, kw_only=True):
@@ -143,7 +165,7 @@ class Job(msgspec.Struct, frozen=True):
 
     run: str
     asked: Asked
-    counts: Counts
+    counts: Counts = msgspec.field(default_factory=Counts)
     routing: Routing = Routing()
     open: bool = False  # no plan in advance: parts are added while it runs
     schema: Schema = 1

@@ -23,12 +23,11 @@ from tasks.merge import is_merged
 from tasks.messages import SubmitMessage
 from tasks.nominal import stamp
 from tasks.open_jobs import append, append_inputs
-from tasks.records import Failure, Problem, ProducedBy, Routing, Selection, Shard, encode
+from tasks.records import Failure, Problem, ProducedBy, Routing, Selection, Shard, Wishes, encode
 from tasks.schedules import Schedule, looked_with
 from tasks.segments import key_of
 from tasks.state import State
 from tasks.submit import options_as, submit
-from tasks.wishes import Wishes
 
 LATE = Problem("worker", "cancelled", "the run that was to annotate it took longer than its budget")
 

@@ -10,16 +10,16 @@ import msgspec
 
 from storage.http_requests import webhook_rules
 from storage.uris import parse, shown
-from tasks.board import check_target
 from tasks.cards import Model
+from tasks.environment import check_target
 from tasks.events import check_queue
 from tasks.inputs import InputError
 from tasks.messages import SubmitMessage
 from tasks.nominal import UTC, Timing, cron, following, interval, stamp, zone_of
-from tasks.records import Routing, Sampling, Selection, Settings
+from tasks.opening import settings_of
+from tasks.records import Routing, Sampling, Selection, Settings, Wishes
 from tasks.shelf import find_models
 from tasks.submit import options_as
-from tasks.wishes import Wishes, settings_of
 
 LOOKED_AT = 400  # nominal times of which no two may have the same output
 _TOGETHER = ("events", "into"), ("drop_vanished", "into"), ("drop_vanished", "inputs")

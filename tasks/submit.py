@@ -17,9 +17,9 @@ from celery import Celery
 
 from storage import exists, open_read, open_write
 from storage.uris import basename, join, parse, shown
-from tasks.board import check_target
 from tasks.broker import broker_url, make_app, send_merge, send_shards
 from tasks.cards import Model
+from tasks.environment import check_target
 from tasks.folder import Folder, missing_shards
 from tasks.frames import may_read
 from tasks.inputs import LIST_SUFFIXES, Found, InputError, absolute
@@ -28,10 +28,9 @@ from tasks.merge import is_merged
 from tasks.messages import Asking, SubmitMessage
 from tasks.opening import Sources, asked_for, open_job, sources
 from tasks.ordered import asked_once
-from tasks.records import Asked, Job, Routing, Selection
+from tasks.records import Asked, Job, Routing, Selection, Wishes
 from tasks.shelf import checksum, find_models
 from tasks.state import KnownJob, State, fleet_state
-from tasks.wishes import Wishes
 
 Fresh = Callable[[Iterator[Found]], Iterator[Found]]  # what is to be done of what was found
 UPLOADS = 8

@@ -6,9 +6,9 @@ from typing import Any
 from celery.exceptions import Reject
 from celery.worker.consumer import Consumer
 
-from tasks.annotate import engines_here
-from tasks.board import targets_of
 from tasks.broker import broker_url, make_app, queues_for
+from tasks.cards import engines_here
+from tasks.environment import targets_of
 from tasks.state import fleet_state
 from worker import jobs
 from worker.limits import read_limits

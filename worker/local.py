@@ -14,8 +14,8 @@ from tasks.broker import DEFAULT_QUEUE, make_app, queue_of, send_merge, send_sha
 from tasks.cards import Model
 from tasks.exits import STOPPED
 from tasks.folder import find_job, missing_shards, read_job
-from tasks.local import STOP_S
 from tasks.messages import MergeMessage
+from tasks.supervisor import STOP_S
 from worker.attempts import worker_name
 from worker.child import begin, heed, refusing, take_order, tell, worker_of
 from worker.jobs import station

@@ -11,18 +11,16 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from tasks.annotate import is_here, work_off
-from tasks.board import board
-from tasks.cards import Model, ModelError
-from tasks.environment import SettingError
+from tasks.annotate import work_off
+from tasks.cards import Model, ModelError, is_here
+from tasks.environment import SettingError, board
 from tasks.exits import GATE_FAILED, OK
 from tasks.folder import Folder, read_run
 from tasks.inputs import InputError
 from tasks.opening import sources
 from tasks.progress import Said, choose_face
-from tasks.records import Selection
+from tasks.records import Selection, Wishes
 from tasks.shelf import builds_at, find_model, model_at
-from tasks.wishes import Wishes
 from worker.evaluate import Record, compare, measure
 from worker.tflite_runtime import PACKAGES
 

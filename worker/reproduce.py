@@ -9,9 +9,8 @@ from tasks.exits import GATE_FAILED, OK
 from tasks.folder import find_job
 from tasks.inputs import InputError
 from tasks.progress import Said, say
-from tasks.records import Selection
+from tasks.records import Selection, Wishes
 from tasks.shelf import find_model
-from tasks.wishes import Wishes
 from tasks.zoo_table import record_lines
 from worker.evaluate import Record, measure
 

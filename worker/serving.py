@@ -20,9 +20,9 @@ from msgspec.structs import replace
 
 from storage.errors import StorageError
 from tasks.broker import queues_for
-from tasks.fleet_worker import LAST_WORDS_S
 from tasks.shelf import find_model
 from tasks.state import WorkerNow
+from tasks.supervisor import LAST_WORDS_S
 from worker import jobs, memory
 from worker.app import app
 from worker.child import begin, heed, refusing, tell, worker_of

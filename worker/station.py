@@ -15,9 +15,8 @@ from celery.exceptions import Reject
 from storage import exists, list_entries, put
 from storage.errors import StorageError
 from storage.uris import basename, join, without_frame
-from tasks.annotate import engines_here
 from tasks.broker import queue_of, send_merge, send_shards
-from tasks.cards import Model, ModelError
+from tasks.cards import Model, ModelError, engines_here
 from tasks.environment import SettingError
 from tasks.folder import Folder, JobError, missing_shards
 from tasks.markers import Halted, stop

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.board import board
 from tasks.cards import Compute, ModelError
+from tasks.environment import board
 from tasks.graph_file import Tensor
 from tasks.shelf import cache_folder
 from worker.runtimes import Feeds, RunFailed, Told, in_its_words

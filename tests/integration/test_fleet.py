@@ -12,8 +12,8 @@ import pytest
 from msgspec.structs import replace
 
 from storage import get, list_entries
-from tasks.annotate import engines_here
 from tasks.broker import make_app, queues_for, send_merge
+from tasks.cards import engines_here
 from tasks.folder import Folder, JobError, missing_shards, read_job
 from tasks.markers import cancel, halt_of, lift, stop
 from tasks.reconcile import QUIET_S, look_after

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.board import board
+from tasks.environment import board
 
 
 @pytest.mark.parametrize(

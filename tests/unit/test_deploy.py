@@ -22,7 +22,7 @@ import yaml
 
 from tasks.broker import queues_for
 from tasks.cli import app
-from tasks.fleet_worker import LAST_WORDS_S
+from tasks.supervisor import LAST_WORDS_S
 
 try:
     import tomllib

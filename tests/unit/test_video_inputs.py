@@ -34,11 +34,11 @@ from tasks.records import (
     Selection,
     Video,
     VideoFrame,
+    Wishes,
     encode_lines,
 )
 from tasks.submit import options_as
 from tasks.videos import Part, VideoIndex, VideoLimits
-from tasks.wishes import Wishes
 from worker.limits import Limits
 
 WHOLE = Part()

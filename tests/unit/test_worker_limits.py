@@ -10,10 +10,9 @@ import msgspec
 import pytest
 
 from tasks.messages import AnnotateMessage, SubmitMessage
-from tasks.records import Routing, Selection
+from tasks.records import Routing, Selection, Wishes
 from tasks.state import State
 from tasks.submit import options_as
-from tasks.wishes import Wishes
 from worker.limits import Limits
 
 PLACE = "https://h.example/in"

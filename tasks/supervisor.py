@@ -1,22 +1,33 @@
-"""The parent of a process that computes: it watches it, and starts it again when it was killed."""
+"""The parents of processes that compute, under `maskmill annotate` and in a fleet: each watches its
+child, and starts it again when it was killed.
+"""
 
 import os
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import msgspec
+from celery import Celery
 
 from storage import put
-from tasks.cards import Model, ModelError
-from tasks.folder import Folder, read_attempts
+from storage.errors import StorageError
+from tasks.broker import BrokerDown, broker_url, make_app, send_shards
+from tasks.cards import Model, ModelError, engines_here, need_worker_parts
+from tasks.environment import targets_of
+from tasks.folder import JobError, read_attempts, read_job
 from tasks.records import encode
+from tasks.state import State, fleet_state
 
 Event = dict[str, Any]
+Hear = Callable[[Event], None]
 
 # The child finds our packages by their place, never by the working directory, which may well have
 # a folder called `worker` or `tasks` of its own.
@@ -26,6 +37,7 @@ _ROOT = str(Path(__file__).resolve().parent.parent)
 # few malloc arenas, since one a thread would keep what each once needed.
 _BESIDE = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
 STOP_S = 60.0
+LAST_WORDS_S = 15.0  # of a fleet's, beyond its grace, to say good-bye
 IDLE_DEATHS = 3  # in a row, with no shard in hand: what kills the process is not an input
 
 
@@ -108,16 +120,8 @@ def await_ready(child: Child) -> None:
     raise ModelError(f"the worker process {how}")
 
 
-def run(
-    child: Child,
-    model: Model,
-    folder: Folder,
-    hear: Callable[[Event], None],
-    *,
-    replace_edited: bool = False,
-) -> None:
+def run(child: Child, model: Model, order: Event, hear: Hear) -> None:
     """See a job through. A child that an image kills is started again; careful mode finds it."""
-    order = {"job": folder.uri, "replace_edited": replace_edited}
 
     def heard(event: Event) -> None:
         if event["event"] == "stopped":
@@ -139,10 +143,7 @@ def run(
 
 
 def supervise(
-    child: Child,
-    again: Callable[[Child, Event], Child],
-    hear: Callable[[Event], None],
-    patience_s: float,
+    child: Child, again: Callable[[Child, Event], Child], hear: Hear, patience_s: float
 ) -> tuple[int, str]:
     """The exit code and last words of a process that ends by itself, after others were killed.
 
@@ -165,7 +166,7 @@ def supervise(
         child = again(child, in_hand)
 
 
-def _watch(child: Child, hear: Callable[[Event], None], patience_s: float) -> tuple[Event, bool]:
+def _watch(child: Child, hear: Hear, patience_s: float) -> tuple[Event, bool]:
     """Until it ends: the shard in hand then, empty if none, and if it ever had one."""
     in_hand: Event = {}
     worked = False
@@ -188,3 +189,41 @@ def bury(taken: Event) -> None:
     for uri, attempt in read_attempts(taken["attempts"]) if taken else ():
         if not attempt.ended and attempt.worker == taken["worker"]:
             put(uri, encode(msgspec.structs.replace(attempt, ended="died")))
+
+
+def serve(model: Sequence[str], runtime: str | None, target: Sequence[str], grace: float) -> int:
+    """`maskmill worker`: a child that serves a fleet, until one of the two is told to stop."""
+    targets = targets_of(target)
+    state = fleet_state()
+    app = make_app(broker_url())
+    engines = [runtime] if runtime else engines_here() or ["onnx"]
+    need_worker_parts(engines[0])
+    order = {"models": model, "engines": engines, "targets": targets, "grace_s": grace}
+
+    def again(dead: Child, in_hand: Event) -> Child:
+        print(f"maskmill: the worker process {dead.death()}", file=sys.stderr, flush=True)
+        try:
+            _follow_up(app, state, dead, in_hand)
+        except (BrokerDown, JobError, StorageError) as exc:
+            print(f"maskmill: {exc}; the reconciler will see to it", file=sys.stderr, flush=True)
+            time.sleep(1.0)
+        return Child("worker.serving", order)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.default_int_handler)  # which raises KeyboardInterrupt
+    try:
+        child = Child("worker.serving", order)
+        code, _ = supervise(child, again, lambda event: None, grace + LAST_WORDS_S)
+        return code
+    except (Interrupted, KeyboardInterrupt):
+        return 0
+
+
+def _follow_up(app: Celery, state: State, dead: Child, in_hand: Event) -> None:
+    # What it said last of itself would keep the reconciler from a shard that nobody has.
+    host = socket.gethostname().replace(":", "-")
+    state.remove_worker(f"worker-{host}-{os.getpid()}-{dead.process.pid}")
+    bury(in_hand)  # two of these bring careful mode
+    job = read_job(in_hand["job"]) if in_hand else None
+    if job is not None:  # the broker would wait for its timeout to give the message to another
+        send_shards(app, in_hand["job"], job, [in_hand["shard"]])
