@@ -567,3 +567,47 @@ def test_what_lies_there_is_refused(nights: Nights, bucket: Bucket) -> None:
     nights.schedule = msgspec.structs.replace(made, options={"threshold": 0.2})
     nights.begin()
     assert "holds an open job with other threshold (0.1 before, 0.2 now)" in nights.end.reason
+
+
+def test_what_people_edit_survives_the_nights(nights: Nights, bucket: Bucket) -> None:
+    into = nights.schedule.into
+    for n in range(4):
+        bucket.put(f"{n}.jpg", n)
+    nights.night()
+    found = dataset(into)
+    names = {each["id"]: each["file_name"] for each in found["images"]}
+    first, second, *_ = (a for a in found["annotations"] if names[a["image_id"]] == "0.jpg")
+    first["bbox"], first["checked"] = [1, 2, 3, 4], "by a person"
+    found["annotations"].remove(second)
+    put(f"{into}/instances.json", json.dumps(found, indent=1).encode())
+    bucket.put("1.jpg", 11)
+    bucket.put("4.jpg", 4)
+    bucket.delete("2.jpg")
+    assert nights.night() == End("finished", "", 2, 0)
+    now = {each["id"]: each for each in dataset(into)["annotations"]}
+    assert now[first["id"]] == first
+    assert second["id"] not in now
+    assert nights.taken() == Counter(["1.jpg", "4.jpg"])
+    assert nights.night() == End("nothing-new")
+
+
+def test_a_schedule_fills_what_lacks_annotations(nights: Nights, bucket: Bucket) -> None:
+    for n in range(3):
+        bucket.put(f"{n}.jpg", n)
+    images = [{"id": 10 + n, "file_name": f"{n}.jpg", "width": 96, "height": 72} for n in range(3)]
+    drawn = {"id": 7, "image_id": 11, "category_id": 1, "bbox": [1, 2, 3, 4], "area": 12}
+    drawn |= {"segmentation": [[1, 2, 4, 2, 4, 6]], "iscrowd": 0}
+    coco = {"images": images, "annotations": [drawn], "categories": [{"id": 1, "name": "ash"}]}
+    put(f"{bucket.root}/old.json", json.dumps(coco).encode())
+    nights.schedule = msgspec.structs.replace(
+        nights.schedule,
+        inputs=(f"{bucket.root}/old.json",),
+        into="",
+        output=f"{bucket.root}-{{run}}",
+        options={"only_unannotated": True},
+    )
+    assert nights.night().state == "finished"
+    assert nights.taken() == Counter(["0.jpg", "2.jpg"])
+    found = dataset(nights.run.output)
+    assert sorted(each["id"] for each in found["images"]) == [10, 11, 12]
+    assert [each for each in found["annotations"] if each["image_id"] == 11] == [drawn]
