@@ -9,8 +9,7 @@ import typer
 
 from tasks.annotate import as_asked
 from tasks.cli import app
-from tasks.records import Routing, Selection
-from tasks.wishes import Wishes
+from tasks.records import Routing, Selection, Wishes
 
 GIVEN = ["photos", "-m", "shapes", "-o", "out"]
 
