@@ -266,7 +266,7 @@ def histories(draw: st.DrawFn) -> list[tuple[Any, ...]]:
     return draw(st.lists(step, min_size=1, max_size=6))
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(histories())
 def test_nothing_of_theirs_is_lost_and_nothing_else_changes(history: list[tuple[Any, ...]]) -> None:
     with tempfile.TemporaryDirectory() as place:
@@ -552,9 +552,9 @@ def test_where_others_were_first_it_is_looked_at_again(
 def test_memory_does_not_grow_with_what_is_edited(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tasks.edits, "LINES", 500)
+    monkeypatch.setattr(tasks.edits, "LINES", 200)
     peaks = []
-    for count in (300, 3000):
+    for count in (300, 1500):
         job = opened(tmp_path / str(count))
         for part in range(5):
             add(job[0], part, [f"{part}-{n}.jpg" for n in range(count // 10)], found=20)
@@ -569,4 +569,4 @@ def test_memory_does_not_grow_with_what_is_edited(
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
         assert get(job[0].file("instances.json")).count(b'"by"') == 10 * count
-    assert peaks[1] < 1.3 * peaks[0], peaks
+    assert peaks[1] < peaks[0] + (1 << 20), peaks
