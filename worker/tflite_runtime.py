@@ -27,14 +27,6 @@ PACKAGES = {"tflite-runtime": "tflite_runtime", "litert": "ai_edge_litert"}
 _DTYPES = {"float32": "float", "float64": "double"}
 # The board's delegate, in /usr/lib/lib…_delegate.so.
 BOARDS = {"imx8mp": "vx", "imx93": "ethosu", "imx95": "neutron"}
-# What each one reads; Neutron's takes any option and reads none.
-_OPTIONS = {
-    "vx": "allowed_cache_mode cache_file_path device_id allowed_builtin_code error_during_init"
-    " error_during_prepare error_during_invoke",
-    "ethosu": "device_name timeout cache_file_path enable_cycle_counter enable_profiling"
-    " profiling_buffer_size pmu_event0 pmu_event1 pmu_event2 pmu_event3",
-    "neutron": "",
-}
 # Operators of converted files, which only that delegate runs.
 _OPERATORS = {"ethos-u": "ethosu", "NeutronGraph": "neutron"}
 _LIKE = 0.9  # least concordance of an output with the CPU's, see `_concordance`
@@ -196,11 +188,6 @@ def find_delegate(settings: WorkerSettings) -> Delegate | None:
     if not library.is_file():
         raise ModelError(f"there is no delegate {library}; give auto, none or a library's path")
     name = library.stem.removeprefix("lib").removesuffix("_delegate")
-    known = _OPTIONS.get(name, " ".join(settings.delegate_options)).split()
-    for option in settings.delegate_options:
-        if option not in known:
-            takes = ", ".join(known) or "none"
-            raise ModelError(f"the delegate {library} has no option {option!r}; it takes {takes}")
     return Delegate(name, str(library), settings.delegate_options)
 
 

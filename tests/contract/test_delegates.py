@@ -213,23 +213,6 @@ def test_other_machines_have_none(
     assert not caplog.text
 
 
-@pytest.mark.parametrize(
-    ("soc", "given", "takes"),
-    [
-        ("i.MX8MP", "device_name", "allowed_cache_mode, .*device_id"),
-        ("i.MX93", "device_id", "device_name, timeout"),
-        ("i.MX95", "device_id", "none"),
-    ],
-)
-def test_options_that_a_delegate_would_not_read_are_refused(
-    board: Board, soc: str, given: str, takes: str
-) -> None:
-    root = str(board(soc, *BOARDS.values()))
-    settings = WorkerSettings(board_root=root, delegate_options={given: "1"})
-    with pytest.raises(ModelError, match=rf"has no option '{given}'; it takes {takes}"):
-        find_delegate(settings)
-
-
 def test_options_and_the_drivers_cache_reach_the_delegate(
     tmp_path: Path, board: Board, npu: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
