@@ -255,7 +255,6 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     careful: bool = False
     item: int | None = None  # in careful mode the image in hand, written before it is opened
     ended: Literal["", "committed", "released", "died", "interrupted"] = ""
-    images: int = 0
     peak: int = 0  # bytes of memory, the most that its process ever had
     seconds: dict[str, float] = {}  # by stage, summed over threads
 

@@ -66,7 +66,7 @@ class Trying:
 
     def __init__(self, attempts: str, worker: str, history: History) -> None:
         now = time.time()
-        self.history, self.watch, self.images = history, Stopwatch(), 0
+        self.history, self.watch = history, Stopwatch()
         self._attempts = attempts
         self._attempt = Attempt(worker=worker, started=now, beat=now, careful=history.careful)
         self._number = history.next_number
@@ -93,7 +93,7 @@ class Trying:
         if isinstance(exc, NO_FAULT):
             ended = "released"
         rounded = {stage: round(value, 3) for stage, value in self.watch.seconds.items()}
-        self._write(ended=ended, images=self.images, seconds=rounded, peak=memory.peak())
+        self._write(ended=ended, seconds=rounded, peak=memory.peak())
 
     def in_hand(self, item: int) -> None:
         """Say, before it is opened, which image may be about to kill this process."""

@@ -15,19 +15,11 @@ from celery.exceptions import Reject
 from storage import exists, put
 from storage.errors import Exists, StorageError
 from storage.uris import without_frame
+from tasks import messages
 from tasks.broker import BrokerDown
 from tasks.folder import Due, Folder, JobError, generation_due, read_job, read_plan, read_shard
 from tasks.markers import halt_of, look_for_halt
 from tasks.merge import merge_all
-from tasks.messages import (
-    AnnotateMessage,
-    Asking,
-    MergeMessage,
-    Message,
-    ReconcileMessage,
-    ShardMessage,
-    SubmitMessage,
-)
 from tasks.open_jobs import append_message
 from tasks.reconcile import reconcile
 from tasks.records import Item, Job, Problem, ProducedBy, Shard, encode
@@ -43,7 +35,7 @@ from worker.shard import Means, Outcome, annotate, failed
 from worker.station import PASSING, Event, FleetStation, Station
 
 log = logging.getLogger("maskmill.worker")
-M = TypeVar("M", bound=Message)
+M = TypeVar("M", bound=messages.Message)
 
 LOOK_S = 2.0  # how often a shard looks for a marker that ends its job
 
@@ -82,8 +74,8 @@ def _read(kind: type[M], args: tuple[Any, ...], body: dict[str, Any]) -> M:
     return msgspec.convert(body, kind)
 
 
-@task(ShardMessage)
-def shard(message: ShardMessage) -> None:
+@task(messages.ShardMessage)
+def shard(message: messages.ShardMessage) -> None:
     job = read_job(message.job)
     if job is None or job.run != message.run:
         return
@@ -95,36 +87,36 @@ def shard(message: ShardMessage) -> None:
         station.broke_off(message, job, exc)
 
 
-@task(MergeMessage)
-def merge_job(message: MergeMessage) -> None:
+@task(messages.MergeMessage)
+def merge_job(message: messages.MergeMessage) -> None:
     station.limits.check_output(message.job)
     run_merge(message.job, station)
 
 
-@task(SubmitMessage)
-def submit_job(message: SubmitMessage) -> None:
+@task(messages.SubmitMessage)
+def submit_job(message: messages.SubmitMessage) -> None:
     """Plan on this worker what a bare client asks for, and send its shards."""
     fleet = _for_client(message)
     submit_message(message, fleet.app, fleet.state, fleet.limits.refused_input)
 
 
-@task(AnnotateMessage)
-def annotate_items(message: AnnotateMessage) -> None:
+@task(messages.AnnotateMessage)
+def annotate_items(message: messages.AnnotateMessage) -> None:
     """Store what is to be added to an open job, then send its shard."""
     fleet = _for_client(message)
     refused = fleet.limits.refused_input
     append_message(message, fleet.app, fleet.state, fleet.admit, refused, fleet.open_jobs)
 
 
-def _for_client(message: Asking) -> FleetStation:
+def _for_client(message: messages.Asking) -> FleetStation:
     """This worker's station, if its limits let it do what a client asks for."""
     assert isinstance(station, FleetStation)  # one machine's own broker has no such message
     station.limits.check_message(message)
     return station
 
 
-@task(ReconcileMessage)
-def reconcile_jobs(message: ReconcileMessage) -> None:
+@task(messages.ReconcileMessage)
+def reconcile_jobs(message: messages.ReconcileMessage) -> None:
     if isinstance(station, FleetStation):
         limits = station.limits.check_message, station.limits.refused_input
         looks = tick(Fleet(station.app, station.state, *limits), datetime.now(timezone.utc))
@@ -132,7 +124,7 @@ def reconcile_jobs(message: ReconcileMessage) -> None:
             log.info(done)
 
 
-def run_shard(message: ShardMessage, job: Job, station: Station) -> None:
+def run_shard(message: messages.ShardMessage, job: Job, station: Station) -> None:
     """Work off one shard. A message that comes again finds it done."""
     folder = Folder(message.job, job.run)
     station.admit(job, folder)
@@ -177,7 +169,6 @@ def _try(due: Due, job: Job, model: LoadedModel, station: Station) -> None:
                 most = station.settings.spool_bytes
                 spool.keep(due, _record(before, ended), len(items), most)
             raise
-        attempt.images = len(items)
     station.tell({"event": "committed", "shard": shard})
 
 

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco
 
+from tasks.records import RleMask
+
 Ints = NDArray[np.int64]
 Indices = NDArray[np.intp]
 Bools = NDArray[np.bool_]
@@ -25,6 +27,9 @@ class Rle(NamedTuple):
     width: int
     counts: str
     area: int
+
+    def record(self) -> RleMask:
+        return RleMask((self.height, self.width), self.counts)
 
     @property
     def box(self) -> tuple[int, int, int, int]:

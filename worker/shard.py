@@ -19,17 +19,7 @@ from storage.errors import OfOneInput, StorageError
 from storage.uris import shown
 from tasks.cards import ModelError
 from tasks.ordered import side_by_side
-from tasks.records import (
-    Annotation,
-    Failure,
-    Image,
-    Item,
-    ItemError,
-    Problem,
-    RleMask,
-    Settings,
-    Video,
-)
+from tasks.records import Annotation, Failure, Image, Item, ItemError, Problem, Settings, Video
 from worker.detections import Detections, Raw, Wanted
 from worker.images import Header, Pixels, decode, read_header
 from worker.memory import flight
@@ -249,7 +239,7 @@ def to_annotations(found: Detections, image_id: int, settings: Settings) -> Iter
             category_id=number,
             bbox=(round(x1, 2), round(y1, 2), round(x2 - x1, 2), round(y2 - y1, 2)),
             area=mask.area,
-            segmentation=RleMask((mask.height, mask.width), mask.counts),
+            segmentation=mask.record(),
             score=round(score, 5),
             polygons=tuple(map(tuple, outline)),
             polygon_iou=round(kept, 4),

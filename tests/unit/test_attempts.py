@@ -68,14 +68,8 @@ def test_an_attempt_is_written_before_the_first_image_and_says_how_it_ended(tmp_
         trying.in_hand(5)
         assert next(each for _, each in read_attempts(place)).item == 5
         trying.watch.seconds["fetch"] = 1.23456
-        trying.images = 4
     (_, first), (_, second) = every_attempt(folder)
-    assert (first.worker, first.ended, first.images, first.seconds) == (
-        "me",
-        "committed",
-        4,
-        {"fetch": 1.235},
-    )
+    assert (first.worker, first.ended, first.seconds) == ("me", "committed", {"fetch": 1.235})
     assert second.worker == "other"
 
 
@@ -95,4 +89,4 @@ def test_what_is_no_fault_of_an_input_is_no_death(
     with pytest.raises(type(reason)), Trying(place, "me", read_history(place)):
         raise reason
     [(_, attempt)] = read_attempts(place)
-    assert (attempt.ended, attempt.images) == (ended, 0)
+    assert attempt.ended == ended
