@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from worker.rle import Indices
 
 Floats = NDArray[np.floating]
+Found = tuple[Floats, Floats, NDArray[np.integer]]  # boxes, scores and classes of candidates
 
 # Four times the limit is mostly enough at once; each further look is four times as long.
 _GROWTH = 4
@@ -29,19 +30,12 @@ def total_order(boxes: Floats, scores: Floats, classes: NDArray[np.integer]) -> 
     return order
 
 
-def fast_nms(
-    boxes: Floats,
-    scores: Floats,
-    classes: NDArray[np.integer],
-    *,
-    iou: float,
-    top_k: int,
-    limit: int,
-) -> Indices:
+def fast_nms(found: Found, *, iou: float, top_k: int, limit: int) -> Indices:
     """Of the best `top_k` of each class, those overlapping no better one of it by over `iou`.
 
     A suppressed candidate still suppresses: that makes it fast, and is what YOLACT published.
     """
+    boxes, _, classes = found
 
     def keep(order: Indices) -> Indices:
         by_class = np.argsort(classes[order], kind="stable")
@@ -57,19 +51,12 @@ def fast_nms(
         alive[later[overlaps]] = False
         return order[np.sort(by_class[alive])]
 
-    return _of_prefixes(keep, boxes, scores, classes, limit)
+    return _of_prefixes(keep, found, limit)
 
 
-def greedy_nms(
-    boxes: Floats,
-    scores: Floats,
-    classes: NDArray[np.integer],
-    *,
-    iou: float,
-    limit: int | None,
-    across_classes: bool = False,
-) -> Indices:
+def greedy_nms(found: Found, *, iou: float, limit: int | None, across: bool = False) -> Indices:
     """Best first, each kept candidate removes those of its class (or all) over `iou` with it."""
+    boxes, _, classes = found
 
     def keep(order: Indices) -> Indices:
         kept: list[int] = []
@@ -78,20 +65,15 @@ def greedy_nms(
             best, rest = rest[0], rest[1:]
             kept.append(int(best))
             overlaps = ~(_iou(boxes[best], boxes[rest]) <= iou)
-            rest = rest[~(overlaps & (across_classes | (classes[rest] == classes[best])))]
+            rest = rest[~(overlaps & (across | (classes[rest] == classes[best])))]
         return np.array(kept, dtype=np.intp)
 
-    return _of_prefixes(keep, boxes, scores, classes, limit)
+    return _of_prefixes(keep, found, limit)
 
 
-def _of_prefixes(
-    keep: Callable[[Indices], Indices],
-    boxes: Floats,
-    scores: Floats,
-    classes: NDArray[np.integer],
-    limit: int | None,
-) -> Indices:
+def _of_prefixes(keep: Callable[[Indices], Indices], found: Found, limit: int | None) -> Indices:
     """What `keep` leaves of the shortest prefix that leaves `limit`, or of all candidates."""
+    boxes, scores, classes = found
     usable = np.flatnonzero(np.isfinite(scores))
     size = len(usable) if limit is None else _GROWTH * limit
     while True:

@@ -131,9 +131,9 @@ class YolactDecoder(NamedTuple):
         limit = options.max_detections if wanted.max_detections is None else wanted.max_detections
         most = limit if rivals == wanted else None
         if options.nms == "fast":
-            kept = fast_nms(*found[:3], iou=options.nms_iou, top_k=options.top_k, limit=limit)
+            kept = fast_nms(found[:3], iou=options.nms_iou, top_k=options.top_k, limit=limit)
         else:
-            kept = greedy_nms(*found[:3], iou=options.nms_iou, limit=most, across_classes=across)
+            kept = greedy_nms(found[:3], iou=options.nms_iou, limit=most, across=across)
         found = found.at(kept)
         return found.at(np.flatnonzero(wanted.passing(found.scores, found.classes))[:limit])
 

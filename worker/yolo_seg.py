@@ -93,7 +93,7 @@ class YoloDecoder(NamedTuple):
         found = found.at(np.flatnonzero(kept & np.isfinite(found.boxes).all(axis=1)))
         found = found.at(total_order(*found[:3])[: options.max_candidates if raw_form else limit])
         if raw_form:
-            found = found.at(greedy_nms(*found[:3], iou=options.nms_iou, limit=limit))
+            found = found.at(greedy_nms(found[:3], iou=options.nms_iou, limit=limit))
 
         def masks_of(kept: Candidates) -> list[Rle]:
             chosen = predictions[kept.rows, -len(prototypes) :], kept.boxes
