@@ -238,7 +238,7 @@ def pull(
     """Download a build from where it is published, and verify it."""
 
 
-@command(models, "worker.reproduce:reproduce")
+@command(models, "worker.evaluate:reproduce")
 def reproduce(
     name: Model,
     coco: Annotated[str, typer.Option(help="COCO's folder, or images with an instances.json.")],

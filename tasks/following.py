@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, get_args
 
-from celery import Celery
 from msgspec import structs
 from rich.console import Console
 from rich.live import Live
@@ -18,7 +17,7 @@ from storage import open_read, put
 from storage.errors import Exists, StorageError
 from storage.uris import shown
 from tasks.annotate import as_asked, finish, gate, standard_input
-from tasks.broker import BrokerDown, broker_url, make_app
+from tasks.broker import BrokerDown
 from tasks.edits import TABLES as EDITS
 from tasks.exits import OK, STOPPED
 from tasks.folder import (
@@ -45,7 +44,7 @@ from tasks.plan import scratch, survey
 from tasks.progress import Said, say, tell
 from tasks.reconcile import look_after
 from tasks.records import Job, Routing, Selection, Stage, Wishes, encode_lines
-from tasks.state import State, fleet_state
+from tasks.state import Fleet, fleet_here, fleet_state
 from tasks.status import Follower, followers, said
 from tasks.submit import send_missing, submit, visible, what_is_asked
 from tasks.zoo_table import record_lines
@@ -69,9 +68,9 @@ def submit_typed(
     with standard_input(inputs) as stdin:
         if dry_run:
             return dry(sources(inputs, selection, stdin), wished, routing, append)
-        app, state = make_app(broker_url()), fleet_state()
+        fleet = fleet_here()
         plan = append_inputs if append else submit
-        done = plan(inputs, stdin=stdin, app=app, state=state, **how)
+        done = plan(inputs, stdin=stdin, fleet=fleet, **how)
     job, folder, items, shards, sent = done
     counts = {"duplicates": job.counts.duplicates, "not_images": job.counts.not_images}
     facts = {"job": folder.uri, "items": items, "shards": shards, "sent": sent, **counts}
@@ -80,7 +79,7 @@ def submit_typed(
     if not wait:
         return said
     say(said, as_json)
-    watch([Follower(folder, job, state)], app, state, as_json)
+    watch([Follower(folder, job, fleet.state)], fleet, as_json)
     look_for_halt(folder)
     return finish(job, folder, wished.max_failures)
 
@@ -135,16 +134,14 @@ def status(output: str, watching: bool, as_json: bool) -> int:
     if not found:
         raise JobError(f"{shown(output)} holds no job, nor does anything below it")
     if watching:
-        looks = watch(found, make_app(broker_url()), state, as_json)
+        looks = watch(found, fleet_here() if state else None, as_json)
         return OK if all(look["state"] == "merged" for look in looks) else STOPPED
     for look in (each.look() for each in found):
         tell({"event": "status", **look}, said(look), as_json)
     return OK
 
 
-def watch(
-    jobs: Sequence[Follower], app: Celery, state: State | None, as_json: bool
-) -> list[dict[str, Any]]:
+def watch(jobs: Sequence[Follower], fleet: Fleet | None, as_json: bool) -> list[dict[str, Any]]:
     """The last looks, when all have ended. On the way it sends again what was lost."""
     console = Console(stderr=True)
     with Live(console=console, auto_refresh=False, transient=False) as live:
@@ -160,16 +157,16 @@ def watch(
             if all(look["state"] in ENDED for look in looks):
                 return looks
             for each, look in zip(jobs, looks, strict=True):
-                if state is not None and look["state"] not in ENDED:
-                    _send_lost(app, state, each)
+                if fleet is not None and look["state"] not in ENDED:
+                    _send_lost(fleet, each)
             time.sleep(WATCH_S)
 
 
-def _send_lost(app: Celery, state: State, each: Follower) -> None:
-    known = state.known(each.folder.uri, each.folder.run)
+def _send_lost(fleet: Fleet, each: Follower) -> None:
+    known = fleet.state.known(each.folder.uri, each.folder.run)
     try:
         if known is not None:
-            look_after(app, state, known, state.present(), LOST_S)
+            look_after(fleet.app, fleet.state, known, fleet.state.present(), LOST_S)
     except BrokerDown as exc:
         print(f"maskmill: {exc}", file=sys.stderr, flush=True)
 
@@ -182,15 +179,15 @@ def cancel_job(output: str) -> Said:
 
 def resume_job(output: str) -> Said:
     job, folder = find_job(absolute(output))
-    fleet = make_app(broker_url()), fleet_state()
+    fleet = fleet_here()
     lift(folder)
-    return _send_missing(*fleet, job, folder)
+    return _send_missing(fleet, job, folder)
 
 
 def retry_job(output: str, only: str) -> Said:
     """Have the failures of these stages (of all, if none is named) tried again."""
     job, folder = find_job(absolute(output))
-    fleet = make_app(broker_url()), fleet_state()
+    fleet = fleet_here()
     look_for_halt(folder)
     stages = tuple(word.strip() for word in only.split(",") if word.strip())
     unknown = [each for each in stages if each not in STAGES]
@@ -214,7 +211,7 @@ def retry_job(output: str, only: str) -> Said:
             return _done(f"{folder.uri} has no failure of that kind to try again")
     except Exists:
         raise JobError(f"another retry of {folder.uri} was asked for at once") from None
-    return _send_missing(*fleet, job, folder)
+    return _send_missing(fleet, job, folder)
 
 
 def merge_job(output: str, replace_edited: bool) -> Said:
@@ -227,8 +224,8 @@ def merge_job(output: str, replace_edited: bool) -> Said:
     return _done(f"merged into {folder.file('instances.json')}")
 
 
-def _send_missing(app: Celery, state: State, job: Job, folder: Folder) -> Said:
-    sent = send_missing(app, state, job, folder)
+def _send_missing(fleet: Fleet, job: Job, folder: Folder) -> Said:
+    sent = send_missing(fleet, job, folder)
     return _done(f"{sent} shards of {folder.uri} were sent", sent=sent)
 
 

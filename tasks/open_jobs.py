@@ -18,10 +18,10 @@ from celery import Celery
 
 from storage import put
 from storage.uris import below, shown
-from tasks.broker import broker_url, make_app, send_shards
+from tasks.broker import send_shards
 from tasks.environment import check_target
 from tasks.folder import Folder, JobDiffers, read_job
-from tasks.frames import frames_of, may_read
+from tasks.frames import frames_of
 from tasks.inputs import Found, InputError, ListLine, absolute, find, in_list
 from tasks.messages import AnnotateMessage
 from tasks.opening import Opened, asked_for, differing, refuse_foreign, settings_of, sources
@@ -29,7 +29,7 @@ from tasks.ordered import side_by_side
 from tasks.plan import commit_job, shards_of
 from tasks.records import Item, Job, Routing, Sampling, Selection, Wishes, encode, encode_lines
 from tasks.shelf import find_model, find_models
-from tasks.state import KnownJob, State, fleet_state
+from tasks.state import Fleet, KnownJob, State, fleet_here
 from tasks.submit import Fresh, Submitted, check_seen, options_as, visible
 
 Admit = Callable[[Job, Folder], None]
@@ -43,9 +43,7 @@ def append(
     *,
     sampling: Sampling = Sampling(),
     routing: Routing = Routing(),
-    app: Celery | None = None,
-    state: State | None = None,
-    refused: Callable[[str], str] = may_read,
+    fleet: Fleet | None = None,
     fresh: Fresh = iter,
     turn: str = "",
     **wishes: Any,
@@ -57,9 +55,10 @@ def append(
     """
     wished = Wishes(model=model, output=absolute(output), **wishes)
     check_seen(wished.output, wished)
-    found = frames_of(visible(fresh(map(_found, items)), wished), sampling, refused)
-    opened = open_job(wished, routing, state or fleet_state())
-    return _store(opened, found, wished.shard_size, app or make_app(broker_url()), turn)
+    fleet = fleet or fleet_here()
+    found = frames_of(visible(fresh(map(_found, items)), wished), sampling, fleet.refused)
+    opened = open_job(wished, routing, fleet.state)
+    return _store(opened, found, wished.shard_size, fleet.app, turn)
 
 
 def append_inputs(
@@ -74,22 +73,17 @@ def append_inputs(
 
 
 def append_message(
-    message: AnnotateMessage,
-    app: Celery,
-    state: State,
-    admit: Admit,
-    refused: Callable[[str], str],
-    remembered: Remembered,
+    message: AnnotateMessage, fleet: Fleet, admit: Admit, remembered: Remembered
 ) -> Submitted:
     """What a message asks for. A job that was looked at before costs one small read."""
     named = _once([_named(each) for each in message.items])
     key = encode((message.model, message.output, message.options))
     sampling, routing, wished = options_as(message, Sampling, Routing, Wishes)
-    found = frames_of(named, sampling, refused)
+    found = frames_of(named, sampling, fleet.refused)
     opened = remembered.get(key)
     if opened is None or read_job(message.output) != opened.job:
-        opened = remembered[key] = open_job(wished, routing, state, admit)
-    return _store(opened, found, wished.shard_size, app)
+        opened = remembered[key] = open_job(wished, routing, fleet.state, admit)
+    return _store(opened, found, wished.shard_size, fleet.app)
 
 
 def open_job(

@@ -1,14 +1,12 @@
 """One run of a schedule: how it is begun, how it stands, and how it is cut off."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
-from typing import NamedTuple
 
 import msgspec
-from celery import Celery
 from msgspec.structs import asdict, astuple
 
 from storage import get, put
@@ -20,13 +18,12 @@ from tasks.inputs import Found
 from tasks.ledger import compared, ledger_uri, settle
 from tasks.markers import cancel, halt_of, look_for_halt
 from tasks.merge import is_merged
-from tasks.messages import SubmitMessage
 from tasks.nominal import stamp
 from tasks.open_jobs import append, append_inputs
 from tasks.records import Failure, Problem, ProducedBy, Routing, Selection, Shard, Wishes, encode
 from tasks.schedules import Schedule, looked_with
 from tasks.segments import key_of
-from tasks.state import State
+from tasks.state import Fleet, State
 from tasks.submit import options_as, submit
 
 LATE = Problem("worker", "cancelled", "the run that was to annotate it took longer than its budget")
@@ -55,13 +52,6 @@ class End(msgspec.Struct, frozen=True):
     failures: int = 0
 
 
-class Fleet(NamedTuple):
-    app: Celery
-    state: State
-    allow: Callable[[SubmitMessage], None]  # raises where this worker may not do what is asked
-    refused: Callable[[str], str]  # as planning takes it
-
-
 class NothingNew(Exception):
     """No job is made of it."""
 
@@ -74,8 +64,7 @@ def begin(run: Run, fleet: Fleet) -> None:
     it, message = run.schedule, run.schedule.message(run.output)
     fleet.allow(message)
     selection, routing, wished = options_as(message, Selection, Routing, Wishes)
-    how = {"routing": routing, "app": fleet.app, "state": fleet.state, "refused": fleet.refused}
-    how |= {**asdict(wished), "shared_paths": True}
+    how = {"routing": routing, "fleet": fleet, **asdict(wished), "shared_paths": True}
     if it.into or it.incremental:
         how["fresh"] = partial(_new, run, fleet.state)
     if not it.into:

@@ -29,9 +29,9 @@ from tasks.broker import BrokerDown
 from tasks.folder import JobError, decoded, read_any, read_job
 from tasks.nominal import interval, latest, stamp
 from tasks.records import encode
-from tasks.running import End, Fleet, NothingNew, Run, begin, cut_off, stands
+from tasks.running import End, NothingNew, Run, begin, cut_off, stands
 from tasks.schedules import Schedule, ScheduleError, parse_schedules
-from tasks.state import State
+from tasks.state import Fleet, State
 
 KEPT = 200  # runs that the state folder knows of
 STALLED_S = 1800.0  # without a new shard

@@ -14,15 +14,13 @@ from storage.uris import shown
 from tasks.broker import DEFAULT_QUEUE, broker_url, make_app
 from tasks.exits import OK, STOPPED
 from tasks.folder import JobError, read_job
-from tasks.frames import may_read
 from tasks.inputs import absolute
 from tasks.messages import ReconcileMessage
 from tasks.nominal import UTC, following, interval, stamp, zone_of
 from tasks.progress import tell
-from tasks.running import Fleet
 from tasks.runs import look_at, place_of, read_book, read_schedules
 from tasks.schedules import Schedule, ScheduleError, parse_schedules
-from tasks.state import State, fleet_state
+from tasks.state import State, fleet_here, fleet_state
 
 RECONCILE_S = 30.0
 
@@ -56,7 +54,7 @@ def _say(schedule: Schedule, last: dict[str, Any], times: int, as_json: bool) ->
 
 
 def run_schedule(name: str, as_json: bool) -> int:
-    fleet = Fleet(make_app(broker_url()), fleet_state(), lambda message: None, may_read)
+    fleet = fleet_here()
     schedule = {each.name: each for each in read_schedules(fleet.state)}.get(name)
     if schedule is None:
         raise ScheduleError(f"there is no schedule {name!r}; see maskmill schedule list")

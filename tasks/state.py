@@ -10,19 +10,23 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from secrets import token_hex
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
+from celery import Celery
 
 from storage import delete, exists, get, list_entries, put
 from storage.errors import NotFound
 from storage.redact import without_queries
 from storage.uris import join, storable
+from tasks.broker import broker_url, make_app
 from tasks.cards import Model
 from tasks.environment import SettingError
+from tasks.frames import may_read
+from tasks.messages import Asking
 from tasks.records import encode
 from tasks.shelf import copy_build
 
@@ -126,3 +130,16 @@ def fleet_state() -> State:
             " for example s3://bucket/maskmill-state"
         )
     return State(uri)
+
+
+class Fleet(NamedTuple):
+    """What jobs are sent with; and of whoever sends them, what it may do."""
+
+    app: Celery
+    state: State
+    allow: Callable[[Asking], None] = lambda message: None  # raises where it may not
+    refused: Callable[[str], str] = may_read  # why it may not look at a video, empty if it may
+
+
+def fleet_here() -> Fleet:
+    return Fleet(make_app(broker_url()), fleet_state())

@@ -13,15 +13,13 @@ from functools import partial
 from typing import Any, BinaryIO, NamedTuple
 
 import msgspec
-from celery import Celery
 
 from storage import exists, open_read, open_write
 from storage.uris import basename, join, parse, shown
-from tasks.broker import broker_url, make_app, send_merge, send_shards
+from tasks.broker import send_merge, send_shards
 from tasks.cards import Model
 from tasks.environment import check_target
 from tasks.folder import Folder, missing_shards
-from tasks.frames import may_read
 from tasks.inputs import LIST_SUFFIXES, Found, InputError, absolute
 from tasks.markers import look_for_halt
 from tasks.merge import is_merged
@@ -30,7 +28,7 @@ from tasks.opening import Sources, asked_for, open_job, sources
 from tasks.ordered import asked_once
 from tasks.records import Asked, Job, Routing, Selection, Wishes
 from tasks.shelf import checksum, find_models
-from tasks.state import KnownJob, State, fleet_state
+from tasks.state import Fleet, KnownJob, fleet_here
 
 Fresh = Callable[[Iterator[Found]], Iterator[Found]]  # what is to be done of what was found
 UPLOADS = 8
@@ -54,21 +52,18 @@ def submit(
     selection: Selection = Selection(),
     routing: Routing = Routing(),
     stdin: BinaryIO | None = None,
-    app: Celery | None = None,
-    state: State | None = None,
-    refused: Callable[[str], str] = may_read,
+    fleet: Fleet | None = None,
     fresh: Fresh = iter,
     **wishes: Any,
 ) -> Submitted:
     """Plan a job and send its shards; one that is there already is continued.
 
     `wishes` are those of `maskmill annotate`: threshold, classes, mask_format and so on.
-    `refused` says why a video may not be read here; empty if it may.
     """
     wished = Wishes(model=model, output=absolute(output), **wishes)
-    state = state or fleet_state()
+    fleet = fleet or fleet_here()
     given = sources(inputs, selection, stdin)
-    asked = what_is_asked(given, wished, routing, state.keep_model)
+    asked = what_is_asked(given, wished, routing, fleet.state.keep_model)
     job, folder = open_job(
         wished.output,
         given,
@@ -76,11 +71,11 @@ def submit(
         routing=routing,
         overwrite=wished.overwrite,
         checked=lambda found: visible(fresh(found), wished),
-        noted=lambda folder: state.register(KnownJob(folder.uri, folder.run, time.time())),
-        refused=refused,
+        noted=lambda folder: fleet.state.register(KnownJob(folder.uri, folder.run, time.time())),
+        refused=fleet.refused,
     )
     look_for_halt(folder)
-    sent = send_missing(app or make_app(broker_url()), state, job, folder)
+    sent = send_missing(fleet, job, folder)
     return Submitted(job, folder, job.counts.items, job.counts.shards, sent)
 
 
@@ -100,25 +95,11 @@ def what_is_asked(
     return asked_for(given, [kept(each) for each in models], wished, routing.target)
 
 
-def submit_message(
-    message: SubmitMessage,
-    app: Celery,
-    state: State,
-    refused: Callable[[str], str],
-    fresh: Fresh = iter,
-) -> Submitted:
+def submit_message(message: SubmitMessage, fleet: Fleet) -> Submitted:
     """What a bare client asks for. Local paths are those of the machine that plans."""
     selection, routing, wished = options_as(message, Selection, Routing, Wishes)
-    return submit(
-        message.inputs,
-        selection=selection,
-        routing=routing,
-        app=app,
-        state=state,
-        refused=refused,
-        fresh=fresh,
-        **msgspec.structs.asdict(wished) | {"shared_paths": True},
-    )
+    how = msgspec.structs.asdict(wished) | {"shared_paths": True}
+    return submit(message.inputs, selection=selection, routing=routing, fleet=fleet, **how)
 
 
 def options_as(message: Asking, *kinds: type[Any]) -> list[Any]:
@@ -131,13 +112,13 @@ def options_as(message: Asking, *kinds: type[Any]) -> list[Any]:
     return [msgspec.convert(values, kind) for kind in kinds]
 
 
-def send_missing(app: Celery, state: State, job: Job, folder: Folder) -> int:
+def send_missing(fleet: Fleet, job: Job, folder: Folder) -> int:
     """Send what is still to come of a job, and have the reconciler look after it."""
     missing = missing_shards(folder, job)
-    state.register(KnownJob(folder.uri, job.run, time.time()))
+    fleet.state.register(KnownJob(folder.uri, job.run, time.time()))
     if not missing and not is_merged(folder, job):
-        send_merge(app, folder.uri)
-    return send_shards(app, folder.uri, job, missing)
+        send_merge(fleet.app, folder.uri)
+    return send_shards(fleet.app, folder.uri, job, missing)
 
 
 def is_local(uri: str) -> bool:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from storage.uris import parent
+from tasks import state as states
 from tasks.broker import make_app
 from tasks.state import State
 from tests.running import MASKMILL, Ran, environment, maskmill
@@ -83,6 +84,7 @@ class Fleet:
         }
         self.worker_variables: dict[str, str] = {}  # that commands do not get
         self.app = make_app(broker)
+        self.sending = states.Fleet(self.app, self.state)
         self.workers: list[Worker] = []
 
     def run(self, *arguments: object, **options: Any) -> Ran:

@@ -16,10 +16,10 @@ from tasks.merge import merge_all
 from tasks.messages import ShardMessage
 from tasks.nominal import UTC
 from tasks.records import Job
-from tasks.running import End, Fleet, Run
+from tasks.running import End, Run
 from tasks.runs import look_at, read_book
 from tasks.schedules import Schedule
-from tasks.state import State
+from tasks.state import Fleet, State
 from tasks.submit import submit
 from worker.jobs import run_shard
 from worker.station import Station
@@ -138,13 +138,7 @@ def but_for_ids(found: dict[str, Any], *, without_vanished: bool = False) -> dic
 def fresh_run(schedule: Schedule, output: str, fleet: Fleet) -> Job:
     """A job over what is there now, by the same words."""
     done = submit(
-        schedule.inputs,
-        schedule.model,
-        output,
-        app=fleet.app,
-        state=fleet.state,
-        shared_paths=True,
-        **schedule.options,
+        schedule.inputs, schedule.model, output, fleet=fleet, shared_paths=True, **schedule.options
     )
     work_off(output)
     return done.job

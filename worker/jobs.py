@@ -23,7 +23,6 @@ from tasks.merge import merge_all
 from tasks.open_jobs import append_message
 from tasks.reconcile import reconcile
 from tasks.records import Item, Job, Problem, ProducedBy, Shard, encode
-from tasks.running import Fleet
 from tasks.runs import tick
 from tasks.submit import submit_message
 from worker import spool
@@ -96,16 +95,14 @@ def merge_job(message: messages.MergeMessage) -> None:
 @task(messages.SubmitMessage)
 def submit_job(message: messages.SubmitMessage) -> None:
     """Plan on this worker what a bare client asks for, and send its shards."""
-    fleet = _for_client(message)
-    submit_message(message, fleet.app, fleet.state, fleet.limits.refused_input)
+    submit_message(message, _for_client(message).fleet)
 
 
 @task(messages.AnnotateMessage)
 def annotate_items(message: messages.AnnotateMessage) -> None:
     """Store what is to be added to an open job, then send its shard."""
-    fleet = _for_client(message)
-    refused = fleet.limits.refused_input
-    append_message(message, fleet.app, fleet.state, fleet.admit, refused, fleet.open_jobs)
+    here = _for_client(message)
+    append_message(message, here.fleet, here.admit, here.open_jobs)
 
 
 def _for_client(message: messages.Asking) -> FleetStation:
@@ -118,8 +115,7 @@ def _for_client(message: messages.Asking) -> FleetStation:
 @task(messages.ReconcileMessage)
 def reconcile_jobs(message: messages.ReconcileMessage) -> None:
     if isinstance(station, FleetStation):
-        limits = station.limits.check_message, station.limits.refused_input
-        looks = tick(Fleet(station.app, station.state, *limits), datetime.now(timezone.utc))
+        looks = tick(station.fleet, datetime.now(timezone.utc))
         for done in chain(reconcile(station.app, station.state), looks):
             log.info(done)
 

@@ -25,7 +25,7 @@ from tasks.messages import ShardMessage
 from tasks.open_jobs import Remembered
 from tasks.records import Item, Job, encode
 from tasks.shelf import cached_build
-from tasks.state import State
+from tasks.state import Fleet, State
 from worker.attempts import Released, worker_name
 from worker.limits import Limits, NotAllowed
 from worker.model import LoadedModel, load_model
@@ -130,6 +130,11 @@ class FleetStation(Station):
     # How far each job is known to be done, by folder and run: every shard below is written.
     done_below: dict[Folder, int] = field(default_factory=dict)
     open_jobs: Remembered = field(default_factory=dict)
+
+    @property
+    def fleet(self) -> Fleet:
+        """With what it sends jobs of its own making."""
+        return Fleet(self.app, self.state, self.limits.check_message, self.limits.refused_input)
 
     def announce(self, event: str, each: list[dict[str, str]]) -> None:
         try:

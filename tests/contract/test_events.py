@@ -23,7 +23,7 @@ from tasks.events import check_queue, drain
 from tasks.inputs import Found, find
 from tasks.open_jobs import append
 from tasks.records import Item
-from tasks.state import State
+from tasks.state import Fleet, State
 from tests.fleet import until
 from tests.graphs import write_model
 from tests.services import free_port, redis_server
@@ -316,11 +316,11 @@ def test_a_crash_between_storing_and_deleting(
         queue = Sqs(visibility_s=1)
     queue.send(*(aws_body(record(f"{n}.jpg")) for n in range(25)), "not JSON")
     card, out = str(write_model(tmp_path / "model", "b")), str(tmp_path / "out")
-    state, app = State(str(tmp_path / "state")), make_app("memory://")
+    fleet = Fleet(make_app("memory://"), State(str(tmp_path / "state")))
     crashes, taken = [True], Taken()
 
     def store(found: list[Found]) -> None:
-        append(found, card, out, shard_size=10, shared_paths=True, app=app, state=state)
+        append(found, card, out, shard_size=10, shared_paths=True, fleet=fleet)
         taken.lots.append(found)
         if crashes.pop():
             raise KeyboardInterrupt

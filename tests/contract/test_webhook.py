@@ -21,10 +21,9 @@ from tasks.folder import Folder, read_job
 from tasks.markers import cancel, stop
 from tasks.messages import SubmitMessage
 from tasks.nominal import UTC
-from tasks.running import Fleet
 from tasks.runs import look_at, place_of, read_book, tick
 from tasks.schedules import Schedule
-from tasks.state import State
+from tasks.state import Fleet, State
 from tests.graphs import write_model
 from tests.pictures import write_folder
 from tests.schedules import toml

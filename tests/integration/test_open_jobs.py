@@ -525,8 +525,8 @@ def test_what_is_added_must_be_asked_for_as_the_job_was(
     fleet_here: Fleet, tmp_path: Path, photos: Path, card: str, arguments, code: int, words: str
 ) -> None:
     out = tmp_path / "out"
-    append(images(photos)[:1], card, str(out), shared_paths=True, app=fleet_here.app,
-           state=fleet_here.state)  # fmt: skip
+    append(images(photos)[:1], card, str(out), shared_paths=True,
+           fleet=fleet_here.sending)  # fmt: skip
     ran = fleet_here.run(
         "submit", photos, "-m", card, "-o", out, "--append", "--shared-paths", *arguments
     )
@@ -599,6 +599,6 @@ def test_a_priority_of_an_open_job_is_the_jobs(
         "--pool", "solo", "-Q", "celery,maskmill.onnx.any.high", "-l", "WARNING"
     )
     added = append(images(photos)[:2], card, str(out), routing=Routing(priority="high"),
-                   shared_paths=True, app=fleet_here.app, state=fleet_here.state)  # fmt: skip
+                   shared_paths=True, fleet=fleet_here.sending)  # fmt: skip
     assert added.shards == 1
     await_parts(out, 1)

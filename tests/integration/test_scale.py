@@ -23,7 +23,7 @@ from tasks.inputs import find
 from tasks.opening import commit_job
 from tasks.plan import write_plan
 from tasks.records import Asked, Counts, Job, ProducedBy, Selection, Settings, Shard, encode
-from tasks.state import State
+from tasks.state import Fleet, State
 from tasks.submit import send_missing
 from tests.services import redis_server
 
@@ -118,7 +118,7 @@ def test_resume_sends_what_is_missing_after_two_listings(
         Path(folder.shard(number)).write_bytes(done)
     state, app = State(str(tmp_path / "state")), make_app(broker)
     counted = Counted(monkeypatch)
-    assert send_missing(app, state, job, folder) == len(missing)
+    assert send_missing(Fleet(app, state), job, folder) == len(missing)
     monkeypatch.undo()
     assert sent_shards(broker, job) == missing
     assert counted.calls["list_entries"] == 2, "of shards and of retries"

@@ -23,11 +23,11 @@ from tasks.markers import cancel as cancel_job
 from tasks.markers import halt_of, stop
 from tasks.messages import SubmitMessage
 from tasks.nominal import UTC, stamp
-from tasks.running import End, Fleet, Run
+from tasks.running import End, Run
 from tasks.runs import Book, look_at, place_of, read_book, tick
 from tasks.schedules import Schedule
 from tasks.scheduling import period
-from tasks.state import State
+from tasks.state import Fleet, State
 from tests.graphs import write_model
 from tests.pictures import write_folder
 from tests.schedules import toml
