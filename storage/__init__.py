@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import Any, BinaryIO, NamedTuple, Protocol, TypeVar, cast
 
 from storage.errors import Exists, Interrupted, NotFound, TooLarge, Unavailable
-from storage.uris import Location, parse
+from storage.uris import Location, parse, parse_glob, relative
 
 Result = TypeVar("Result")
 
@@ -127,6 +127,13 @@ def list_entries(uri_prefix: str, *, starting: str = "") -> Iterator[Entry]:
     """
     store, location = _resolve(uri_prefix)
     return store.list_entries(location, starting)
+
+
+def expand(uri: str) -> tuple[str, Iterator[Entry]]:
+    """The folder before a pattern, and what matches below, streaming, in UTF-8 key order."""
+    pattern = parse_glob(uri)
+    found = list_entries(pattern.root, starting=pattern.start)
+    return pattern.root, (e for e in found if pattern.matches(relative(e.uri, pattern.root)))
 
 
 def exists(uri: str) -> bool:

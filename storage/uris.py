@@ -1,22 +1,30 @@
-"""Parsing and joining URIs: plain paths, `file://`, `s3://` and `http(s)://`.
+"""Parsing and joining URIs: plain paths, `file://`, `s3://` and `http(s)://`, and patterns of them.
 
 Keys of S3 are taken literally. `file://` and HTTP paths are percent-encoded.
 Names on disk are bytes; those that are not UTF-8 travel as surrogate escapes, and `storable`
 turns them into a `file://` URI that JSON can hold.
+
+In a pattern `*`, `?` and `[…]` stay inside one path part, `**` as a whole part crosses. An HTTP URI
+holds none: its question mark starts the query. A file may be called `a[1].jpg`, so whoever reads
+patterns looks first whether the URI exists as it stands.
 """
 
+import fnmatch
+import glob
 import os
 import re
 from typing import NamedTuple
 from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 from storage.errors import BadUri
-from storage.redact import shown as shown
-from storage.redact import without_query as without_query
+from storage.errors import shown as shown
+from storage.errors import without_query as without_query
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _BUCKET = re.compile(r"[A-Za-z0-9._-]{1,255}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_MAGIC = re.compile(r"[*?]|\[[^/]+\]")
+_PERCENT_ENCODED = re.compile(r"(?:%[0-9A-Fa-f]{2})+")
 _NOT_UTF8 = re.compile("[\ud800-\udfff]")  # surrogates, as which Python holds other bytes
 
 
@@ -139,3 +147,42 @@ def storable(uri: str) -> str:
     if not _NOT_UTF8.search(uri):
         return uri
     return "file://" + quote(os.fsencode(os.path.abspath(parse(uri).path)))
+
+
+class Glob(NamedTuple):
+    """`root` is the folder to list, `start` how every matching path below it begins."""
+
+    root: str
+    start: str
+    parts: tuple[str, ...]
+
+    def matches(self, relative_path: str) -> bool:
+        """By how many names the pattern so far may have taken up: never in exponential time."""
+        names = relative_path.split("/")
+        taken = {0}
+        for part in self.parts:
+            if part == "**":
+                taken = set(range(min(taken, default=len(names) + 1), len(names) + 1))
+            else:
+                followed = (n for n in taken if n < len(names))
+                taken = {n + 1 for n in followed if fnmatch.fnmatchcase(names[n], part)}
+        return len(names) in taken
+
+
+def is_glob(uri: str) -> bool:
+    return parse(uri).scheme not in ("http", "https") and _MAGIC.search(uri) is not None
+
+
+def parse_glob(uri: str) -> Glob:
+    """Split a pattern into the folder before it and the pattern of the paths below."""
+    magic = _MAGIC.search(uri)
+    cut = uri.rfind("/", 0, magic.start() if magic else len(uri)) + 1
+    root, pattern = uri[:cut] or "./", uri[cut:]
+    if uri[: len("file://")].lower() == "file://":
+        pattern = _PERCENT_ENCODED.sub(_literal, pattern)
+    first = _MAGIC.search(pattern)
+    return Glob(root, pattern[: first.start() if first else None], tuple(pattern.split("/")))
+
+
+def _literal(encoded: re.Match[str]) -> str:
+    return glob.escape(os.fsdecode(unquote_to_bytes(encoded[0])))

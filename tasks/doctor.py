@@ -10,7 +10,7 @@ from storage.errors import StorageError
 from storage.uris import join, shown
 from tasks.broker import DEFAULT_QUEUE, BrokerDown, broker_url, make_app, queues_for, waiting
 from tasks.cards import ENGINE_PARTS, ModelError
-from tasks.environment import SettingError, board, installed, targets_of
+from tasks.environment import SettingError, WorkerSettings, board, installed, targets_of
 from tasks.progress import Said
 from tasks.state import fleet_state
 from tasks.zoo_table import record_lines
@@ -45,7 +45,7 @@ def _engines() -> dict[str, str]:
 def _tflite() -> Iterator[tuple[str, str]]:
     """What would run a .tflite here."""
     try:
-        settings = import_module("worker.settings").WorkerSettings()
+        settings = WorkerSettings()
         tflite = import_module("worker.tflite_runtime")
         yield "interpreter", tflite.chosen(settings)
         yield "board", board(settings.board_root) or "none that is known"

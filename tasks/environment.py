@@ -6,9 +6,9 @@ Without numpy, so that producers can ask too.
 import os
 import platform
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import field
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,9 @@ _VERSIONED = (
     *("maskmill", "celery", "numpy", "opencv-python-headless"),
     *("pillow", "pycocotools", "onnxruntime"),
 )
+
+
+_DECODERS = max(2, min(8, (os.cpu_count() or 1) // 2))
 
 
 class SettingError(Exception):
@@ -54,6 +57,44 @@ def one_of(name: str, words: Sequence[str]) -> str:
     if word not in words:
         raise SettingError(f"{name} is {word!r}; it takes {', '.join(words)}")
     return word
+
+
+def _word(name: str, default: str) -> str:
+    return os.environ.get(name) or default
+
+
+def _names(name: str) -> tuple[str, ...]:
+    return tuple(filter(None, os.environ.get(name, "").split(",")))
+
+
+def _options(name: str) -> dict[str, str]:
+    pairs = [word.partition("=") for word in os.environ.get(name, "").split()]
+    if not all(key and mark for key, mark, _ in pairs):
+        raise SettingError(f"{name} is {os.environ[name]!r}; it takes KEY=VALUE KEY=VALUE …")
+    return {key: value for key, _, value in pairs}
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """What an operator sets for a worker."""
+
+    # of the runtime; 0 lets it take every core
+    threads: int = as_set(whole_number, "MASKMILL_THREADS", 0)
+    decode_threads: int = as_set(whole_number, "MASKMILL_DECODE_THREADS", _DECODERS, 1)
+    # of ONNX Runtime, in order of preference; the CPU comes last
+    providers: tuple[str, ...] = as_set(_names, "MASKMILL_PROVIDERS")
+    # which interpreter runs .tflite files, see worker/tflite_runtime.py
+    tflite: str = as_set(one_of, "MASKMILL_TFLITE", ("auto", "tflite-runtime", "litert"))
+    # of TFLite: "auto", that of this board; "none", or a library's path
+    delegate: str = as_set(_word, "MASKMILL_DELEGATE", "auto")
+    delegate_options: Mapping[str, str] = as_set(_options, "MASKMILL_DELEGATE_OPTIONS")
+    # what happens to a model that the delegate cannot run right
+    delegate_unfit: str = as_set(one_of, "MASKMILL_DELEGATE_UNFIT", ("refuse", "cpu"))
+    # bytes for the whole worker; 0 is no limit
+    memory: int = as_set(size_of, "MASKMILL_MEMORY")
+    # where the board's /sys and /usr/lib are
+    board_root: str = as_set(_word, "MASKMILL_BOARD_ROOT", "/")
+    spool_bytes: int = as_set(whole_number, "MASKMILL_SPOOL_BYTES", 64 << 20)
 
 
 def board(root: str | Path = "") -> str:

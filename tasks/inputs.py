@@ -11,10 +11,9 @@ from typing import Annotated, BinaryIO
 import ijson
 import msgspec
 
-from storage import Entry, exists, list_entries, open_read
-from storage.errors import BadUri, NotFound
-from storage.globs import expand, is_glob, parse_glob
-from storage.uris import as_folder, basename, join, parent, parse, relative, shown, storable
+from storage import Entry, exists, expand, list_entries, open_read
+from storage.errors import BadUri, NotFound, shown
+from storage.uris import as_folder, basename, is_glob, join, parent, parse, relative, storable
 from tasks.folder import SHEET
 from tasks.records import Problem, VideoFrame
 from tasks.videos import InputError as InputError
@@ -93,7 +92,7 @@ def _find_one(word: str, images_root: str, stdin: BinaryIO | None) -> Iterator[F
             return iter([Found(storable(word), name, part=_part_of(place.path, part))])
         return _from_file(word, suffix, images_root)
     if is_glob(word) and not (place.scheme == "file" and os.path.isdir(place.path)):
-        return listed(parse_glob(word).root, expand(word), part)
+        return listed(*expand(word), part)
     return listed(as_folder(word), list_entries(as_folder(word)), part)
 
 

@@ -19,8 +19,7 @@ import msgspec
 from celery import Celery
 
 from storage import delete, exists, get, list_entries, put
-from storage.errors import NotFound
-from storage.redact import without_queries
+from storage.errors import NotFound, without_queries
 from storage.uris import join, storable
 from tasks.broker import broker_url, make_app
 from tasks.cards import Model

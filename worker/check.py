@@ -12,6 +12,7 @@ from storage import put
 from storage.uris import shown, storable
 from tasks.annotate import DEMO
 from tasks.cards import Build, Card, Model, ModelError, need_worker_parts
+from tasks.environment import WorkerSettings
 from tasks.exits import OK, WRONG
 from tasks.inputs import InputError, absolute
 from tasks.opening import settings_of
@@ -21,7 +22,6 @@ from tasks.shelf import builds_at, model_at
 from tasks.zoo_table import Facts, record_lines
 from worker.drawing import contact_sheet, drawn
 from worker.model import load_model
-from worker.settings import WorkerSettings
 from worker.shard import Means, Stopwatch, annotate
 
 

@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.cards import Model, ModelError
+from tasks.environment import WorkerSettings
 from worker.detections import Detections, Raw, Wanted
 from worker.images import decode, read_header
 from worker.intake import Intake, bind_input
 from worker.memory import flight
 from worker.preprocess import Frame
 from worker.runtimes import Runtime, in_its_words
-from worker.settings import WorkerSettings
 
 _PICTURES = 3  # that show whether a runtime can be trusted
 

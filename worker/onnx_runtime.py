@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import onnxruntime as ort
 
 from tasks.cards import Compute, ModelError
+from tasks.environment import WorkerSettings
 from tasks.graph_file import Tensor
 from worker.runtimes import Feeds, RunFailed, Told, as_floats, in_its_words
-from worker.settings import WorkerSettings
 
 VERSION = str(ort.__version__)
 

@@ -17,7 +17,7 @@ from storage.errors import StorageError
 from storage.uris import basename, join, without_frame
 from tasks.broker import queue_of, send_merge, send_shards
 from tasks.cards import Model, ModelError, engines_here
-from tasks.environment import SettingError
+from tasks.environment import SettingError, WorkerSettings
 from tasks.folder import Folder, JobError, missing_shards
 from tasks.markers import Halted, stop
 from tasks.merge import Outdated, is_merged
@@ -29,7 +29,6 @@ from tasks.state import Fleet, State
 from worker.attempts import Released, worker_name
 from worker.limits import Limits, NotAllowed
 from worker.model import LoadedModel, load_model
-from worker.settings import WorkerSettings
 
 log = logging.getLogger("maskmill.worker")
 

@@ -16,11 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.cards import Compute, ModelError
-from tasks.environment import board
+from tasks.environment import WorkerSettings, board
 from tasks.graph_file import Tensor
 from tasks.shelf import cache_folder
 from worker.runtimes import Feeds, RunFailed, Told, in_its_words
-from worker.settings import WorkerSettings
 from worker.tflite_file import check_whole
 
 PACKAGES = {"tflite-runtime": "tflite_runtime", "litert": "ai_edge_litert"}

@@ -30,6 +30,7 @@ from PIL import Image
 from tasks import broker
 from tasks.broker import make_app, queue_of, waiting
 from tasks.categories import coco80
+from tasks.environment import WorkerSettings
 from tasks.folder import Folder, every_attempt, missing_shards, read_job
 from tasks.opening import SHARD_SIZE
 from tasks.records import Attempt, Item, Job, ProducedBy, Settings, Shard, encode
@@ -40,7 +41,6 @@ from tests.graphs import write_model
 from tests.pictures import picture
 from tests.services import redis_server
 from worker.model import load_model
-from worker.settings import WorkerSettings
 from worker.shard import Means, Stopwatch, prepare
 
 EDGE = Path("build/edge.onnx")

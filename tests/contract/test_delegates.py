@@ -16,14 +16,13 @@ import numpy as np
 import pytest
 
 from tasks.cards import ModelError
-from tasks.environment import SettingError
+from tasks.environment import SettingError, WorkerSettings
 from tasks.shelf import find_model
 from tests.graphs_tflite import write_yolact
 from tests.pictures import write_folder
 from tests.running import maskmill
 from tests.tflite_file import TfliteFile
 from worker.model import LoadedModel, load_model
-from worker.settings import WorkerSettings
 from worker.tflite_runtime import PACKAGES, find_delegate, load, operators_taken, unlike
 
 INTERPRETERS = [name for name, package in PACKAGES.items() if find_spec(package)]

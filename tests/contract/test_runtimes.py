@@ -19,13 +19,13 @@ import pytest
 from onnx import TensorProto, helper
 
 from tasks.cards import ModelError
+from tasks.environment import WorkerSettings
 from tasks.graph_file import Tensor
 from tasks.shelf import find_model
 from tests.graphs import write_model
 from tests.graphs_tflite import write_quantised, write_types, write_yolact
 from worker import tflite_runtime
 from worker.runtimes import RunFailed, Runtime
-from worker.settings import WorkerSettings
 from worker.tflite_runtime import PACKAGES
 
 HEIGHT, WIDTH = 4, 6
@@ -289,7 +289,7 @@ import msgspec
 import numpy as np
 from importlib import import_module
 from importlib.metadata import version
-from worker.settings import WorkerSettings
+from tasks.environment import WorkerSettings
 engine, tflite, path, threads = sys.argv[1:]
 settings = WorkerSettings(threads=int(threads), tflite=tflite)
 runtime = import_module(f"worker.{engine}").load(path, "f32", settings)

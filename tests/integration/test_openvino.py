@@ -17,6 +17,7 @@ from pycocotools import mask as coco_mask
 
 from tasks.cards import Model, ModelError
 from tasks.categories import coco80
+from tasks.environment import WorkerSettings
 from tasks.shelf import find_model
 from tests.graphs import write_model as write_yolact
 from tests.graphs_ir import COLOURS, FORMS, WHOLE_PICTURE, write_ir, write_model
@@ -27,7 +28,6 @@ from worker.detections import Detections, Wanted
 from worker.images import decode, read_header
 from worker.model import LoadedModel, load_model
 from worker.openvino_runtime import ov
-from worker.settings import WorkerSettings
 
 from openvino.preprocess import ColorFormat, PrePostProcessor  # isort: skip
 
@@ -310,7 +310,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from worker.openvino_runtime import load, ov
-from worker.settings import WorkerSettings
+from tasks.environment import WorkerSettings
 source, place = sys.argv[1:]
 ov.save_model(ov.Core().read_model(source), place, compress_to_fp16=False)
 runtime = load(place, "f32", WorkerSettings(threads=1))

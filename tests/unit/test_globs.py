@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from storage.globs import Glob, is_glob, parse_glob
+from storage.uris import Glob, is_glob, parse_glob
 
 
 @pytest.mark.parametrize(

@@ -206,7 +206,7 @@ def write_ir(folder: Path, form: Any = "b") -> tuple[Path, Any]:
 
 @pytest.mark.parametrize("form", ["a", "b", "g"])
 def test_ir_as_openvino_reads_it(tmp_path: Path, form: Any) -> None:
-    from worker.settings import WorkerSettings
+    from tasks.environment import WorkerSettings
 
     path, engine = write_ir(tmp_path, form)
     found = read_graph(path)

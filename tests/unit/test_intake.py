@@ -11,13 +11,13 @@ import pytest
 from onnx import TensorProto, helper
 
 from tasks.cards import InputSpec, ModelError
+from tasks.environment import WorkerSettings
 from tasks.graph_file import Tensor
 from tasks.shelf import find_model
 from tests.graphs import write_model
 from worker.detections import ModelMismatch
 from worker.intake import Intake, bind_input
 from worker.model import load_model
-from worker.settings import WorkerSettings
 
 SIZED = InputSpec(size=(48, 64))
 
