@@ -7,7 +7,7 @@ import onnxruntime as ort
 from tasks.cards import Compute, ModelError
 from tasks.environment import WorkerSettings
 from tasks.graph_file import Tensor
-from worker.runtimes import Feeds, RunFailed, Told, as_floats, in_its_words
+from worker.model import Feeds, RunFailed, Told, as_floats, in_its_words
 
 VERSION = str(ort.__version__)
 

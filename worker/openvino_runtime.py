@@ -9,7 +9,7 @@ from typing import Any
 from tasks.cards import Compute, ModelError
 from tasks.environment import WorkerSettings
 from tasks.graph_file import GraphFile, Tensor
-from worker.runtimes import Feeds, RunFailed, Told, as_floats, in_its_words
+from worker.model import Feeds, RunFailed, Told, as_floats, in_its_words
 
 # Importing openvino reports the import to Google Analytics and writes an identity into the home
 # folder. Where its reporter cannot be imported, openvino takes an empty one of its own instead.

@@ -23,11 +23,10 @@ from tasks.records import Annotation, Failure, Image, Item, ItemError, Problem, 
 from worker.detections import Detections, Raw, Wanted
 from worker.images import Header, Pixels, decode, read_header
 from worker.memory import flight
-from worker.model import LoadedModel
+from worker.model import LoadedModel, RunFailed
 from worker.polygons import polygons
 from worker.preprocess import Frame
 from worker.refinement import refine
-from worker.runtimes import RunFailed
 
 if TYPE_CHECKING:  # PyAV is loaded where there is a video
     from worker.frames import Shot

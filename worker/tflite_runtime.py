@@ -19,7 +19,7 @@ from tasks.cards import Compute, ModelError
 from tasks.environment import WorkerSettings, board
 from tasks.graph_file import Tensor
 from tasks.shelf import cache_folder
-from worker.runtimes import Feeds, RunFailed, Told, in_its_words
+from worker.model import Feeds, RunFailed, Told, in_its_words
 from worker.tflite_file import check_whole
 
 PACKAGES = {"tflite-runtime": "tflite_runtime", "litert": "ai_edge_litert"}

@@ -25,7 +25,7 @@ from tasks.shelf import find_model
 from tests.graphs import write_model
 from tests.graphs_tflite import write_quantised, write_types, write_yolact
 from worker import tflite_runtime
-from worker.runtimes import RunFailed, Runtime
+from worker.model import RunFailed, Runtime
 from worker.tflite_runtime import PACKAGES
 
 HEIGHT, WIDTH = 4, 6
