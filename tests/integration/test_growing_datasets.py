@@ -536,7 +536,7 @@ def test_a_run_ends_though_others_add_to_its_dataset_all_the_time(
 
     def another(n: int) -> None:
         others.put(f"cam {n}.jpg", n)
-        asked = {**nights.schedule.options, "app": nights.fleet.app, "state": nights.fleet.state}
+        asked = {**nights.schedule.options, "fleet": nights.fleet}
         append([f"{others.root}/cam {n}.jpg"], nights.schedule.model, into, **asked)
         work_off(into, only=0)
 

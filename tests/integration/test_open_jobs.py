@@ -380,7 +380,7 @@ def test_a_folder_that_changes_is_added_in_turns(
     photos, out, fresh = write_folder(tmp_path / "in", 8), tmp_path / "out", tmp_path / "fresh"
     ledger = ledger_uri(fleet_here.state.uri, "nightly")
     fresh_ones = partial(compared, ledger=ledger, absent="dropped")
-    options = {"shared_paths": True, "app": fleet_here.app, "state": fleet_here.state}
+    options = {"shared_paths": True, "fleet": fleet_here.sending}
     fleet_here.worker()
     ids: dict[str, int] = {}
 
@@ -422,7 +422,7 @@ def test_two_inputs_of_one_name_have_an_answer_each(
     fleet_here: Fleet, tmp_path: Path, photos: Path, card: str
 ) -> None:
     out, twin, uri = tmp_path / "out", tmp_path / "twin.jpg", images(photos)[0]
-    options = {"shared_paths": True, "app": fleet_here.app, "state": fleet_here.state}
+    options = {"shared_paths": True, "fleet": fleet_here.sending}
     for number, each in enumerate((uri, str(twin)), 1):
         line = {"uri": each, "file_name": "same.jpg"}
         append([line], card, str(out), routing=Routing(per_image=True), **options)
@@ -484,7 +484,7 @@ def test_what_a_producer_adds_is_stored_whatever_the_broker_does(
         extra = tmp_path / "extra.jpg"
         extra.write_bytes(jpeg(77))
         named = {"uri": str(extra), "file_name": "more/extra.jpg"}
-        options = {"shared_paths": True, "app": back.app, "state": back.state}
+        options = {"shared_paths": True, "fleet": back.sending}
         added = append([uris[0], named], card, str(out), **options)
         assert (added.items, added.shards) == (2, 1)
         again = append([uris[0], named], card, str(out), **options)
@@ -539,7 +539,7 @@ def test_a_failed_input_of_an_open_job_is_tried_again(
 ) -> None:
     out, late = tmp_path / "out", tmp_path / "late.jpg"
     fleet_here.worker()
-    options = {"shared_paths": True, "app": fleet_here.app, "state": fleet_here.state}
+    options = {"shared_paths": True, "fleet": fleet_here.sending}
     append([str(late), images(photos)[0]], card, str(out), **options)
     await_parts(out, 1)
     assert fleet_here.run("merge", out).code == 0
@@ -559,7 +559,7 @@ def test_a_cancelled_open_job_keeps_what_comes_and_goes_on_when_resumed(
     fleet_here: Fleet, tmp_path: Path, photos: Path, card: str
 ) -> None:
     out, uris = tmp_path / "out", images(photos)
-    options = {"shared_paths": True, "app": fleet_here.app, "state": fleet_here.state}
+    options = {"shared_paths": True, "fleet": fleet_here.sending}
     append(uris[:2], card, str(out), **options)
     assert fleet_here.run("cancel", out).code == 0
     worker = fleet_here.worker()
