@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import msgspec
 
@@ -63,13 +63,13 @@ def annotate(inputs: Sequence[str], selection: Selection, wishes: Wishes, as_jso
 
 
 @contextmanager
-def standard_input(inputs: Sequence[str]) -> Iterator[BinaryIO]:
+def standard_input(inputs: Sequence[str]) -> Iterator[str]:
     """A list on standard input, in a file: read once for what it is and once for its lines."""
-    with tempfile.TemporaryFile(prefix="maskmill-stdin-") as file:
+    with tempfile.NamedTemporaryFile(prefix="maskmill-stdin-") as file:
         if "-" in inputs:
             shutil.copyfileobj(sys.stdin.buffer, file)
-            file.seek(0)
-        yield file
+            file.flush()
+        yield file.name
 
 
 def work_off(model: Model, given: Sources, wishes: Wishes, face: Face) -> Opened:

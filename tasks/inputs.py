@@ -1,12 +1,11 @@
 """What a person typed as INPUT, turned into a stream of found images. Nothing is held in memory."""
 
-import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Annotated, BinaryIO
+from typing import Annotated
 
 import ijson
 import msgspec
@@ -53,9 +52,7 @@ class ListLine(msgspec.Struct, forbid_unknown_fields=True):
     file_name: str = ""
 
 
-def find(
-    inputs: Sequence[str], images_root: str = "", stdin: BinaryIO | None = None
-) -> Iterator[Found]:
+def find(inputs: Sequence[str], images_root: str = "", stdin: str = "") -> Iterator[Found]:
     """All that the inputs name, in order: as given, each folder by its keys' UTF-8 bytes."""
     for word in inputs:
         with _named(word):
@@ -75,9 +72,9 @@ def _named(word: str) -> Iterator[None]:
         raise InputError(f"no inputs match {shown(word)}") from None
 
 
-def _find_one(word: str, images_root: str, stdin: BinaryIO | None) -> Iterator[Found]:
+def _find_one(word: str, images_root: str, stdin: str) -> Iterator[Found]:
     if word == "-":
-        return _from_list(stdin or io.BytesIO(), os.getcwd() + "/", "standard input")
+        return _from_list(stdin, os.getcwd() + "/", "standard input")
     word, part = meant(word)
     place = parse(word)
     suffix = PurePosixPath(place.path).suffix.lower()
@@ -122,8 +119,7 @@ def _part_of(path: str, part: Part | None) -> Part | None:
 def _from_file(word: str, suffix: str, images_root: str) -> Iterator[Found]:
     """A list, or a COCO file's images with its ids, beside it or below `images_root`."""
     if suffix in LIST_SUFFIXES[:2]:
-        with open_read(word) as file:
-            yield from _from_list(file, parent(word), shown(word))
+        yield from _from_list(word, parent(word), shown(word))
     else:
         for record in coco_images(word):
             uri = _below(images_root or parent(word), record.file_name)
@@ -165,20 +161,21 @@ def _may_be_image(uri: str) -> bool:
     return start.startswith(_SIGNATURES) or (start[:4] == b"RIFF" and start[8:12] == b"WEBP")
 
 
-def _from_list(file: BinaryIO, base: str, where: str) -> Iterator[Found]:
+def _from_list(word: str, base: str, where: str) -> Iterator[Found]:
     """URIs a line, or JSON objects with `uri` and `file_name`; relative ones are below `base`."""
-    for number, raw in enumerate(file, 1):
-        line = raw.strip()
-        if not line or line.startswith(b"#"):
-            continue
-        try:
-            if line.startswith(b"{"):
-                entry = msgspec.json.decode(line, type=ListLine)
-            else:
-                entry = ListLine(line.decode())
-        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-            raise InputError(f"line {number} of {where} cannot be read: {exc}") from exc
-        yield in_list(entry, base)
+    with open_read(word) as file:
+        for number, raw in enumerate(file, 1):
+            line = raw.strip()
+            if not line or line.startswith(b"#"):
+                continue
+            try:
+                if line.startswith(b"{"):
+                    entry = msgspec.json.decode(line, type=ListLine)
+                else:
+                    entry = ListLine(line.decode())
+            except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+                raise InputError(f"line {number} of {where} cannot be read: {exc}") from exc
+            yield in_list(entry, base)
 
 
 def in_list(entry: ListLine, base: str) -> Found:

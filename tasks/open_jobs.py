@@ -11,7 +11,7 @@ import hashlib
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, BinaryIO
+from typing import Any
 
 import msgspec
 from celery import Celery
@@ -62,7 +62,7 @@ def append(
 
 
 def append_inputs(
-    inputs: Sequence[str], *, selection: Selection, stdin: BinaryIO | None, **given: Any
+    inputs: Sequence[str], *, selection: Selection, stdin: str, **given: Any
 ) -> Submitted:
     """`maskmill submit --append`: all that the inputs name; `given`: what `append` takes."""
     numbering = set(Selection.__struct_fields__) - set(Sampling.__struct_fields__)

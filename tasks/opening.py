@@ -1,9 +1,8 @@
 """From what a person asks for to a planned job whose shards can be sent: the producer's API."""
 
-import hashlib
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import msgspec
 
@@ -32,7 +31,7 @@ class Sources(NamedTuple):
 
     inputs: tuple[str, ...]
     selection: Selection
-    stdin: BinaryIO | None = None
+    stdin: str = ""  # a file of what came on standard input
 
 
 class Opened(NamedTuple):
@@ -40,7 +39,7 @@ class Opened(NamedTuple):
     folder: Folder
 
 
-def sources(inputs: Sequence[str], selection: Selection, stdin: BinaryIO | None = None) -> Sources:
+def sources(inputs: Sequence[str], selection: Selection, stdin: str = "") -> Sources:
     """Local paths in full, so that the same words mean the same from any working directory."""
     if selection.extra_images and not selection.images_from:
         raise InputError("--extra-images goes with --images-from")
@@ -73,7 +72,9 @@ def asked_for(
         images_root=without_query(given.selection.images_root),
         images_from=without_query(given.selection.images_from),
     )
-    words = (f"- {_digest(given.stdin)}" if word == "-" else word for word in given.inputs)
+    # Another list on standard input is another job.
+    listed = f"- sha256:{checksum('sha256', given.stdin)}" if "-" in given.inputs else ""
+    words = (listed if word == "-" else word for word in given.inputs)
     inputs, (model, *others) = tuple(map(without_query, words)), models
     size = wishes.shard_size or usual_shard_size(models, target)
     return Asked(inputs, selection, model, settings_of(model, wishes), size, tuple(others))
@@ -106,16 +107,6 @@ def _categories(
     if wishes.category_ids:
         categories = renumber(categories, wishes.category_ids)
     return categories, tuple(None if n is None else categories[n].id for n in places)
-
-
-def _digest(stdin: BinaryIO | None) -> str:
-    """Which list came on standard input: another one is another job."""
-    digest = hashlib.sha256()
-    if stdin is not None:
-        while chunk := stdin.read(1 << 20):
-            digest.update(chunk)
-        stdin.seek(0)
-    return f"sha256:{digest.hexdigest()}"
 
 
 def open_job(

@@ -30,6 +30,7 @@ _OfVideo = tuple[VideoFrame | None, Problem | None]
 Planned = TypeVar("Planned", Item, Found)
 
 _ROWS = "SELECT id, uri, name, version, of_video FROM item ORDER BY id"
+_DRAWN = "SELECT place FROM item ORDER BY draw, name LIMIT ?"
 _TABLES = """
 CREATE TABLE item (
     place INTEGER PRIMARY KEY, uri TEXT NOT NULL UNIQUE, name TEXT NOT NULL UNIQUE,
@@ -103,7 +104,8 @@ def _gather(db: sqlite3.Connection, found: Iterable[Found], selection: Selection
         if number % SAID == 0:
             print(f"planning: {number:,} inputs so far", file=sys.stderr, flush=True)
     if selection.sample is not None:
-        _draw_sample(db, selection.sample)
+        # A choice that depends on seed and names alone, not on order or place.
+        db.execute(f"DELETE FROM item WHERE place NOT IN ({_DRAWN})", (selection.sample,))
         counts.items = min(counts.items, selection.sample)
     _give_ids(db, selection)
     return counts
@@ -159,14 +161,6 @@ def _remember_ids(db: sqlite3.Connection, word: str) -> None:
                 f"{shown(word)} has the image id {record.id} or the file name"
                 f" {record.file_name!r} twice"
             ) from None
-
-
-def _draw_sample(db: sqlite3.Connection, size: int) -> None:
-    """A choice that depends on seed and names alone, not on order or place."""
-    db.execute(
-        "DELETE FROM item WHERE place NOT IN (SELECT place FROM item ORDER BY draw, name LIMIT ?)",
-        (size,),
-    )
 
 
 def _give_ids(db: sqlite3.Connection, selection: Selection) -> None:

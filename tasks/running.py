@@ -73,7 +73,7 @@ def begin(run: Run, fleet: Fleet) -> None:
     if job := read_job(run.output):
         look_for_halt(Folder(run.output, job.run))
     if it.inputs:
-        append_inputs(it.inputs, selection=selection, stdin=None, turn=run.turn, **how)
+        append_inputs(it.inputs, selection=selection, stdin="", turn=run.turn, **how)
     else:
         add = partial(append, sampling=selection, turn=run.turn, **how)
         drain(it.events, add, fleet.state.bury_message)

@@ -10,14 +10,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
 from storage import exists, open_read, open_write
 from storage.uris import basename, join, parse, shown
 from tasks.broker import send_merge, send_shards
-from tasks.cards import Model
 from tasks.environment import check_target
 from tasks.folder import Folder, missing_shards
 from tasks.inputs import LIST_SUFFIXES, Found, InputError, absolute
@@ -51,7 +50,7 @@ def submit(
     *,
     selection: Selection = Selection(),
     routing: Routing = Routing(),
-    stdin: BinaryIO | None = None,
+    stdin: str = "",
     fleet: Fleet | None = None,
     fresh: Fresh = iter,
     **wishes: Any,
@@ -63,7 +62,9 @@ def submit(
     wished = Wishes(model=model, output=absolute(output), **wishes)
     fleet = fleet or fleet_here()
     given = sources(inputs, selection, stdin)
-    asked = what_is_asked(given, wished, routing, fleet.state.keep_model)
+    asked = what_is_asked(given, wished, routing)
+    first, *others = map(fleet.state.keep_model, (asked.model, *asked.alternates))
+    asked = msgspec.structs.replace(asked, model=first, alternates=tuple(others))
     job, folder = open_job(
         wished.output,
         given,
@@ -79,20 +80,15 @@ def submit(
     return Submitted(job, folder, job.counts.items, job.counts.shards, sent)
 
 
-def what_is_asked(
-    given: Sources,
-    wished: Wishes,
-    routing: Routing,
-    kept: Callable[[Model], Model] = lambda model: model,
-) -> Asked:
-    """The job that this comes to, of models that are kept; what workers could not do is refused."""
+def what_is_asked(given: Sources, wished: Wishes, routing: Routing) -> Asked:
+    """The job that this comes to. What workers could not do is refused."""
     check_seen(wished.output, wished)
     check_target(routing.target)
     models = find_models(wished.model, wished.runtime, wished.precision, wished.mixed)
     for word in given.inputs:
         if word != "-" and not word.endswith(LIST_SUFFIXES):  # a list may name what lies elsewhere
             check_seen(word, wished, copied=wished.upload)
-    return asked_for(given, [kept(each) for each in models], wished, routing.target)
+    return asked_for(given, models, wished, routing.target)
 
 
 def submit_message(message: SubmitMessage, fleet: Fleet) -> Submitted:
