@@ -14,7 +14,7 @@ import msgspec
 from storage.uris import storable
 from tasks.cards import Model, is_here, need_worker_parts
 from tasks.exits import OK, OVER_BUDGET
-from tasks.folder import Folder, JobError, find_job, missing_shards, read_plan, read_run
+from tasks.folder import Folder, JobError, find_job, missing_shards, read_run
 from tasks.inputs import InputError, absolute
 from tasks.merge import is_merged
 from tasks.opening import Opened, Sources, asked_for, continue_job, open_job, sources
@@ -122,7 +122,7 @@ def _done(job: Job, folder: Folder) -> int:
     missing = missing_shards(folder, job)
     if len(missing) == job.counts.shards:
         return 0
-    return job.counts.items - sum(side_by_side(lambda n: len(read_plan(folder, n)), missing))
+    return job.counts.items - sum(side_by_side(lambda n: len(folder.read_plan(n)), missing))
 
 
 def report(output: str, clip: bool, as_json: bool) -> int | Said:

@@ -56,6 +56,64 @@ class Folder:
     def file(self, name: str) -> str:
         return join(self.uri, name)
 
+    def read_plan(self, shard: ShardName, generation: int = 0) -> tuple[Item, ...]:
+        uri = self.plan(shard, generation)
+        try:
+            return tuple(decoded(line, Item, uri) for line in get(uri).splitlines())
+        except NotFound as exc:
+            raise JobError(f"{shown(uri)} is not there: the job has no such shard") from exc
+
+    def read_shard(self, shard: ShardName, generation: int = 0) -> Shard:
+        uri = self.shard(shard, generation)
+        return decoded(get(uri), Shard, uri)
+
+    def written(self) -> dict[ShardName, set[int]]:
+        """The generations that are there of each shard."""
+        done: dict[ShardName, set[int]] = {}
+        for shard, generation in self.shard_objects():
+            done.setdefault(shard, set()).add(generation)
+        return done
+
+    def shard_objects(self) -> Iterator[tuple[ShardName, int]]:
+        """The shard objects that are there, with their generations, from one listing."""
+        return self._named("shards")
+
+    def retries(self) -> Iterator[tuple[ShardName, int]]:
+        """The shards of which failed inputs are to be tried again, each with its generation."""
+        return self._named("retries")
+
+    def generation_due(self, shard: ShardName) -> int | None:
+        """Which object of a shard is still to come, if any is."""
+        if not exists(self.shard(shard)):
+            return 0
+        again = sorted(generation for name, generation in self.retries() if name == shard)
+        return next((each for each in again if not exists(self.shard(shard, each))), None)
+
+    def whole_shard(self, shard: ShardName, generations: Iterable[int]) -> Shard:
+        """A shard with each input as the highest generation that tried it left it."""
+        whole = self.read_shard(shard)
+        for generation in sorted(set(generations) - {0}):
+            again = self.read_shard(shard, generation)
+            tried = {_image_of(each) for each in (*again.images, *again.failures)}
+            changed: dict[str, Any] = {"empty_masks": whole.empty_masks + again.empty_masks}
+            for name in ("images", "annotations", "failures"):
+                kept = (each for each in getattr(whole, name) if _image_of(each) not in tried)
+                changed[name] = tuple(sorted([*kept, *getattr(again, name)], key=_image_of))
+            whole = msgspec.structs.replace(whole, **changed)
+        return whole
+
+    def whole_shards(self, job: Job) -> Iterator[Shard]:
+        """Those that are there, in order: of a job that is done, all."""
+        done = self.written()
+        there = (shard for shard in parts(self, job) if shard in done)
+        return side_by_side(lambda n: self.whole_shard(n, done[n]), there, READERS, READERS)
+
+    def _named(self, part: str) -> Iterator[tuple[ShardName, int]]:
+        for entry in list_entries(self.file(f"{part}/{self.run}/")):
+            if found := _NAME.fullmatch(entry.uri.rpartition("/")[2]):
+                stem = found[1]
+                yield int(stem) if stem.isdigit() and len(stem) < 16 else stem, int(found[2] or 0)
+
 
 class Due(NamedTuple):
     """A shard's object that is still to come."""
@@ -81,40 +139,6 @@ def find_job(uri: str) -> tuple[Job, Folder]:
     return job, Folder(uri, job.run)
 
 
-def read_plan(folder: Folder, shard: ShardName, generation: int = 0) -> tuple[Item, ...]:
-    uri = folder.plan(shard, generation)
-    try:
-        return tuple(decoded(line, Item, uri) for line in get(uri).splitlines())
-    except NotFound as exc:
-        raise JobError(f"{shown(uri)} is not there: the job has no such shard") from exc
-
-
-def read_shard(folder: Folder, shard: ShardName, generation: int = 0) -> Shard:
-    uri = folder.shard(shard, generation)
-    return decoded(get(uri), Shard, uri)
-
-
-def whole_shard(folder: Folder, shard: ShardName, generations: Iterable[int]) -> Shard:
-    """A shard with each input as the highest generation that tried it left it."""
-    whole = read_shard(folder, shard)
-    for generation in sorted(set(generations) - {0}):
-        again = read_shard(folder, shard, generation)
-        tried = {_image_of(each) for each in (*again.images, *again.failures)}
-        changed: dict[str, Any] = {"empty_masks": whole.empty_masks + again.empty_masks}
-        for name in ("images", "annotations", "failures"):
-            kept = (each for each in getattr(whole, name) if _image_of(each) not in tried)
-            changed[name] = tuple(sorted([*kept, *getattr(again, name)], key=_image_of))
-        whole = msgspec.structs.replace(whole, **changed)
-    return whole
-
-
-def whole_shards(folder: Folder, job: Job) -> Iterator[Shard]:
-    """Those that are there, in order: of a job that is done, all."""
-    done = written(folder)
-    there = (shard for shard in parts(folder, job) if shard in done)
-    return side_by_side(lambda n: whole_shard(folder, n, done[n]), there, READERS, READERS)
-
-
 def _image_of(each: Any) -> int:
     return int(each.id if isinstance(each, Image) else each.image_id)
 
@@ -130,8 +154,8 @@ def read_run(folder: Folder) -> dict[str, Any] | None:
 
 def missing_shards(folder: Folder, job: Job) -> list[ShardName]:
     """Shards with an object still to come, in order: one listing, and one of the retries."""
-    done = written(folder)
-    wanted = itertools.chain(((shard, 0) for shard in parts(folder, job)), retries(folder))
+    done = folder.written()
+    wanted = itertools.chain(((shard, 0) for shard in parts(folder, job)), folder.retries())
     return sorted({shard for shard, generation in wanted if generation not in done.get(shard, ())})
 
 
@@ -139,40 +163,7 @@ def parts(folder: Folder, job: Job) -> Sequence[ShardName]:
     """The names of all shards that there are to be, in order."""
     if not job.open:
         return range(job.counts.shards)
-    return sorted(shard for shard, _ in _named(folder, "plan"))
-
-
-def written(folder: Folder) -> dict[ShardName, set[int]]:
-    """The generations that are there of each shard."""
-    done: dict[ShardName, set[int]] = {}
-    for shard, generation in shard_objects(folder):
-        done.setdefault(shard, set()).add(generation)
-    return done
-
-
-def shard_objects(folder: Folder) -> Iterator[tuple[ShardName, int]]:
-    """The shard objects that are there, with their generations, from one listing."""
-    return _named(folder, "shards")
-
-
-def retries(folder: Folder) -> Iterator[tuple[ShardName, int]]:
-    """The shards of which failed inputs are to be tried again, each with its generation."""
-    return _named(folder, "retries")
-
-
-def _named(folder: Folder, part: str) -> Iterator[tuple[ShardName, int]]:
-    for entry in list_entries(folder.file(f"{part}/{folder.run}/")):
-        if found := _NAME.fullmatch(entry.uri.rpartition("/")[2]):
-            stem = found[1]
-            yield int(stem) if stem.isdigit() and len(stem) < 16 else stem, int(found[2] or 0)
-
-
-def generation_due(folder: Folder, shard: ShardName) -> int | None:
-    """Which object of a shard is still to come, if any is."""
-    if not exists(folder.shard(shard)):
-        return 0
-    again = sorted(generation for name, generation in retries(folder) if name == shard)
-    return next((each for each in again if not exists(folder.shard(shard, each))), None)
+    return sorted(shard for shard, _ in folder._named("plan"))
 
 
 def attempt_uri(attempts: str, number: int) -> str:

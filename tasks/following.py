@@ -20,18 +20,7 @@ from tasks.annotate import as_asked, finish, gate, standard_input
 from tasks.broker import BrokerDown
 from tasks.edits import TABLES as EDITS
 from tasks.exits import OK, STOPPED
-from tasks.folder import (
-    Folder,
-    JobError,
-    ShardName,
-    find_job,
-    missing_shards,
-    read_job,
-    read_plan,
-    retries,
-    whole_shard,
-    written,
-)
+from tasks.folder import Folder, JobError, ShardName, find_job, missing_shards, read_job
 from tasks.frames import frames_of
 from tasks.inputs import absolute
 from tasks.markers import STOPPED as STOPPED_MARK
@@ -195,18 +184,18 @@ def retry_job(output: str, only: str) -> Said:
         raise JobError(f"there is no stage {unknown[0]!r}; there are {', '.join(STAGES)}")
     if missing_shards(folder, job):
         raise JobError(f"{folder.uri} is not done yet: wait, or maskmill resume it; then retry")
-    latest = max((generation for _, generation in retries(folder)), default=0)
+    latest = max((generation for _, generation in folder.retries()), default=0)
 
     def again(shard: ShardName, done: set[int]) -> bool:
-        failures = whole_shard(folder, shard, done).failures
+        failures = folder.whole_shard(shard, done).failures
         ids = {each.image_id for each in failures if each.stage in (stages or STAGES)}
-        items = [each for each in read_plan(folder, shard) if each.id in ids and not each.problem]
+        items = [each for each in folder.read_plan(shard) if each.id in ids and not each.problem]
         if items:
             put(folder.plan(shard, latest + 1), encode_lines(items), create_only=True)
         return bool(items)
 
     try:
-        done = sorted(written(folder).items())
+        done = sorted(folder.written().items())
         if not any(list(side_by_side(lambda one: again(*one), done, threads=16))):
             return _done(f"{folder.uri} has no failure of that kind to try again")
     except Exists:

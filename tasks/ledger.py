@@ -12,7 +12,7 @@ from struct import iter_unpack
 from storage import delete, get, list_entries, put
 from storage.errors import Exists
 from storage.uris import join
-from tasks.folder import Folder, read_plan, whole_shard, written
+from tasks.folder import Folder
 from tasks.inputs import Found
 from tasks.ordered import side_by_side
 from tasks.records import Problem, encode
@@ -57,14 +57,14 @@ def settle(ledger: str, number: int, folder: Folder, turn: str = "") -> tuple[in
 
     What failed before its pixels were looked at is to be tried again, with all of its video.
     """
-    ours, done = join(ledger, f"{number:08}.rows"), written(folder)
+    ours, done = join(ledger, f"{number:08}.rows"), folder.written()
     before = [each.uri for each in list_entries(ledger) if each.uri < ours]
     known, failed = _read(before), set[bytes]()
     images = failures = 0
 
     parts = [each for each in done if str(each).startswith(turn)]
     for items, shard in side_by_side(
-        lambda part: (read_plan(folder, part), whole_shard(folder, part, done[part])), parts
+        lambda part: (folder.read_plan(part), folder.whole_shard(part, done[part])), parts
     ):
         marks = sum(item.problem is not None and item.problem.kind in MARKS for item in items)
         images, failures = images + len(shard.images), failures + len(shard.failures) - marks

@@ -18,18 +18,7 @@ from storage.errors import Exists, NotFound
 from tasks.edits import TABLES as EDITS
 from tasks.edits import VERSION, Edits, read
 from tasks.environment import producer_versions
-from tasks.folder import (
-    SHEET,
-    Folder,
-    JobError,
-    every_attempt,
-    missing_shards,
-    read_job,
-    read_run,
-    retries,
-    shard_objects,
-    whole_shards,
-)
+from tasks.folder import SHEET, Folder, JobError, every_attempt, missing_shards, read_job, read_run
 from tasks.plan import scratch
 from tasks.records import Annotation, Image, Job, Shard, encode
 from tasks.segments import TABLES, Segments
@@ -111,7 +100,7 @@ def merge(folder: Folder, job: Job, *, replace_edited: bool = False, into: str =
             taken.grow()
             merged.counts = taken.counts()
             merged.version = VERSION % (taken.count, edits.count)
-        shards = taken.shards() if taken else whole_shards(folder, job)
+        shards = taken.shards() if taken else folder.whole_shards(job)
         write_all(job, merged, shards, files, edits)
         n = merged.counts
         if not into and n["images"] + n["failures"] != n["inputs"]:
@@ -173,8 +162,9 @@ def is_merged(folder: Folder, job: Job) -> bool:
     record = read_run(folder)
     if record is None or record["run"] != job.run:
         return False
-    taken, there = ("shard_objects", shard_objects) if job.open else ("retried", retries)
-    up_to_date = record.get(taken, 0) == sum(1 for _ in there(folder))
+    objects, retried = ("shard_objects", folder.shard_objects), ("retried", folder.retries)
+    taken, there = objects if job.open else retried
+    up_to_date = record.get(taken, 0) == sum(1 for _ in there())
     return up_to_date and all(exists(folder.file(name)) for name in record["files"])
 
 
@@ -333,7 +323,7 @@ def _edited(folder: Folder, why: str) -> JobError:
 
 
 def _retried(folder: Folder) -> int:
-    return sum(1 for _ in retries(folder))
+    return sum(1 for _ in folder.retries())
 
 
 def refuse_replaced(folder: Folder) -> None:

@@ -13,7 +13,7 @@ from storage import get, put
 from storage.errors import Exists
 from storage.uris import join, shown
 from tasks.events import drain
-from tasks.folder import Folder, ShardName, find_job, parts, read_job, read_plan, read_run, written
+from tasks.folder import Folder, ShardName, find_job, parts, read_job, read_run
 from tasks.inputs import Found
 from tasks.ledger import compared, ledger_uri, settle
 from tasks.markers import cancel, halt_of, look_for_halt
@@ -126,7 +126,7 @@ def stands(run: Run, state: State) -> End | None:
 
 def _is_in(run: Run, folder: Folder, state: State) -> bool:
     """Whether a dataset has what a run added: for what others add meanwhile, it is not waited."""
-    there, record = written(folder), read_run(folder)
+    there, record = folder.written(), read_run(folder)
     if record is None or _parts(run) - set(there):
         return False
     uri = join(state.uri, f"schedules/{run.schedule.name}/{run.number}.written.json")
@@ -147,10 +147,10 @@ def cut_off(run: Run, state: State, reason: str) -> None:
         return
     model = job.asked.model
     maker = ProducedBy(model.sha256, model.engine, "", model.build.precision, "", "")
-    for part in _parts(run) - set(written(folder)):
+    for part in _parts(run) - set(folder.written()):
         failures = tuple(
             Failure(each.id, shown(each.uri), each.file_name, *astuple(each.problem or LATE))
-            for each in read_plan(folder, part)
+            for each in folder.read_plan(part)
         )
         with suppress(Exists):  # done in time after all
             put(folder.shard(part), encode(Shard(part, maker, (), (), failures)), create_only=True)

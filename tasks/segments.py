@@ -25,7 +25,7 @@ from msgspec.structs import replace
 from storage import open_read, put
 from storage.errors import Exists, NotFound
 from storage.uris import shown, without_frame, without_query
-from tasks.folder import Folder, JobError, ShardName, decoded, read_plan, read_shard, shard_objects
+from tasks.folder import Folder, JobError, ShardName, decoded
 from tasks.ordered import side_by_side
 from tasks.records import Annotation, Failure, Image, Item, ProducedBy, Schema, Shard, encode
 from tasks.videos import split_fragment
@@ -203,13 +203,13 @@ class Segments:
             self._many("turn", (each[2:4] for each in ends if each[3]))
 
     def _new(self) -> Iterator[tuple[ShardName, int]]:
-        for part, generation in shard_objects(self._folder):
+        for part, generation in self._folder.shard_objects():
             name = _object(part, generation)
             if not self._one("SELECT count(*) FROM object WHERE name = ?", name):
                 yield part, generation
 
     def _read(self, which: tuple[ShardName, int]) -> tuple[Shard, int, tuple[Item, ...]]:
-        return read_shard(self._folder, *which), which[1], read_plan(self._folder, which[0])
+        return self._folder.read_shard(*which), which[1], self._folder.read_plan(which[0])
 
     def _next(self) -> tuple[bytes, str | None] | None:
         """The next segment, with the last URI that it goes to if it was full before the end.

@@ -9,7 +9,7 @@ import msgspec
 
 from storage import list_entries
 from storage.uris import as_folder
-from tasks.folder import Folder, ShardName, parts, read_job, whole_shard, written
+from tasks.folder import Folder, ShardName, parts, read_job
 from tasks.markers import halt_of
 from tasks.merge import is_merged, refuse_replaced
 from tasks.ordered import side_by_side
@@ -64,10 +64,10 @@ class Follower:
         return "merging" if finished else "running", ""
 
     def _read_new(self) -> None:
-        done = written(self.folder)
+        done = self.folder.written()
         unseen: tuple[set[int]] = (set(),)
         new = [shard for shard in done if done[shard] != self._ended.get(shard, unseen)[0]]
-        read = side_by_side(lambda n: whole_shard(self.folder, n, done[n]), new, threads=16)
+        read = side_by_side(lambda n: self.folder.whole_shard(n, done[n]), new, threads=16)
         for shard, whole in zip(new, read, strict=True):
             kinds = Counter(f"{each.stage}/{each.kind}" for each in whole.failures)
             self._ended[shard] = done[shard], len(whole.images), kinds

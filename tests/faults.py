@@ -20,15 +20,7 @@ from redis import Redis
 
 from storage import get, list_entries, put
 from storage.uris import join
-from tasks.folder import (
-    Folder,
-    every_attempt,
-    exists,
-    missing_shards,
-    read_job,
-    read_plan,
-    read_shard,
-)
+from tasks.folder import Folder, every_attempt, exists, missing_shards, read_job
 from tasks.reconcile import look_after
 from tests.contract.test_s3_faults import Fault, Proxy, drop, status, truncate
 from tests.fleet import Fleet, fleet, until
@@ -77,8 +69,8 @@ class Oracle:
         assert job is not None
         planned, committed = [], []
         for number in range(job.counts.shards):
-            planned += [item.id for item in read_plan(folder, number)]
-            shard = read_shard(folder, number)
+            planned += [item.id for item in folder.read_plan(number)]
+            shard = folder.read_shard(number)
             committed += [image.id for image in shard.images]
             committed += [each.image_id for each in shard.failures]
         if fault:

@@ -11,7 +11,7 @@ from typing import Any
 
 from storage import get, list_entries
 from tasks.broker import make_app
-from tasks.folder import find_job, missing_shards, read_job, read_plan
+from tasks.folder import find_job, missing_shards, read_job
 from tasks.merge import merge_all
 from tasks.messages import ShardMessage
 from tasks.nominal import UTC
@@ -95,7 +95,7 @@ class Nights:
         names = [each.uri for each in list_entries(folder.file(f"plan/{job.run}/"))]
         parts = [each.rpartition("/")[2].removesuffix(".jsonl") for each in names]
         ours = [each for each in parts if each.startswith(turn)]
-        items = [i for part in ours for i in read_plan(folder, part if job.open else int(part))]
+        items = [i for part in ours for i in folder.read_plan(part if job.open else int(part))]
         plain = [i for i in items if not (i.problem and i.problem.kind in MARKS)]
         return Counter(each.file_name.rpartition("/")[2] for each in plain)
 

@@ -10,19 +10,7 @@ from tasks.categories import Category
 from tasks.edits import TABLES as EDITS
 from tasks.edits import VERSION, Edits
 from tasks.exits import OK, STOPPED
-from tasks.folder import (
-    Folder,
-    JobError,
-    ShardName,
-    find_job,
-    missing_shards,
-    parts,
-    read_plan,
-    read_run,
-    whole_shard,
-    whole_shards,
-    written,
-)
+from tasks.folder import Folder, JobError, ShardName, find_job, missing_shards, parts, read_run
 from tasks.merge import FILES, Hashing, Merged, hash_of, is_merged, write_all
 from tasks.plan import scratch
 from tasks.progress import Said
@@ -51,14 +39,14 @@ def problems(folder: Folder, job: Job) -> Iterator[str]:
     if missing:
         yield f"{len(missing)} of {len(names)} shards are not done, first {min(missing)}"
     yield from _conflicts(folder)
-    done = written(folder)
+    done = folder.written()
     planned: list[int] = []
     for number in names:
-        items = [item.id for item in read_plan(folder, number)]
+        items = [item.id for item in folder.read_plan(number)]
         planned += items
         if number not in missing:
             try:
-                shard = whole_shard(folder, number, done[number])
+                shard = folder.whole_shard(number, done[number])
             except JobError as exc:
                 yield str(exc)
             else:
@@ -113,7 +101,7 @@ def _dataset_problems(folder: Folder, job: Job) -> Iterator[str]:
         return
     anew, files = Merged(0, Counter(inputs=job.counts.items)), [Hashing() for _ in FILES]
     with scratch(TABLES + EDITS) as db:
-        edits, shards = Edits(folder, db), whole_shards(folder, job)
+        edits, shards = Edits(folder, db), folder.whole_shards(job)
         if job.open:
             taken = Segments(folder, db)
             shards, anew.counts = taken.shards(), taken.counts()

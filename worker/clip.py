@@ -21,7 +21,7 @@ from storage.disk import translating
 from storage.errors import StorageError
 from storage.uris import below, shown
 from tasks.exits import OK
-from tasks.folder import Folder, JobError, parts, read_plan
+from tasks.folder import Folder, JobError, parts
 from tasks.ordered import side_by_side
 from tasks.plan import scratch
 from tasks.progress import choose_face, tell
@@ -78,7 +78,7 @@ def _gather(db: sqlite3.Connection, folder: Folder, job: Job) -> None:
     for each in _records(folder, "annotations"):
         if each.setdefault("score", 1.0) >= SHOWN:
             db.execute("INSERT INTO found VALUES (?, ?)", (each["image_id"], encode(each)))
-    for items in side_by_side(lambda part: read_plan(folder, part), parts(folder, job)):
+    for items in side_by_side(lambda part: folder.read_plan(part), parts(folder, job)):
         rows = ((each.file_name, encode(each)) for each in items if each.frame is not None)
         db.executemany("INSERT OR IGNORE INTO item VALUES (?, ?)", rows)
 

@@ -16,7 +16,7 @@ from pycocotools.coco import COCO
 
 from storage import get, put
 from storage.errors import StorageError
-from tasks.folder import SHEET, Folder, read_plan
+from tasks.folder import SHEET, Folder
 from tasks.merge import Picked
 from tasks.records import Annotation, Item, ItemError, Job, Settings
 from worker.images import Pixels, decode, read_header
@@ -45,7 +45,7 @@ def write_sheet(folder: Folder, job: Job, picks: Sequence[Picked]) -> bool:
 
 
 def _tile(folder: Folder, job: Job, pick: Picked) -> tuple[str, Pixels | None]:
-    item = next(each for each in read_plan(folder, pick.shard) if each.file_name == pick.file_name)
+    item = next(each for each in folder.read_plan(pick.shard) if each.file_name == pick.file_name)
     found = pick.found
     number = sum(each.score >= SHOWN for each in found)
     caption = f"{item.file_name}: {number} from {SHOWN}, {len(found)} in all"

@@ -17,7 +17,7 @@ from storage.errors import Exists, StorageError
 from storage.uris import without_frame
 from tasks import messages
 from tasks.broker import BrokerDown
-from tasks.folder import Due, Folder, JobError, generation_due, read_job, read_plan, read_shard
+from tasks.folder import Due, Folder, JobError, read_job
 from tasks.markers import halt_of, look_for_halt
 from tasks.merge import merge_all
 from tasks.open_jobs import append_message
@@ -124,7 +124,7 @@ def run_shard(message: messages.ShardMessage, job: Job, station: Station) -> Non
     """Work off one shard. A message that comes again finds it done."""
     folder = Folder(message.job, job.run)
     station.admit(job, folder)
-    generation = generation_due(folder, message.shard)
+    generation = folder.generation_due(message.shard)
     if generation is not None:
         look_for_halt(folder)
         model = station.model_of(job)
@@ -137,7 +137,7 @@ def run_shard(message: messages.ShardMessage, job: Job, station: Station) -> Non
 
 def _try(due: Due, job: Job, model: LoadedModel, station: Station) -> None:
     (folder, shard, _), settings = due, job.asked.settings
-    items = read_plan(*due)
+    items = due.folder.read_plan(due.shard, due.generation)
     before = spool.kept_of(due, _produced_by(model))
     done = {image.id for image in before.images} | {each.image_id for each in before.failures}
     left = tuple(sorted((item for item in items if item.id not in done), key=_place))
@@ -240,7 +240,7 @@ def deliver(station: Station) -> None:
             if job is None or job.run != folder.run or halt_of(folder) or exists(due.uri):
                 spool.forget(due)
             elif kept.whole:
-                _write(due, job, kept.record, read_plan(*due), station)
+                _write(due, job, kept.record, folder.read_plan(due.shard, due.generation), station)
                 log.info("shard %s of %s is delivered from the spool", due.shard, folder.uri)
                 station.ended(folder, job)
         except BrokerDown as exc:
@@ -255,7 +255,7 @@ def _commit(due: Due, record: Shard) -> None:
     try:
         put(due.uri, data, create_only=True)
     except Exists:
-        there = read_shard(*due)
+        there = due.folder.read_shard(due.shard, due.generation)
         if there.produced_by == record.produced_by:
             log.error("shard %s exists with other content; ours is kept beside it", record.shard)
             put(due.uri.removesuffix(".json") + ".conflict.json", data)

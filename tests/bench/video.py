@@ -21,7 +21,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storage import put, s3
-from tasks.folder import read_plan
 from tasks.frames import frames_of
 from tasks.inputs import find
 from tasks.plan import write_plan
@@ -63,7 +62,7 @@ def noisy(number: int, width: int, height: int) -> NDArray[np.uint8]:
 def plan(folder: Path, word: str, selection: Selection, size: int) -> list[list[Item]]:
     """The items of each shard."""
     out, counts = write_plan(str(folder), b"", frames_of(find([word]), selection), selection, size)
-    return [list(read_plan(out, shard)) for shard in range(counts.shards)]
+    return [list(out.read_plan(shard)) for shard in range(counts.shards)]
 
 
 def decode(shards: Sequence[Sequence[Item]]) -> int:

@@ -19,8 +19,8 @@ from tests.running import MASKMILL, environment, maskmill
 DERIVED = ("instances.json", "results.json", "failures.jsonl", "contact-sheet.jpg", "run.json")
 STEPS = {
     "before all": {"call": "worker.jobs:merge_all"},
-    "the first shard": {"call": "tasks.folder:whole_shard"},
-    "the tenth shard": {"call": "tasks.folder:whole_shard", "nth": 10},
+    "the first shard": {"call": "tasks.folder:Folder.whole_shard"},
+    "the tenth shard": {"call": "tasks.folder:Folder.whole_shard", "nth": 10},
     "the sheet": {"call": "worker.jobs:write_sheet"},
     "the seal": {"call": "tasks.merge:seal"},
     "after all": {"call": "worker.jobs:merge_all", "when": "after"},

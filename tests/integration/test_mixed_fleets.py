@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tasks.folder import every_attempt, read_job, read_shard
+from tasks.folder import every_attempt, read_job
 from tasks.opening import usual_shard_size
 from tasks.shelf import ZOO, digest, find_model
 from tests.faults import SHARED, attempts, ends, folder_of, left
@@ -106,7 +106,7 @@ def slow(seconds: float) -> dict[str, object]:
 def kinds_of(output: Path) -> Counter[tuple[str, str]]:
     folder, job = folder_of(output), read_job(str(output))
     assert job is not None
-    made = (read_shard(folder, shard).produced_by for shard in range(job.counts.shards))
+    made = (folder.read_shard(shard).produced_by for shard in range(job.counts.shards))
     return Counter((each.engine, each.sha256) for each in made)
 
 
@@ -168,7 +168,7 @@ def test_the_cloud_and_a_board_share_a_job(fleet_here: Fleet, tmp_path: Path) ->
     together = found_in((out / "instances.json").read_bytes())
     folder = folder_of(out)
     for number in range(20):
-        shard = read_shard(folder, number)
+        shard = folder.read_shard(number)
         made, name = shard.produced_by, shard.images[0].file_name
         assert together[name] == alone[made.engine][name]
         assert made.precision == {"onnx": "fp32", "tflite": "int8"}[made.engine]

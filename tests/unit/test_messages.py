@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from storage import list_entries, put
-from tasks.folder import Folder, JobError, read_plan
+from tasks.folder import Folder, JobError
 from tasks.messages import ShardMessage
 from tasks.state import KnownJob, State
 
@@ -38,7 +38,7 @@ def test_a_message_that_does_not_fit(change, why) -> None:
 
 def test_a_shard_that_no_plan_has_is_no_passing_trouble(tmp_path: Path) -> None:
     with pytest.raises(JobError, match="no such shard"):
-        read_plan(Folder(str(tmp_path), "run"), 999)
+        Folder(str(tmp_path), "run").read_plan(999)
 
 
 def test_a_damaged_entry_of_the_state_folder_is_passed_over(tmp_path: Path) -> None:

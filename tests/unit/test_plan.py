@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from storage import get, list_entries, put
 from tasks.cards import Build, Card, Model
 from tasks.categories import coco80
-from tasks.folder import read_plan
 from tasks.inputs import Found, InputError
 from tasks.opening import differing
 from tasks.ordered import side_by_side
@@ -34,7 +33,7 @@ def asked(shard_size: int = 3, **selection: object) -> Asked:
 def planned(found: Iterable[Found], wanted: Asked) -> list[Item]:
     with TemporaryDirectory() as uri:
         folder, counts = write_plan(uri, b"", found, wanted.selection, wanted.shard_size)
-        parts = [read_plan(folder, number) for number in range(counts.shards)]
+        parts = [folder.read_plan(number) for number in range(counts.shards)]
     assert all(len(part) == wanted.shard_size for part in parts[:-1])
     items = [item for part in parts for item in part]
     assert len(items) == counts.items

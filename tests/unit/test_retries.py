@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from storage import put
-from tasks.folder import Folder, generation_due, missing_shards, read_plan
+from tasks.folder import Folder, missing_shards
 from tasks.following import retry_job
 from tasks.merge import Outdated, is_merged, merge_all
 from tasks.records import Problem, encode, encode_lines
@@ -39,9 +39,9 @@ def test_a_retry_plans_what_failed_and_no_more(folder: Folder, sent: list[list[i
     assert not sent, "nothing failed there"
     retry_job(folder.uri, "fetch, decode")
     assert sent == [[0, 2]]
-    assert read_plan(folder, 0, 1) == tuple(ITEMS[1:3])
-    assert read_plan(folder, 2, 1) == (ITEMS[6],)
-    assert [generation_due(folder, shard) for shard in (0, 1, 2)] == [1, None, 1]
+    assert folder.read_plan(0, 1) == tuple(ITEMS[1:3])
+    assert folder.read_plan(2, 1) == (ITEMS[6],)
+    assert [folder.generation_due(shard) for shard in (0, 1, 2)] == [1, None, 1]
 
 
 def test_what_was_not_there_to_be_planned_is_not_tried_again(
@@ -51,7 +51,7 @@ def test_what_was_not_there_to_be_planned_is_not_tried_again(
     gone = replace(ITEMS[1], frame=None, problem=Problem("fetch", "not-found", "it is gone"))
     put(folder.plan(0), encode_lines((ITEMS[0], gone, ITEMS[2])))
     retry_job(folder.uri, "")
-    assert read_plan(folder, 0, 1) == (ITEMS[2],)
+    assert folder.read_plan(0, 1) == (ITEMS[2],)
     put(folder.shard(0, 1), encode(ended(0, ITEMS[2:3])))
     assert "to try again" in "".join(retry_job(folder.uri, "").lines)
     assert sent == [[0]]
@@ -66,7 +66,7 @@ def test_what_fails_again_is_tried_in_the_next_generation(
     put(folder.shard(2, 1), encode(ended(2, ITEMS[6:])))
     retry_job(folder.uri, "")
     assert sent == [[0, 2], [0]]
-    assert read_plan(folder, 0, 2) == (ITEMS[2],)
+    assert folder.read_plan(0, 2) == (ITEMS[2],)
 
 
 def test_a_merge_that_came_between_two_parts_of_a_retry_is_not_the_last(folder: Folder) -> None:

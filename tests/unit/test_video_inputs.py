@@ -20,7 +20,7 @@ from storage import put
 from storage.errors import NotFound, Unavailable
 from storage.uris import without_frame
 from tasks.annotate import _done
-from tasks.folder import Folder, JobError, read_plan
+from tasks.folder import Folder, JobError
 from tasks.frames import AHEAD, frames_of
 from tasks.inputs import Found, InputError, absolute, find
 from tasks.messages import AnnotateMessage, SubmitMessage
@@ -331,7 +331,7 @@ def plan(tmp_path: Path, found: Iterable[Found], size: int = 8, **how: Any) -> l
     selection = Selection(**how)
     expanded = frames_of(iter(found), selection)
     folder, counts = write_plan(str(tmp_path), b"", expanded, selection, size)
-    parts = [list(read_plan(folder, n)) for n in range(counts.shards)]
+    parts = [list(folder.read_plan(n)) for n in range(counts.shards)]
     assert sum(map(len, parts)) == counts.items
     return parts
 
