@@ -11,9 +11,8 @@ from storage.uris import join, shown
 from tasks.broker import DEFAULT_QUEUE, BrokerDown, broker_url, make_app, queues_for, waiting
 from tasks.cards import ENGINE_PARTS, ModelError
 from tasks.environment import SettingError, WorkerSettings, board, installed, targets_of
-from tasks.progress import Said
+from tasks.exits import Said, record_lines
 from tasks.state import fleet_state
-from tasks.zoo_table import record_lines
 
 PACKAGES = ("onnxruntime", "openvino", "ai-edge-litert", "tflite-runtime")  # that run models
 _SECRET = ("KEY", "SECRET", "TOKEN", "PASSWORD")

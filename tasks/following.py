@@ -19,7 +19,7 @@ from storage.uris import shown
 from tasks.annotate import as_asked, finish, gate, standard_input
 from tasks.broker import BrokerDown
 from tasks.edits import TABLES as EDITS
-from tasks.exits import OK, STOPPED
+from tasks.exits import OK, STOPPED, Said, record_lines, say, tell
 from tasks.folder import Folder, JobError, ShardName, find_job, missing_shards, read_job
 from tasks.frames import frames_of
 from tasks.inputs import absolute
@@ -30,13 +30,11 @@ from tasks.open_jobs import append_inputs, require_same
 from tasks.opening import Sources, asked_inputs, continue_job, refuse_foreign, sources
 from tasks.ordered import side_by_side
 from tasks.plan import scratch, survey
-from tasks.progress import Said, say, tell
 from tasks.reconcile import look_after
 from tasks.records import Job, Routing, Selection, Stage, Wishes, encode_lines
 from tasks.state import Fleet, fleet_here, fleet_state
 from tasks.status import Follower, followers, said
 from tasks.submit import send_missing, submit, visible, what_is_asked
-from tasks.zoo_table import record_lines
 
 WATCH_S = 2.0
 TRIED = 32  # inputs of a dry run

@@ -3,13 +3,13 @@
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable
 from datetime import timedelta
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
+
+from tasks.exits import say_json
 
 Event = dict[str, Any]
 Face = Literal["bar", "lines", "json"]
@@ -21,32 +21,6 @@ def choose_face(as_json: bool) -> Face:
     if as_json:
         return "json"
     return "bar" if sys.stderr.isatty() else "lines"
-
-
-def say_json(event: Event) -> None:
-    print(msgspec.json.encode(event).decode(), flush=True)
-
-
-class Said(NamedTuple):
-    """What came of a command: for a program, for a person, and as its exit code."""
-
-    event: Event
-    lines: Iterable[str]
-    code: int = 0
-
-
-def say(said: Said, as_json: bool) -> int:
-    """The code, when it is told."""
-    tell({**said.event, "exit": said.code}, said.lines, as_json)
-    return said.code
-
-
-def tell(event: Event, lines: Iterable[str], as_json: bool) -> None:
-    """What came of a command: the event for a program, else the lines for a person."""
-    if as_json:
-        say_json(event)
-    else:
-        print("\n".join(lines), flush=True)
 
 
 class Tally:

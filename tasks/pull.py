@@ -18,9 +18,9 @@ from storage.disk import translating
 from storage.errors import Full, NotFound, StorageError, Unreachable
 from storage.uris import below
 from tasks.cards import Build, Card, Download, ModelError
-from tasks.progress import Said, choose_face
+from tasks.exits import Facts, Said, record_lines
+from tasks.progress import choose_face
 from tasks.shelf import checksum, fetch_shared, find_card, is_shared, place_of, user_folder
-from tasks.zoo_table import Facts, record_lines
 
 Told = Callable[[int, int | None], None]  # bytes done, and of how many where that is known
 

@@ -12,12 +12,11 @@ from storage import get, put
 from storage.errors import StorageError
 from storage.uris import shown
 from tasks.broker import DEFAULT_QUEUE, broker_url, make_app
-from tasks.exits import OK, STOPPED
+from tasks.exits import OK, STOPPED, tell
 from tasks.folder import JobError, read_job
 from tasks.inputs import absolute
 from tasks.messages import ReconcileMessage
 from tasks.nominal import UTC, following, interval, stamp, zone_of
-from tasks.progress import tell
 from tasks.runs import look_at, place_of, read_book, read_schedules
 from tasks.schedules import Schedule, ScheduleError, parse_schedules
 from tasks.state import State, fleet_here, fleet_state

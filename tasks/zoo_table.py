@@ -3,28 +3,20 @@
 from collections.abc import Iterator
 from pathlib import Path
 from textwrap import wrap
-from typing import Any
 
 import msgspec
 from rich.console import Console
 from rich.table import Table
 
 from tasks.cards import Build, Card, ModelError, read_card
+from tasks.exits import Facts, Said, record_lines
 from tasks.graph_file import files_of, read_graph
-from tasks.progress import Said
 from tasks.recognise import sides
 from tasks.shelf import find_card, is_shared, place_of, zoo_cards
-
-Facts = dict[str, Any]
 
 _COLUMNS = ("model", "network, input", "box/mask AP", "cost", "runs on", "weights")
 _UNKNOWN = "–"
 _LEGEND = f"AP is in percent and as published, or with * measured by us; {_UNKNOWN} is not known"
-# What an empty field means, where it is not that no source publishes it.
-_EMPTY = dict.fromkeys(("path", "graph", "ready"), "not here")
-_EMPTY |= dict.fromkeys(("notes", "downloads", "settings", "detections", "files"), "none")
-_EMPTY |= {"input": "the card's", "decode": "as usual", "takes": "what its graph says"}
-_EMPTY |= {"fits": "not tried", "card": "none: the network tells it all"}
 
 
 def list_models() -> Said:
@@ -128,16 +120,3 @@ def _figures(builds: list[Facts], precision: str) -> list[str]:
 
 def _percent(value: float | None) -> str:
     return _UNKNOWN if value is None else f"{100 * value:.4g}"
-
-
-def record_lines(record: Facts, indent: str = "", empty: str = "not published") -> Iterator[str]:
-    """A record as indented lines, where what is empty says why."""
-    for name, value in record.items():
-        records = value if isinstance(value, list | tuple) else [value]
-        if records and all(each and isinstance(each, dict) for each in records):
-            for each in records:
-                yield f"{indent}{name if value is each else name.removesuffix('s')}"
-                yield from record_lines(each, indent + "  ", empty)
-        else:
-            text = "" if value in (None, {}) else ", ".join(map(str, records))
-            yield f"{indent}{name:<11} {text or _EMPTY.get(name, empty)}"

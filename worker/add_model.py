@@ -15,11 +15,10 @@ from storage import open_write
 from storage.uris import storable
 from tasks.cards import Build, Card, Categories, InputSpec, ModelError, parse_card
 from tasks.categories import Category, from_file
+from tasks.exits import Facts, Said, record_lines
 from tasks.graph_file import files_of, read_graph
-from tasks.progress import Said
 from tasks.recognise import ASKED, Draft, asked, recognise
 from tasks.shelf import ZOO, copy_build, digest, is_network, user_folder
-from tasks.zoo_table import Facts, record_lines
 from worker.check import try_build
 
 # What was typed of the model, by option, the keys of ASKED. What is empty the graph tells, or the

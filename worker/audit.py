@@ -9,11 +9,10 @@ from tasks.annotate import kinds_said
 from tasks.categories import Category
 from tasks.edits import TABLES as EDITS
 from tasks.edits import VERSION, Edits
-from tasks.exits import OK, STOPPED
+from tasks.exits import OK, STOPPED, Said
 from tasks.folder import Folder, JobError, ShardName, find_job, missing_shards, parts, read_run
 from tasks.merge import FILES, Hashing, Merged, hash_of, is_merged, write_all
 from tasks.plan import scratch
-from tasks.progress import Said
 from tasks.records import Annotation, Job, Shard
 from tasks.segments import TABLES, Segments
 from worker.rle import Rle, is_canonical

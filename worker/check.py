@@ -13,13 +13,11 @@ from storage.uris import shown, storable
 from tasks.annotate import DEMO
 from tasks.cards import Build, Card, Model, ModelError, need_worker_parts
 from tasks.environment import WorkerSettings
-from tasks.exits import OK, WRONG
+from tasks.exits import OK, WRONG, Facts, Said, record_lines
 from tasks.inputs import InputError, absolute
 from tasks.opening import settings_of
-from tasks.progress import Said
 from tasks.records import Item, Wishes
 from tasks.shelf import builds_at, model_at
-from tasks.zoo_table import Facts, record_lines
 from worker.drawing import contact_sheet, drawn
 from worker.model import load_model
 from worker.shard import Means, Stopwatch, annotate

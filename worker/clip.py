@@ -20,11 +20,11 @@ from storage import open_read, open_write
 from storage.disk import translating
 from storage.errors import StorageError
 from storage.uris import below, shown
-from tasks.exits import OK
+from tasks.exits import OK, tell
 from tasks.folder import Folder, JobError, parts
 from tasks.ordered import side_by_side
 from tasks.plan import scratch
-from tasks.progress import choose_face, tell
+from tasks.progress import choose_face
 from tasks.records import Item, ItemError, Job, encode
 from worker.drawing import SHOWN, draw
 from worker.images import Pixels

@@ -21,13 +21,11 @@ from storage import get
 from storage.errors import NotFound
 from tasks.annotate import annotate
 from tasks.cards import Model
-from tasks.exits import GATE_FAILED, OK
+from tasks.exits import GATE_FAILED, OK, Said, record_lines, say
 from tasks.folder import Folder, JobError, find_job
 from tasks.inputs import InputError
-from tasks.progress import Said, say
 from tasks.records import Selection, Wishes
 from tasks.shelf import find_model
-from tasks.zoo_table import record_lines
 
 MATCH_IOU = 0.5
 METRICS = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")

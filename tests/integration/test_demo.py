@@ -16,7 +16,7 @@ from pycocotools import mask as coco_mask
 
 from tasks import annotate
 from tasks.cards import read_card
-from tasks.progress import Said
+from tasks.exits import Said
 from tasks.shelf import ZOO
 from tests.running import maskmill
 from worker.tflite_runtime import PACKAGES

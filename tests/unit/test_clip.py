@@ -20,9 +20,9 @@ from storage import get, put
 from storage.errors import Full
 from storage.uris import of_frame
 from tasks.annotate import report
+from tasks.exits import Said
 from tasks.folder import Folder, JobError
 from tasks.merge import Picked, merge_all
-from tasks.progress import Said
 from tasks.records import (
     Annotation,
     Image,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tasks.cards import Card, ModelError, read_card
-from tasks.progress import say
+from tasks.exits import say
 from tasks.shelf import ZOO
 from tasks.zoo_table import list_models, show_model
 from tests import graphs_yolo_seg
