@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from storage.uris import storable
+from storage import storable
 from tasks.cards import Model, is_here, need_worker_parts
 from tasks.exits import OK, OVER_BUDGET, Said, record_lines, say, say_json
 from tasks.folder import Folder, JobError, find_job, missing_shards, read_run

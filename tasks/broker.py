@@ -19,7 +19,7 @@ from kombu.connection import Connection
 from kombu.exceptions import BatchPublishError, OperationalError
 from redis import Redis
 
-from storage.uris import shown
+from storage import shown
 from tasks.environment import SettingError, whole_number
 from tasks.folder import ShardName
 from tasks.messages import MergeMessage, Message, ShardMessage

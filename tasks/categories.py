@@ -9,9 +9,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec.structs import replace
 
-from storage import get
-from storage.errors import StorageError
-from storage.uris import shown
+from storage import StorageError, get, shown
 from tasks.environment import SettingError
 
 CategoryId = Annotated[int, msgspec.Meta(ge=1, lt=2**31)]

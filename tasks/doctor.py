@@ -5,9 +5,7 @@ import tempfile
 from collections.abc import Iterator
 from importlib import import_module
 
-from storage import delete, get, put
-from storage.errors import StorageError
-from storage.uris import join, shown
+from storage import StorageError, delete, get, join, put, shown
 from tasks.broker import DEFAULT_QUEUE, BrokerDown, broker_url, make_app, queues_for, waiting
 from tasks.cards import ENGINE_PARTS, ModelError
 from tasks.environment import SettingError, WorkerSettings, board, installed, targets_of

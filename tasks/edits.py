@@ -17,9 +17,7 @@ from typing import Any, BinaryIO
 import ijson
 import msgspec
 
-from storage import open_read, put
-from storage.errors import NotFound
-from storage.uris import shown
+from storage import NotFound, open_read, put, shown
 from tasks.categories import Category
 from tasks.folder import Folder, decoded
 from tasks.inputs import Found, InputError

@@ -15,9 +15,8 @@ import msgspec
 from botocore.exceptions import BotoCoreError, ClientError
 from redis import RedisError
 
-from storage import Entry
+from storage import Entry, parse, shown
 from storage.s3 import version_of
-from storage.uris import parse, shown
 from tasks.broker import BrokerDown, redis_at, sqs_client
 from tasks.inputs import Found, listed
 

@@ -8,9 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from storage import Entry, delete, exists, get, list_entries
-from storage.errors import NotFound
-from storage.uris import join, shown
+from storage import Entry, NotFound, delete, exists, get, join, list_entries, shown
 from tasks.ordered import side_by_side
 from tasks.records import Attempt, Image, Item, Job, Shard
 

@@ -13,9 +13,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from storage import open_read, put
-from storage.errors import Exists, StorageError
-from storage.uris import shown
+from storage import Exists, StorageError, open_read, put, shown
 from tasks.annotate import as_asked, finish, gate, standard_input
 from tasks.broker import BrokerDown
 from tasks.edits import TABLES as EDITS

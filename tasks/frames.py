@@ -4,8 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from importlib import import_module
 
-from storage.errors import OfOneInput
-from storage.uris import of_frame, shown
+from storage import OfOneInput, of_frame, shown
 from tasks.inputs import Found, InputError
 from tasks.ordered import asked_once
 from tasks.records import ItemError, Problem, Sampling, VideoFrame

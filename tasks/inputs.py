@@ -10,8 +10,7 @@ from typing import Annotated
 import ijson
 import msgspec
 
-from storage import Entry, exists, expand, list_entries, open_read
-from storage.errors import BadUri, NotFound, shown
+from storage import BadUri, Entry, NotFound, exists, expand, list_entries, open_read, shown
 from storage.uris import as_folder, basename, is_glob, join, parent, parse, relative, storable
 from tasks.folder import SHEET
 from tasks.records import Problem, VideoFrame

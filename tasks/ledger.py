@@ -9,9 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from struct import iter_unpack
 
-from storage import delete, get, list_entries, put
-from storage.errors import Exists
-from storage.uris import join
+from storage import Exists, delete, get, join, list_entries, put
 from tasks.folder import Folder
 from tasks.inputs import Found
 from tasks.ordered import side_by_side

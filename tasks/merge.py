@@ -13,8 +13,7 @@ from typing import Any, BinaryIO
 
 import msgspec
 
-from storage import exists, open_read, open_write, put
-from storage.errors import Exists, NotFound
+from storage import Exists, NotFound, exists, open_read, open_write, put
 from tasks.edits import TABLES as EDITS
 from tasks.edits import VERSION, Edits, read
 from tasks.environment import producer_versions

@@ -16,8 +16,7 @@ from typing import Any
 import msgspec
 from celery import Celery
 
-from storage import put
-from storage.uris import below, shown
+from storage import below, put, shown
 from tasks.broker import send_shards
 from tasks.environment import check_target
 from tasks.folder import Folder, JobDiffers, read_job

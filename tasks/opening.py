@@ -6,8 +6,7 @@ from typing import Any, NamedTuple, cast
 
 import msgspec
 
-from storage import exists
-from storage.uris import join, parse, without_query
+from storage import exists, join, parse, without_query
 from tasks.cards import Model
 from tasks.categories import Category, CategoryId, from_file, ids_of, mapped, renumber
 from tasks.edits import TABLES as EDITS

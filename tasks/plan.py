@@ -15,9 +15,7 @@ from typing import TypeVar
 
 import msgspec
 
-from storage import list_entries, put
-from storage.errors import Exists
-from storage.uris import shown, without_frame
+from storage import Exists, list_entries, put, shown, without_frame
 from tasks.folder import Folder, JobError
 from tasks.inputs import Found, InputError, coco_images
 from tasks.ordered import side_by_side

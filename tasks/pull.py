@@ -13,10 +13,8 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
-from storage import CHUNK, Opened, open_from, put
+from storage import CHUNK, Full, NotFound, Opened, StorageError, Unreachable, below, open_from, put
 from storage.disk import translating
-from storage.errors import Full, NotFound, StorageError, Unreachable
-from storage.uris import below
 from tasks.cards import Build, Card, Download, ModelError
 from tasks.exits import Facts, Said, record_lines
 from tasks.progress import choose_face

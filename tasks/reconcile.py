@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Sequence
 import msgspec
 from celery import Celery
 
-from storage.errors import StorageError
+from storage import StorageError
 from tasks.broker import queue_of, send_merge, send_shards, waiting
 from tasks.environment import whole_number
 from tasks.folder import Folder, JobError, ShardName, missing_shards, parts, read_attempts, read_job

@@ -9,9 +9,7 @@ from functools import partial
 import msgspec
 from msgspec.structs import asdict, astuple
 
-from storage import get, put
-from storage.errors import Exists
-from storage.uris import join, shown
+from storage import Exists, get, join, put, shown
 from tasks.events import drain
 from tasks.folder import Folder, ShardName, find_job, parts, read_job, read_run
 from tasks.inputs import Found

@@ -21,10 +21,9 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from storage import delete, get, list_entries, put
+from storage import basename, delete, get, join, list_entries, put, shown
 from storage.errors import Exists, Full, NotFound, StorageError, Unavailable
 from storage.http_requests import post
-from storage.uris import basename, join, shown
 from tasks.broker import BrokerDown
 from tasks.folder import JobError, decoded, read_any, read_job
 from tasks.nominal import interval, latest, stamp

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import msgspec
 
+from storage import parse, shown
 from storage.http_requests import webhook_rules
-from storage.uris import parse, shown
 from tasks.cards import Model
 from tasks.environment import check_target
 from tasks.events import check_queue

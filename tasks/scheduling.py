@@ -8,9 +8,7 @@ from typing import Any
 import msgspec
 from celery import beat
 
-from storage import get, put
-from storage.errors import StorageError
-from storage.uris import shown
+from storage import StorageError, get, put, shown
 from tasks.broker import DEFAULT_QUEUE, broker_url, make_app
 from tasks.exits import OK, STOPPED, tell
 from tasks.folder import JobError, read_job

@@ -22,9 +22,7 @@ from typing import Any, cast
 import msgspec
 from msgspec.structs import replace
 
-from storage import open_read, put
-from storage.errors import Exists, NotFound
-from storage.uris import shown, without_frame, without_query
+from storage import Exists, NotFound, open_read, put, shown, without_frame, without_query
 from tasks.folder import Folder, JobError, ShardName, decoded
 from tasks.ordered import side_by_side
 from tasks.records import Annotation, Failure, Image, Item, ProducedBy, Schema, Shard, encode

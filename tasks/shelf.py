@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-from storage import CHUNK, get, list_entries, open_read, open_write, put
-from storage.errors import NotFound, StorageError
+from storage import CHUNK, NotFound, StorageError, get, list_entries, open_read, open_write, put
 from storage.uris import basename, below, relative, shown, storable
 from tasks.cards import ENGINES_BY_SUFFIX, Build, Card, Compute, Model, ModelError, read_card
 from tasks.graph_file import files_of, need_files, read_graph

@@ -18,9 +18,8 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 from celery import Celery
 
-from storage import delete, exists, get, list_entries, put
+from storage import delete, exists, get, join, list_entries, put, storable
 from storage.errors import NotFound, without_queries
-from storage.uris import join, storable
 from tasks.broker import broker_url, make_app
 from tasks.cards import Model
 from tasks.environment import SettingError

@@ -7,8 +7,7 @@ from typing import Any
 
 import msgspec
 
-from storage import list_entries
-from storage.uris import as_folder
+from storage import as_folder, list_entries
 from tasks.folder import Folder, ShardName, parts, read_job
 from tasks.markers import halt_of
 from tasks.merge import is_merged, refuse_replaced

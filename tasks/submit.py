@@ -14,8 +14,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from storage import exists, open_read, open_write
-from storage.uris import basename, join, parse, shown
+from storage import basename, exists, join, open_read, open_write, parse, shown
 from tasks.broker import send_merge, send_shards
 from tasks.environment import check_target
 from tasks.folder import Folder, missing_shards

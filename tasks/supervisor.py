@@ -17,8 +17,7 @@ from typing import Any, BinaryIO
 import msgspec
 from celery import Celery
 
-from storage import put
-from storage.errors import StorageError
+from storage import StorageError, put
 from tasks.broker import BrokerDown, broker_url, make_app, send_shards
 from tasks.cards import Model, ModelError, engines_here, need_worker_parts
 from tasks.environment import targets_of

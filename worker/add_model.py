@@ -11,8 +11,7 @@ from typing import Any
 
 import msgspec
 
-from storage import open_write
-from storage.uris import storable
+from storage import open_write, storable
 from tasks.cards import Build, Card, Categories, InputSpec, ModelError, parse_card
 from tasks.categories import Category, from_file
 from tasks.exits import Facts, Said, record_lines

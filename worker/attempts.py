@@ -10,8 +10,7 @@ from contextlib import suppress
 
 import msgspec
 
-from storage import put
-from storage.errors import Exists, StorageError
+from storage import Exists, StorageError, put
 from tasks.folder import attempt_uri, read_attempts
 from tasks.markers import Halted
 from tasks.records import Attempt, encode

@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from storage import put
-from storage.uris import shown, storable
+from storage import put, shown, storable
 from tasks.annotate import DEMO
 from tasks.cards import Build, Card, Model, ModelError, need_worker_parts
 from tasks.environment import WorkerSettings

@@ -16,10 +16,8 @@ import msgspec
 from rich.console import Console
 from rich.progress import track
 
-from storage import open_read, open_write
+from storage import StorageError, below, open_read, open_write, shown
 from storage.disk import translating
-from storage.errors import StorageError
-from storage.uris import below, shown
 from tasks.exits import OK, tell
 from tasks.folder import Folder, JobError, parts
 from tasks.ordered import side_by_side

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageDraw, ImageFont, ImageOps
 from pycocotools.coco import COCO
 
-from storage import get, put
-from storage.errors import StorageError
+from storage import StorageError, get, put
 from tasks.folder import SHEET, Folder
 from tasks.merge import Picked
 from tasks.records import Annotation, Item, ItemError, Job, Settings

@@ -17,8 +17,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from storage import get
-from storage.errors import NotFound
+from storage import NotFound, get
 from tasks.annotate import annotate
 from tasks.cards import Model
 from tasks.exits import GATE_FAILED, OK, Said, record_lines, say

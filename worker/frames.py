@@ -12,8 +12,7 @@ import av
 import numpy as np
 from av.packet import Packet
 
-from storage.errors import StorageError
-from storage.uris import without_frame
+from storage import StorageError, without_frame
 from tasks.records import Item, ItemError, Video, VideoFrame
 from worker.film import Film, Stamped
 from worker.images import Pixels

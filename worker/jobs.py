@@ -12,9 +12,7 @@ import msgspec
 from celery import shared_task
 from celery.exceptions import Reject
 
-from storage import exists, put
-from storage.errors import Exists, StorageError
-from storage.uris import without_frame
+from storage import Exists, StorageError, exists, put, without_frame
 from tasks import messages
 from tasks.broker import BrokerDown
 from tasks.folder import Due, Folder, JobError, read_job

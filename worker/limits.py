@@ -4,7 +4,7 @@ import os
 import re
 from dataclasses import dataclass
 
-from storage.uris import parse, shown
+from storage import parse, shown
 from tasks.cards import ModelError
 from tasks.folder import JobError
 from tasks.inputs import meant

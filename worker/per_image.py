@@ -16,9 +16,7 @@ from typing import Any
 
 from PIL import Image
 
-from storage import get, put
-from storage.errors import BadUri, Exists
-from storage.uris import below, shown
+from storage import BadUri, Exists, below, get, put, shown
 from tasks.folder import Folder
 from tasks.merge import dataset_record
 from tasks.ordered import side_by_side

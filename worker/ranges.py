@@ -15,9 +15,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import IO, BinaryIO
 
-from storage import CHUNK, Opened, open_from
+from storage import CHUNK, Opened, open_from, parse
 from storage.disk import translating
-from storage.uris import parse
 from tasks.records import ItemError
 
 HEAD = 1 << 16  # bytes that are asked for where nothing says how many are wanted

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from storage.errors import StorageError
+from storage import StorageError
 from tasks.broker import queues_for
 from tasks.shelf import find_model
 from tasks.state import WorkerNow

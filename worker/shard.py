@@ -14,9 +14,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from storage import get_versioned
-from storage.errors import OfOneInput, StorageError
-from storage.uris import shown
+from storage import OfOneInput, StorageError, get_versioned, shown
 from tasks.cards import ModelError
 from tasks.ordered import side_by_side
 from tasks.records import Annotation, Failure, Image, Item, ItemError, Problem, Settings, Video

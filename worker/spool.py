@@ -14,8 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from storage import put
-from storage.errors import StorageError
+from storage import StorageError, put
 from tasks.folder import Due
 from tasks.records import ProducedBy, Shard, encode
 

@@ -12,9 +12,7 @@ import msgspec
 from celery import Celery, current_task
 from celery.exceptions import Reject
 
-from storage import exists, list_entries, put
-from storage.errors import StorageError
-from storage.uris import basename, join, without_frame
+from storage import StorageError, basename, exists, join, list_entries, put, without_frame
 from tasks.broker import queue_of, send_merge, send_shards
 from tasks.cards import Model, ModelError, engines_here
 from tasks.environment import SettingError, WorkerSettings
