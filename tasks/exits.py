@@ -5,7 +5,7 @@
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -18,6 +18,7 @@ from tasks.inputs import InputError
 from tasks.supervisor import Stopped
 
 Facts = dict[str, Any]
+Face = Literal["bar", "lines", "json"]
 
 OK, WRONG, OVER_BUDGET, STOPPED, GATE_FAILED = 0, 2, 3, 4, 5
 
@@ -28,6 +29,12 @@ _EMPTY = dict.fromkeys(("path", "graph", "ready"), "not here")
 _EMPTY |= dict.fromkeys(("notes", "downloads", "settings", "detections", "files"), "none")
 _EMPTY |= {"input": "the card's", "decode": "as usual", "takes": "what its graph says"}
 _EMPTY |= {"fits": "not tried", "card": "none: the network tells it all"}
+
+
+def choose_face(as_json: bool) -> Face:
+    if as_json:
+        return "json"
+    return "bar" if sys.stderr.isatty() else "lines"
 
 
 def say_json(event: Facts) -> None:

@@ -4,23 +4,16 @@ import sys
 import time
 from collections import Counter
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
-from tasks.exits import say_json
+from tasks.exits import Face, say_json
 
 Event = dict[str, Any]
-Face = Literal["bar", "lines", "json"]
 
 EVERY_S = {"bar": 0.0, "lines": 10.0, "json": 1.0}
-
-
-def choose_face(as_json: bool) -> Face:
-    if as_json:
-        return "json"
-    return "bar" if sys.stderr.isatty() else "lines"
 
 
 class Tally:

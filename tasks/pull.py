@@ -16,8 +16,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColu
 from storage import CHUNK, Full, NotFound, Opened, StorageError, Unreachable, below, open_from, put
 from storage.disk import translating
 from tasks.cards import Build, Card, Download, ModelError
-from tasks.exits import Facts, Said, record_lines
-from tasks.progress import choose_face
+from tasks.exits import Facts, Said, choose_face, record_lines
 from tasks.shelf import checksum, fetch_shared, find_card, is_shared, place_of, user_folder
 
 Told = Callable[[int, int | None], None]  # bytes done, and of how many where that is known

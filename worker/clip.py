@@ -18,11 +18,10 @@ from rich.progress import track
 
 from storage import StorageError, below, open_read, open_write, shown
 from storage.disk import translating
-from tasks.exits import OK, tell
+from tasks.exits import OK, choose_face, tell
 from tasks.folder import Folder, JobError, parts
 from tasks.ordered import side_by_side
 from tasks.plan import scratch
-from tasks.progress import choose_face
 from tasks.records import Item, ItemError, Job, encode
 from worker.drawing import SHOWN, draw
 from worker.images import Pixels

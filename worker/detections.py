@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from tasks.cards import ModelError
 from worker.nms import total_order
-from worker.preprocess import Frame
 from worker.rle import Bools, Float32s, Float64s, Indices, Rle
 
 Raw = Mapping[str, NDArray[np.floating]]  # what a graph put out, by name
@@ -25,6 +24,32 @@ class ModelMismatch(ModelError):
             f"the model does not fit its card: {reason}; expected {', '.join(self.expected)}; "
             f"found {', '.join(self.found) or 'nothing'}"
         )
+
+
+class Frame(NamedTuple):
+    """Where the network's input came from: the upright image, at the size that its file says.
+
+    The picture, resized to content_height × content_width, has its corner at (left, top) of the
+    input. scale_y and scale_x are input pixels per image pixel as the family's authors undo them:
+    their fit rounds the content to whole pixels, and not all of them take that into account.
+    """
+
+    image_height: int
+    image_width: int
+    input_height: int
+    input_width: int
+    content_height: int
+    content_width: int
+    scale_y: float
+    scale_x: float
+    top: int = 0
+    left: int = 0
+
+    def to_image(self, boxes_input: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Boxes (N, 4) xyxy in pixels of the input as pixels of the image, unclipped."""
+        boxes = boxes_input.astype(np.float64).reshape(-1, 4)
+        corner = np.array([self.left, self.top] * 2, np.float64)
+        return (boxes - corner) / np.array([self.scale_x, self.scale_y] * 2, np.float64)
 
 
 class Wanted(NamedTuple):

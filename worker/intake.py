@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from tasks.cards import InputSpec
 from tasks.graph_file import Tensor
 from worker.binding import Tensors
-from worker.detections import ModelMismatch
+from worker.detections import Frame, ModelMismatch
 from worker.images import Pixels
-from worker.preprocess import Frame, Layout, preprocess, to_frame
+from worker.preprocess import Layout, preprocess, to_frame
 
 # In the graph's words, which are numpy's but for "float".
 _DTYPES = ("float", "float16", "uint8", "int8")

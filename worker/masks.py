@@ -6,8 +6,7 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from worker.detections import ModelMismatch
-from worker.preprocess import Frame
+from worker.detections import Frame, ModelMismatch
 from worker.rle import Bools, Float32s, Ints, Rle, encode
 from worker.surfaces import Grid, chunks, half_pixel, level_masks, surface_masks
 

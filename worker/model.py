@@ -16,11 +16,10 @@ from numpy.typing import NDArray
 from tasks.cards import Model, ModelError
 from tasks.environment import WorkerSettings
 from tasks.graph_file import Tensor
-from worker.detections import Detections, Raw, Wanted
+from worker.detections import Detections, Frame, Raw, Wanted
 from worker.images import decode, read_header
 from worker.intake import Intake, bind_input
 from worker.memory import flight
-from worker.preprocess import Frame
 
 Feeds = Mapping[str, NDArray[np.generic]]
 Told = dict[str, NDArray[np.float32]]

@@ -14,11 +14,10 @@ import msgspec
 from tasks.annotate import work_off
 from tasks.cards import Model, ModelError, is_here
 from tasks.environment import SettingError, board
-from tasks.exits import GATE_FAILED, OK, Said
+from tasks.exits import GATE_FAILED, OK, Said, choose_face
 from tasks.folder import Folder, read_run
 from tasks.inputs import InputError
 from tasks.opening import sources
-from tasks.progress import choose_face
 from tasks.records import Selection, Wishes
 from tasks.shelf import builds_at, find_model, model_at
 from worker.evaluate import Record, compare, measure

@@ -1,44 +1,19 @@
 """Pixels to the network's input, and the value that undoes it."""
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from tasks.cards import InputSpec
+from worker.detections import Frame as Frame
 from worker.images import Pixels
 
 Layout = Literal["nchw", "nhwc", "chw"]
 
 _GREY = 114  # what a letterbox leaves around the picture, in levels
 _ZERO = 256  # where a table of levels has what the others leave
-
-
-class Frame(NamedTuple):
-    """Where the network's input came from: the upright image, at the size that its file says.
-
-    The picture, resized to content_height × content_width, has its corner at (left, top) of the
-    input. scale_y and scale_x are input pixels per image pixel as the family's authors undo them:
-    their fit rounds the content to whole pixels, and not all of them take that into account.
-    """
-
-    image_height: int
-    image_width: int
-    input_height: int
-    input_width: int
-    content_height: int
-    content_width: int
-    scale_y: float
-    scale_x: float
-    top: int = 0
-    left: int = 0
-
-    def to_image(self, boxes_input: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Boxes (N, 4) xyxy in pixels of the input as pixels of the image, unclipped."""
-        boxes = boxes_input.astype(np.float64).reshape(-1, 4)
-        corner = np.array([self.left, self.top] * 2, np.float64)
-        return (boxes - corner) / np.array([self.scale_x, self.scale_y] * 2, np.float64)
 
 
 def to_frame(height: int, width: int, spec: InputSpec, size: tuple[int, int] | None) -> Frame:

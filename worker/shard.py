@@ -18,12 +18,11 @@ from storage import OfOneInput, StorageError, get_versioned, shown
 from tasks.cards import ModelError
 from tasks.ordered import side_by_side
 from tasks.records import Annotation, Failure, Image, Item, ItemError, Problem, Settings, Video
-from worker.detections import Detections, Raw, Wanted
+from worker.detections import Detections, Frame, Raw, Wanted
 from worker.images import Header, Pixels, decode, read_header
 from worker.memory import flight
 from worker.model import LoadedModel, RunFailed
 from worker.polygons import polygons
-from worker.preprocess import Frame
 from worker.refinement import refine
 
 if TYPE_CHECKING:  # PyAV is loaded where there is a video

@@ -13,11 +13,10 @@ import numpy as np
 
 from tasks.graph_file import Tensor
 from worker.binding import Count, Outputs, Part, Role, Table, Tensors, find_roles, options_of, read
-from worker.detections import ALL, Candidates, Detections, Raw, Wanted, finished
+from worker.detections import ALL, Candidates, Detections, Frame, Raw, Wanted, finished
 from worker.intake import Intake
 from worker.masks import prototype_masks
 from worker.nms import fast_nms, greedy_nms
-from worker.preprocess import Frame
 from worker.rle import Float32s, Indices, Rle
 
 Head = Literal["boxes", "scores", "coefficients", "prototypes", "priors"]

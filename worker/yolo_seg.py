@@ -29,11 +29,10 @@ import msgspec
 import numpy as np
 
 from worker.binding import Count, Outputs, Part, Role, Table, Tensors, find_roles, options_of, read
-from worker.detections import ALL, Candidates, Detections, Raw, Wanted, finished
+from worker.detections import ALL, Candidates, Detections, Frame, Raw, Wanted, finished
 from worker.intake import Intake
 from worker.masks import Making, Resizing, prototype_steps, resized_masks
 from worker.nms import greedy_nms, total_order
-from worker.preprocess import Frame
 from worker.rle import Float32s, Rle
 
 Form = Literal["raw", "end_to_end"]

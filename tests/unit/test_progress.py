@@ -9,7 +9,8 @@ from contextlib import redirect_stderr, redirect_stdout
 
 import pytest
 
-from tasks.progress import Tally, Watcher, choose_face
+from tasks.exits import choose_face
+from tasks.progress import Tally, Watcher
 
 
 def image(shard: int, detections: int = 2, **more: str) -> dict[str, object]:
