@@ -17,12 +17,11 @@ import msgspec
 from celery import Celery
 
 from storage import below, put, shown
-from tasks.broker import send_shards
+from tasks.broker import AnnotateMessage, send_shards
 from tasks.environment import check_target
 from tasks.folder import Folder, JobDiffers, read_job
 from tasks.frames import frames_of
 from tasks.inputs import Found, InputError, ListLine, absolute, find, in_list
-from tasks.messages import AnnotateMessage
 from tasks.opening import Opened, asked_for, differing, refuse_foreign, settings_of, sources
 from tasks.ordered import side_by_side
 from tasks.plan import commit_job, shards_of

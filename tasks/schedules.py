@@ -10,11 +10,11 @@ import msgspec
 
 from storage import parse, shown
 from storage.http_requests import webhook_rules
+from tasks.broker import SubmitMessage
 from tasks.cards import Model
 from tasks.environment import check_target
 from tasks.events import check_queue
 from tasks.inputs import InputError
-from tasks.messages import SubmitMessage
 from tasks.nominal import UTC, Timing, cron, following, interval, stamp, zone_of
 from tasks.opening import settings_of
 from tasks.records import Routing, Sampling, Selection, Settings, Wishes

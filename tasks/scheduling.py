@@ -9,11 +9,10 @@ import msgspec
 from celery import beat
 
 from storage import StorageError, get, put, shown
-from tasks.broker import DEFAULT_QUEUE, broker_url, make_app
+from tasks.broker import DEFAULT_QUEUE, ReconcileMessage, broker_url, make_app
 from tasks.exits import OK, STOPPED, tell
 from tasks.folder import JobError, read_job
 from tasks.inputs import absolute
-from tasks.messages import ReconcileMessage
 from tasks.nominal import UTC, following, interval, stamp, zone_of
 from tasks.runs import look_at, place_of, read_book, read_schedules
 from tasks.schedules import Schedule, ScheduleError, parse_schedules

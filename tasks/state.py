@@ -20,11 +20,10 @@ from celery import Celery
 
 from storage import delete, exists, get, join, list_entries, put, storable
 from storage.errors import NotFound, without_queries
-from tasks.broker import broker_url, make_app
+from tasks.broker import Asking, broker_url, make_app
 from tasks.cards import Model
 from tasks.environment import SettingError
 from tasks.frames import may_read
-from tasks.messages import Asking
 from tasks.records import encode
 from tasks.shelf import copy_build
 

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from storage import get, list_entries
-from tasks.broker import make_app
+from tasks.broker import ShardMessage, make_app
 from tasks.folder import find_job, missing_shards, read_job
 from tasks.merge import merge_all
-from tasks.messages import ShardMessage
 from tasks.nominal import UTC
 from tasks.records import Job
 from tasks.running import End, Run

@@ -13,8 +13,7 @@ from celery import shared_task
 from celery.exceptions import Reject
 
 from storage import Exists, StorageError, exists, put, without_frame
-from tasks import messages
-from tasks.broker import BrokerDown
+from tasks import broker
 from tasks.folder import Due, Folder, JobError, read_job
 from tasks.markers import halt_of, look_for_halt
 from tasks.merge import merge_all
@@ -32,7 +31,7 @@ from worker.shard import Means, Outcome, annotate, failed
 from worker.station import PASSING, Event, FleetStation, Station
 
 log = logging.getLogger("maskmill.worker")
-M = TypeVar("M", bound=messages.Message)
+M = TypeVar("M", bound=broker.Message)
 
 LOOK_S = 2.0  # how often a shard looks for a marker that ends its job
 
@@ -48,7 +47,7 @@ def task(kind: type[M]) -> Callable[[Callable[[M], None]], Any]:
                 act(_read(kind, args, body))
             except Reject:
                 raise
-            except BrokerDown as exc:
+            except broker.BrokerDown as exc:
                 log.warning("%s, or the reconciler does", exc)
             except Exception as exc:  # noqa: BLE001 - whatever it is, the message is not lost
                 station.bury(exc, kind.task, {"args": args, **body} if args else body)
@@ -71,54 +70,54 @@ def _read(kind: type[M], args: tuple[Any, ...], body: dict[str, Any]) -> M:
     return msgspec.convert(body, kind)
 
 
-@task(messages.ShardMessage)
-def shard(message: messages.ShardMessage) -> None:
+@task(broker.ShardMessage)
+def shard(message: broker.ShardMessage) -> None:
     job = read_job(message.job)
     if job is None or job.run != message.run:
         return
     try:
         run_shard(message, job, station)
-    except BrokerDown:
+    except broker.BrokerDown:
         raise  # of what is to follow on the shard
     except Exception as exc:  # noqa: BLE001 - whatever it is, another worker may be luckier
         station.broke_off(message, job, exc)
 
 
-@task(messages.MergeMessage)
-def merge_job(message: messages.MergeMessage) -> None:
+@task(broker.MergeMessage)
+def merge_job(message: broker.MergeMessage) -> None:
     station.limits.check_output(message.job)
     run_merge(message.job, station)
 
 
-@task(messages.SubmitMessage)
-def submit_job(message: messages.SubmitMessage) -> None:
+@task(broker.SubmitMessage)
+def submit_job(message: broker.SubmitMessage) -> None:
     """Plan on this worker what a bare client asks for, and send its shards."""
     submit_message(message, _for_client(message).fleet)
 
 
-@task(messages.AnnotateMessage)
-def annotate_items(message: messages.AnnotateMessage) -> None:
+@task(broker.AnnotateMessage)
+def annotate_items(message: broker.AnnotateMessage) -> None:
     """Store what is to be added to an open job, then send its shard."""
     here = _for_client(message)
     append_message(message, here.fleet, here.admit, here.open_jobs)
 
 
-def _for_client(message: messages.Asking) -> FleetStation:
+def _for_client(message: broker.Asking) -> FleetStation:
     """This worker's station, if its limits let it do what a client asks for."""
     assert isinstance(station, FleetStation)  # one machine's own broker has no such message
     station.limits.check_message(message)
     return station
 
 
-@task(messages.ReconcileMessage)
-def reconcile_jobs(message: messages.ReconcileMessage) -> None:
+@task(broker.ReconcileMessage)
+def reconcile_jobs(message: broker.ReconcileMessage) -> None:
     if isinstance(station, FleetStation):
         looks = tick(station.fleet, datetime.now(timezone.utc))
         for done in chain(reconcile(station.app, station.state), looks):
             log.info(done)
 
 
-def run_shard(message: messages.ShardMessage, job: Job, station: Station) -> None:
+def run_shard(message: broker.ShardMessage, job: Job, station: Station) -> None:
     """Work off one shard. A message that comes again finds it done."""
     folder = Folder(message.job, job.run)
     station.admit(job, folder)
@@ -241,7 +240,7 @@ def deliver(station: Station) -> None:
                 _write(due, job, kept.record, folder.read_plan(due.shard, due.generation), station)
                 log.info("shard %s of %s is delivered from the spool", due.shard, folder.uri)
                 station.ended(folder, job)
-        except BrokerDown as exc:
+        except broker.BrokerDown as exc:
             log.warning("%s, or the reconciler does", exc)
         except (JobError, StorageError) as exc:  # another's store may be there
             log.warning("shard %s of %s stays in the spool: %s", due.shard, folder.uri, exc)

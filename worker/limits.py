@@ -5,10 +5,10 @@ import re
 from dataclasses import dataclass
 
 from storage import parse, shown
+from tasks.broker import Asking
 from tasks.cards import ModelError
 from tasks.folder import JobError
 from tasks.inputs import meant
-from tasks.messages import Asking
 
 _UP = re.compile(r"(?:^|[/\\])\.\.(?:[/\\;]|$)")  # a server may take it for the folder above
 

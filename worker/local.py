@@ -10,11 +10,10 @@ from typing import Any
 
 from celery import signals
 
-from tasks.broker import DEFAULT_QUEUE, make_app, queue_of, send_merge, send_shards
+from tasks.broker import DEFAULT_QUEUE, MergeMessage, make_app, queue_of, send_merge, send_shards
 from tasks.cards import Model
 from tasks.exits import STOPPED
 from tasks.folder import find_job, missing_shards, read_job
-from tasks.messages import MergeMessage
 from tasks.supervisor import STOP_S
 from worker.attempts import worker_name
 from worker.child import begin, heed, refusing, take_order, tell, worker_of

@@ -13,13 +13,12 @@ from celery import Celery, current_task
 from celery.exceptions import Reject
 
 from storage import StorageError, basename, exists, join, list_entries, put, without_frame
-from tasks.broker import queue_of, send_merge, send_shards
+from tasks.broker import ShardMessage, queue_of, send_merge, send_shards
 from tasks.cards import Model, ModelError, engines_here
 from tasks.environment import SettingError, WorkerSettings
 from tasks.folder import Folder, JobError, missing_shards
 from tasks.markers import Halted, stop
 from tasks.merge import Outdated, is_merged
-from tasks.messages import ShardMessage
 from tasks.open_jobs import Remembered
 from tasks.records import Item, Job, encode
 from tasks.shelf import cached_build

@@ -16,10 +16,9 @@ from storage import http_requests
 from storage.errors import BadUri, Refused, StorageError, Unreachable
 from storage.http_requests import post, webhook_rules
 from tasks import running, runs
-from tasks.broker import make_app
+from tasks.broker import SubmitMessage, make_app
 from tasks.folder import Folder, read_job
 from tasks.markers import cancel, stop
-from tasks.messages import SubmitMessage
 from tasks.nominal import UTC
 from tasks.runs import look_at, place_of, read_book, tick
 from tasks.schedules import Schedule

@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from storage import list_entries, put
+from tasks.broker import ShardMessage
 from tasks.folder import Folder, JobError
-from tasks.messages import ShardMessage
 from tasks.state import KnownJob, State
 
 GOOD = {"job": "s3://b/out", "run": "3cb0548c4c9e", "shard": 3}

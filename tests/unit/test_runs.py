@@ -17,11 +17,10 @@ import pytest
 from storage import delete, put
 from storage.errors import Unavailable
 from tasks import running, runs
-from tasks.broker import make_app
+from tasks.broker import SubmitMessage, make_app
 from tasks.folder import Folder, JobError, read_job
 from tasks.markers import cancel as cancel_job
 from tasks.markers import halt_of, stop
-from tasks.messages import SubmitMessage
 from tasks.nominal import UTC, stamp
 from tasks.running import End, Run
 from tasks.runs import Book, look_at, place_of, read_book, tick

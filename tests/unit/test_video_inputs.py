@@ -20,10 +20,10 @@ from storage import put
 from storage.errors import NotFound, Unavailable
 from storage.uris import without_frame
 from tasks.annotate import _done
+from tasks.broker import AnnotateMessage, SubmitMessage
 from tasks.folder import Folder, JobError
 from tasks.frames import AHEAD, frames_of
 from tasks.inputs import Found, InputError, absolute, find
-from tasks.messages import AnnotateMessage, SubmitMessage
 from tasks.open_jobs import _named, _once
 from tasks.plan import shards_of, survey, write_plan
 from tasks.records import (

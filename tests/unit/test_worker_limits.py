@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from tasks.messages import AnnotateMessage, SubmitMessage
+from tasks.broker import AnnotateMessage, SubmitMessage
 from tasks.records import Routing, Selection, Wishes
 from tasks.state import State
 from tasks.submit import options_as
