@@ -22,6 +22,7 @@ from tasks.videos import span_of
 
 SHARD_SIZE = 64
 BOARD_SHARD_SIZE = 16  # a quarter of the usual visibility timeout at 56 s an image
+PLACES = ("images_root", "images_from")  # of a selection
 DERIVED = ("instances.json", "results.json", "failures.jsonl", "run.json")
 
 
@@ -47,12 +48,9 @@ def sources(inputs: Sequence[str], selection: Selection, stdin: str = "") -> Sou
         if not is_coco or selection.images_from:
             raise InputError("--only-unannotated takes one COCO file, and no --images-from beside")
     span_of(selection)  # refuses what cannot be
-    chosen = msgspec.structs.replace(
-        selection,
-        seed=0 if selection.sample is None else selection.seed,
-        images_root=selection.images_root and absolute(selection.images_root),
-        images_from=selection.images_from and absolute(selection.images_from),
-    )
+    seed = 0 if selection.sample is None else selection.seed
+    places = {name: (word := getattr(selection, name)) and absolute(word) for name in PLACES}
+    chosen = msgspec.structs.replace(selection, seed=seed, **places)
     return Sources(tuple(absolute(word) for word in inputs), chosen, stdin)
 
 
@@ -66,11 +64,8 @@ def asked_for(
     given: Sources, models: Sequence[Model], wishes: Wishes, target: str = "any"
 ) -> Asked:
     """All of it, as a job has it: what is compared when the same command comes again."""
-    selection = msgspec.structs.replace(
-        given.selection,
-        images_root=without_query(given.selection.images_root),
-        images_from=without_query(given.selection.images_from),
-    )
+    places = {name: without_query(getattr(given.selection, name)) for name in PLACES}
+    selection = msgspec.structs.replace(given.selection, **places)
     # Another list on standard input is another job.
     listed = f"- sha256:{checksum('sha256', given.stdin)}" if "-" in given.inputs else ""
     words = (listed if word == "-" else word for word in given.inputs)

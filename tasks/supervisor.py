@@ -15,15 +15,14 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import msgspec
-from celery import Celery
 
 from storage import StorageError, put
-from tasks.broker import BrokerDown, broker_url, make_app, send_shards
+from tasks.broker import BrokerDown, send_shards
 from tasks.cards import Model, ModelError, engines_here, need_worker_parts
 from tasks.environment import targets_of
 from tasks.folder import JobError, read_attempts, read_job
 from tasks.records import encode
-from tasks.state import State, fleet_state
+from tasks.state import Fleet, fleet_here
 
 Event = dict[str, Any]
 Hear = Callable[[Event], None]
@@ -193,8 +192,7 @@ def bury(taken: Event) -> None:
 def serve(model: Sequence[str], runtime: str | None, target: Sequence[str], grace: float) -> int:
     """`maskmill worker`: a child that serves a fleet, until one of the two is told to stop."""
     targets = targets_of(target)
-    state = fleet_state()
-    app = make_app(broker_url())
+    fleet = fleet_here()
     engines = [runtime] if runtime else engines_here() or ["onnx"]
     need_worker_parts(engines[0])
     order = {"models": model, "engines": engines, "targets": targets, "grace_s": grace}
@@ -202,7 +200,7 @@ def serve(model: Sequence[str], runtime: str | None, target: Sequence[str], grac
     def again(dead: Child, in_hand: Event) -> Child:
         print(f"maskmill: the worker process {dead.death()}", file=sys.stderr, flush=True)
         try:
-            _follow_up(app, state, dead, in_hand)
+            _follow_up(fleet, dead, in_hand)
         except (BrokerDown, JobError, StorageError) as exc:
             print(f"maskmill: {exc}; the reconciler will see to it", file=sys.stderr, flush=True)
             time.sleep(1.0)
@@ -218,11 +216,11 @@ def serve(model: Sequence[str], runtime: str | None, target: Sequence[str], grac
         return 0
 
 
-def _follow_up(app: Celery, state: State, dead: Child, in_hand: Event) -> None:
+def _follow_up(fleet: Fleet, dead: Child, in_hand: Event) -> None:
     # What it said last of itself would keep the reconciler from a shard that nobody has.
     host = socket.gethostname().replace(":", "-")
-    state.remove_worker(f"worker-{host}-{os.getpid()}-{dead.process.pid}")
+    fleet.state.remove_worker(f"worker-{host}-{os.getpid()}-{dead.process.pid}")
     bury(in_hand)  # two of these bring careful mode
     job = read_job(in_hand["job"]) if in_hand else None
     if job is not None:  # the broker would wait for its timeout to give the message to another
-        send_shards(app, in_hand["job"], job, [in_hand["shard"]])
+        send_shards(fleet.app, in_hand["job"], job, [in_hand["shard"]])
