@@ -72,7 +72,10 @@ def work_off(uri: str) -> None:
     def task_ended(task: Any, **_: Any) -> None:
         if task.name == MergeMessage.task:
             os._exit(0)
-        send()
+        try:
+            send()
+        except Exception as exc:  # noqa: BLE001 - Celery would only log it, and wait for ever
+            fail(said_of(exc))
 
     signals.task_postrun.connect(task_ended, weak=False)
     send()

@@ -297,6 +297,17 @@ def test_a_full_disk_stops_with_one_sentence_and_goes_on_later(
     assert (tmp_path / "out" / "instances.json").read_bytes() == undisturbed
 
 
+def test_an_error_between_two_shards_ends_the_run(
+    tmp_path: Path, photos: Path, card: Path, undisturbed: bytes
+) -> None:
+    command = ("annotate", photos, "-m", card, "-o", tmp_path / "out")
+    fault = {"who": "child", "call": "worker.local:read_job", "raises": "OSError"}
+    ran = maskmill(*command, fault=fault)
+    assert (ran.code, "injected" in ran.err) == (4, True), ran.err
+    assert maskmill(*command).code == 0
+    assert (tmp_path / "out" / "instances.json").read_bytes() == undisturbed
+
+
 def test_an_output_that_cannot_be_written(tmp_path: Path, photos: Path, card: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     ran = maskmill("annotate", photos, "-m", card, "-o", tmp_path / "file" / "out")
