@@ -28,9 +28,9 @@ def frames_of(
     span, limits = span_of(sampling), VideoLimits()
 
     def look(each: Found) -> VideoIndex | Problem:
-        if reason := refused(each.uri):
-            return Problem("fetch", "refused", reason)
         try:
+            if reason := refused(each.uri):
+                return Problem("fetch", "refused", reason)
             reader = import_module("worker.film")  # only who has a video needs it
             index: VideoIndex = reader.look(each.uri, each.version, limits)
             return index

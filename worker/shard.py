@@ -105,8 +105,11 @@ def annotate(items: Sequence[Item], means: Means) -> Iterator[Outcome]:
 
     def begun(item: Item) -> Begun:
         problem = item.problem
-        if not problem and (reason := means.refused(item)):
-            problem = Problem("fetch", "refused", reason)
+        try:
+            if not problem and (reason := means.refused(item)):
+                problem = Problem("fetch", "refused", reason)
+        except OfOneInput as exc:  # of a URI that is none
+            problem = Problem("fetch", exc.kind, str(exc))
         return item, problem, None if problem or away else shoot(item)
 
     def through(given: Begun) -> Outcome | None:

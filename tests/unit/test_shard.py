@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from storage.errors import Unavailable
+from storage.errors import BadUri, Unavailable
 from tasks.records import Image, Item, ItemError, Problem, Settings
 from worker import shard
 from worker.shard import Means, Outcome, Stopwatch, annotate
@@ -61,14 +61,19 @@ def test_each_input_ends_once_and_in_order(steps: Steps, threads: int) -> None:
     steps.raised = {3: ItemError("decode", "empty", "it is empty")}
     gone = Item(5, "s3://bucket/5.mp4#t=3", "5.jpg", problem=Problem("fetch", "no-frame", "none"))
     items = [*ITEMS[:4], gone, *ITEMS[5:]]
-    refused = {8: "it may not be read"}
-    asked = means(threads, refused=lambda item: refused.get(item.id, ""))
+
+    def refused(item: Item) -> str:
+        if item.id == 9:
+            raise BadUri("gs://bucket/9.jpg", "is not a usable URI")
+        return "it may not be read" if item.id == 8 else ""
+
+    asked = means(threads, refused=refused)
     outcomes = list(annotate(items, asked))
     assert ids(outcomes) == list(range(1, 41))
     kinds = {each.image_id: f"{each.stage}/{each.kind}" for o in outcomes if (each := o.failure)}
-    wanted = {3: "decode/empty", 5: "fetch/no-frame", 8: "fetch/refused"}
+    wanted = {3: "decode/empty", 5: "fetch/no-frame", 8: "fetch/refused", 9: "fetch/bad-uri"}
     assert kinds == wanted | dict.fromkeys((7, 17, 27, 37), "model/failed")
-    assert sorted(steps.opened) == sorted({*range(1, 41)} - {5, 8})
+    assert sorted(steps.opened) == sorted({*range(1, 41)} - {5, 8, 9})
 
 
 def ended(asked: Means, found_away_after: int = 0) -> list[Outcome]:

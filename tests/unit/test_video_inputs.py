@@ -269,14 +269,16 @@ def test_a_machine_without_the_reader_says_what_to_install(monkeypatch: pytest.M
 
 def test_no_video_is_looked_at_that_may_not_be_read(reader: Reader) -> None:
     limits = Limits(input_roots=("s3://mine/",))
-    given = [Found(f"s3://{b}/v.mp4", f"{b}/v.mp4", part=T3) for b in ("mine", "other")]
-    mine, other = frames_of(iter(given), Sampling(), limits.refused_input)
+    given = [Found(f"s3://{b}/v.mp4", f"{b}/v.mp4", part=T3) for b in ("mine", "other", "n o")]
+    mine, other, none = frames_of(iter(given), Sampling(), limits.refused_input)
     assert reader.looked == [("s3://mine/v.mp4", None)]
     assert mine.problem
     assert mine.problem.kind == "no-frame"
     assert other.problem
     assert (other.problem.stage, other.problem.kind) == ("fetch", "refused")
     assert "MASKMILL_INPUT_ROOTS" in other.problem.message
+    assert none.problem
+    assert none.problem.kind == "bad-uri"
 
 
 @settings(deadline=None)
