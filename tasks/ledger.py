@@ -57,7 +57,7 @@ def settle(ledger: str, number: int, folder: Folder, turn: str = "") -> tuple[in
     """
     ours, done = join(ledger, f"{number:08}.rows"), folder.written()
     before = [each.uri for each in list_entries(ledger) if each.uri < ours]
-    known, failed = _read(before), set[bytes]()
+    known, new, failed = _read(before), dict[bytes, bytes](), set[bytes]()
     images = failures = 0
 
     parts = [each for each in done if str(each).startswith(turn)]
@@ -72,8 +72,11 @@ def settle(ledger: str, number: int, folder: Folder, turn: str = "") -> tuple[in
             if item.problem and item.problem.kind in MARKS:
                 known[key] = known.get(key, _NEVER)[:-1] + bytes([item.problem.kind != "returned"])
             else:
-                known[key] = _version(item.version) + b"\0"
-                failed |= {key} if item.id in again else set()
+                version = _version(item.version) + b"\0"
+                # Of what changed while a run was begun twice, the dataset may have either.
+                if new.setdefault(key, version) != version or item.id in again:
+                    failed.add(key)
+    known |= new
     rows = bytearray()  # to join all at once would take 160 bytes more for each
     for key, was in known.items():
         rows += key + (_NEVER if key in failed else was)

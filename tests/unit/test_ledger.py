@@ -142,6 +142,12 @@ def test_what_is_gone_or_back_is_marked_once(tmp_path: Path, absent: str) -> Non
     assert runs.run(a="2", b="1", c="1") == []
 
 
+@pytest.mark.parametrize("versions", ["12", "21"])
+def test_what_changed_while_a_run_was_begun_twice_is_taken_again(runs: Runs, versions: str) -> None:
+    runs.done([Found("s3://b/a", "a", v) for v in versions] + [Found("s3://b/c", "c", "1")] * 2, {})
+    assert runs.takes(a="1", c="1") == runs.takes(a="2", c="1") == ["a"]
+
+
 def test_nothing_is_marked_unless_asked(runs: Runs) -> None:
     runs.run(a="1", b="1")
     assert runs.run(b="1") == []
