@@ -63,7 +63,9 @@ def delete(location: Location) -> None:
 @contextmanager
 def open_write(location: Location) -> Iterator[BinaryIO]:
     """A temporary file, sent once it is whole; a large one in parts, unseen until all are there."""
-    with tempfile.TemporaryDirectory(prefix="maskmill-upload-") as folder:
+    with disk.translating("TMPDIR", writing=True):
+        made = tempfile.TemporaryDirectory(prefix="maskmill-upload-")
+    with made as folder:
         path = os.path.join(folder, "whole")
         with disk.open_write(parse(path)) as stream:
             yield stream

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -363,6 +364,15 @@ def test_an_upload_that_is_really_gone_is_an_error(proxy: Proxy, uri: str) -> No
     with pytest.raises(errors.Unavailable, match="status 404"), storage.open_write(uri) as stream:
         stream.write(bytes(17 << 20))
     assert storage.get(uri) == b"before"
+
+
+def test_no_room_for_what_is_to_be_sent(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+    with pytest.raises(errors.StorageError, match=r"^TMPDIR "), storage.open_write(uri):
+        pass
+    assert not storage.exists(uri)
 
 
 def test_a_store_that_goes_away_during_an_upload(proxy: Proxy, uri: str) -> None:
