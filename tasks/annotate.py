@@ -74,7 +74,7 @@ def standard_input(inputs: Sequence[str]) -> Iterator[str]:
 def work_off(model: Model, given: Sources, wishes: Wishes, face: Face) -> Opened:
     """Plan what is asked for, or go on with it, and run it to its merged dataset."""
     output = storable(wishes.output)
-    asked = asked_for(given, [model], wishes)
+    asked = asked_for(given, [model], wishes, "any")
     there = None if wishes.overwrite else continue_job(output, asked)
     if there is not None and is_merged(there.folder, there.job):
         return there

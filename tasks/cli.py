@@ -161,9 +161,8 @@ def worker() -> None:
     """
 
 
-_WATCH = option(
-    "watching", bool, False, "Stay until they end; send again what was lost.", "--watch"
-)
+_STAY = "Stay until they end; send again what was lost."
+_WATCH = option("watching", bool, False, _STAY, "--watch")
 
 
 @command(app, "tasks.following:status", _WATCH)

@@ -8,7 +8,7 @@ import msgspec
 
 from storage import exists, join, parse, without_query
 from tasks.cards import Model
-from tasks.categories import Category, CategoryId, from_file, ids_of, mapped, renumber
+from tasks.categories import CategoryId, from_file, ids_of, mapped, renumber
 from tasks.edits import TABLES as EDITS
 from tasks.edits import Edits, lacking, rest_of
 from tasks.environment import BOARDS, SettingError, whole_number
@@ -60,9 +60,7 @@ def usual_shard_size(models: Iterable[Model], target: str = "any") -> int:
     return BOARD_SHARD_SIZE if slow else SHARD_SIZE
 
 
-def asked_for(
-    given: Sources, models: Sequence[Model], wishes: Wishes, target: str = "any"
-) -> Asked:
+def asked_for(given: Sources, models: Sequence[Model], wishes: Wishes, target: str) -> Asked:
     """All of it, as a job has it: what is compared when the same command comes again."""
     places = {name: without_query(getattr(given.selection, name)) for name in PLACES}
     selection = msgspec.structs.replace(given.selection, **places)
@@ -75,22 +73,7 @@ def asked_for(
 
 
 def settings_of(model: Model, wishes: Wishes) -> Settings:
-    categories, class_ids = _categories(model, wishes)
-    return Settings(
-        **{name: getattr(wishes, name) for name in Choices.__struct_fields__},
-        categories=categories,
-        class_ids=class_ids,
-        keep=ids_of(categories, wishes.classes),
-        max_bytes=whole_number("MASKMILL_MAX_BYTES", 256 << 20, 1),
-        max_pixels=whole_number("MASKMILL_MAX_PIXELS", 100_000_000, 1),
-        max_video_bytes=whole_number("MASKMILL_MAX_VIDEO_BYTES", 2 << 30, 1),
-    )
-
-
-def _categories(
-    model: Model, wishes: Wishes
-) -> tuple[tuple[Category, ...], tuple[int | None, ...]]:
-    """The dataset's categories, and the id that each class of the network gets."""
+    """With the dataset's categories, and the id that each class of the network gets."""
     categories = model.card.category_list()
     places: Sequence[int | None] = range(len(categories))
     if wishes.allow_unmatched and not wishes.category_map:
@@ -100,7 +83,15 @@ def _categories(
         categories, places = mapped(categories, mapping, allow_unmatched=wishes.allow_unmatched)
     if wishes.category_ids:
         categories = renumber(categories, wishes.category_ids)
-    return categories, tuple(None if n is None else categories[n].id for n in places)
+    return Settings(
+        **{name: getattr(wishes, name) for name in Choices.__struct_fields__},
+        categories=categories,
+        class_ids=tuple(None if n is None else categories[n].id for n in places),
+        keep=ids_of(categories, wishes.classes),
+        max_bytes=whole_number("MASKMILL_MAX_BYTES", 256 << 20, 1),
+        max_pixels=whole_number("MASKMILL_MAX_PIXELS", 100_000_000, 1),
+        max_video_bytes=whole_number("MASKMILL_MAX_VIDEO_BYTES", 2 << 30, 1),
+    )
 
 
 def open_job(
