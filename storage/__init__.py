@@ -15,6 +15,7 @@ from typing import Any, BinaryIO, NamedTuple, Protocol, TypeVar, cast
 
 from storage.errors import *  # noqa: F403 - the face of the package: places and what goes wrong
 from storage.errors import Exists, Interrupted, NotFound, TooLarge, Unavailable
+from storage.ordered import *  # noqa: F403
 from storage.uris import *  # noqa: F403
 from storage.uris import Location, parse, parse_glob, relative
 

@@ -11,14 +11,13 @@ from typing import Any
 
 import msgspec
 
-from storage import storable
+from storage import side_by_side, storable
 from tasks.cards import Model, is_here, need_worker_parts
 from tasks.exits import OK, OVER_BUDGET, Face, Said, choose_face, record_lines, say, say_json
 from tasks.folder import Folder, JobError, find_job, missing_shards, read_run
 from tasks.inputs import InputError, absolute
 from tasks.merge import is_merged
 from tasks.opening import Opened, Sources, asked_for, continue_job, open_job, sources
-from tasks.ordered import side_by_side
 from tasks.progress import Watcher
 from tasks.records import Job, Selection, Wishes
 from tasks.shelf import find_model

@@ -8,8 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from storage import Entry, NotFound, delete, exists, get, join, list_entries, shown
-from tasks.ordered import side_by_side
+from storage import Entry, NotFound, delete, exists, get, join, list_entries, shown, side_by_side
 from tasks.records import Attempt, Image, Item, Job, Shard
 
 SHEET = "contact-sheet.jpg"

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from storage import Exists, StorageError, open_read, put, shown
+from storage import Exists, StorageError, open_read, put, shown, side_by_side
 from tasks.annotate import as_asked, finish, gate, standard_input
 from tasks.broker import BrokerDown
 from tasks.edits import TABLES as EDITS
@@ -26,7 +26,6 @@ from tasks.markers import cancel, lift, look_for_halt
 from tasks.merge import merge_all, merge_part
 from tasks.open_jobs import append_inputs, require_same
 from tasks.opening import Sources, asked_inputs, continue_job, refuse_foreign, sources
-from tasks.ordered import side_by_side
 from tasks.plan import scratch, survey
 from tasks.reconcile import look_after
 from tasks.records import Job, Routing, Selection, Stage, Wishes, encode_lines

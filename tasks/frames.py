@@ -4,9 +4,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from importlib import import_module
 
-from storage import OfOneInput, of_frame, shown
+from storage import OfOneInput, asked_once, of_frame, shown
 from tasks.inputs import Found, InputError
-from tasks.ordered import asked_once
 from tasks.records import ItemError, Problem, Sampling, VideoFrame
 from tasks.videos import MICROSECONDS, Part, VideoIndex, VideoLimits, chosen, span_of
 

@@ -9,10 +9,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from struct import iter_unpack
 
-from storage import Exists, delete, get, join, list_entries, put
+from storage import Exists, delete, get, join, list_entries, put, side_by_side
 from tasks.folder import Folder
 from tasks.inputs import Found
-from tasks.ordered import side_by_side
 from tasks.records import Problem, encode
 from tasks.segments import MARKS, identity, key_of, source_of
 

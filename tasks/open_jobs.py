@@ -16,14 +16,13 @@ from typing import Any
 import msgspec
 from celery import Celery
 
-from storage import below, put, shown
+from storage import below, put, shown, side_by_side
 from tasks.broker import AnnotateMessage, send_shards
 from tasks.environment import check_target
 from tasks.folder import Folder, JobDiffers, read_job
 from tasks.frames import frames_of
 from tasks.inputs import Found, InputError, ListLine, absolute, find, in_list
 from tasks.opening import Opened, asked_for, differing, refuse_foreign, settings_of, sources
-from tasks.ordered import side_by_side
 from tasks.plan import commit_job, shards_of
 from tasks.records import Item, Job, Routing, Sampling, Selection, Wishes, encode, encode_lines
 from tasks.shelf import find_model, find_models

@@ -15,10 +15,9 @@ from typing import TypeVar
 
 import msgspec
 
-from storage import Exists, list_entries, put, shown, without_frame
+from storage import Exists, list_entries, put, shown, side_by_side, without_frame
 from tasks.folder import Folder, JobError
 from tasks.inputs import Found, InputError, coco_images
-from tasks.ordered import side_by_side
 from tasks.records import Counts, Item, Job, Problem, Selection, VideoFrame, encode, encode_lines
 
 SAID = 100_000  # of so many inputs each one is told, for a long plan is silent else

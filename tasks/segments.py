@@ -23,8 +23,8 @@ import msgspec
 from msgspec.structs import replace
 
 from storage import Exists, NotFound, open_read, put, shown, without_frame, without_query
+from storage.ordered import side_by_side
 from tasks.folder import Folder, JobError, ShardName, decoded
-from tasks.ordered import side_by_side
 from tasks.records import Annotation, Failure, Image, Item, ProducedBy, Schema, Shard, encode
 from tasks.videos import split_fragment
 

@@ -7,11 +7,10 @@ from typing import Any
 
 import msgspec
 
-from storage import as_folder, list_entries
+from storage import as_folder, list_entries, side_by_side
 from tasks.folder import Folder, ShardName, parts, read_job
 from tasks.markers import halt_of
 from tasks.merge import is_merged, refuse_replaced
-from tasks.ordered import side_by_side
 from tasks.records import Job
 from tasks.state import State
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from storage import basename, exists, join, open_read, open_write, parse, shown
+from storage import asked_once, basename, exists, join, open_read, open_write, parse, shown
 from tasks.broker import Asking, SubmitMessage, send_merge, send_shards
 from tasks.environment import check_target
 from tasks.folder import Folder, missing_shards
@@ -22,7 +22,6 @@ from tasks.inputs import LIST_SUFFIXES, Found, InputError, absolute
 from tasks.markers import look_for_halt
 from tasks.merge import is_merged
 from tasks.opening import Sources, asked_for, open_job, sources
-from tasks.ordered import asked_once
 from tasks.records import Asked, Job, Routing, Selection, Wishes
 from tasks.shelf import checksum, find_models
 from tasks.state import Fleet, KnownJob, fleet_here

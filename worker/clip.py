@@ -16,11 +16,10 @@ import msgspec
 from rich.console import Console
 from rich.progress import track
 
-from storage import StorageError, below, open_read, open_write, shown
+from storage import StorageError, below, open_read, open_write, shown, side_by_side
 from storage.disk import translating
 from tasks.exits import OK, choose_face, tell
 from tasks.folder import Folder, JobError, parts
-from tasks.ordered import side_by_side
 from tasks.plan import scratch
 from tasks.records import Item, ItemError, Job, encode
 from worker.drawing import SHOWN, draw

@@ -16,10 +16,9 @@ from typing import Any
 
 from PIL import Image
 
-from storage import BadUri, Exists, below, get, put, shown
+from storage import BadUri, Exists, below, get, put, shown, side_by_side
 from tasks.folder import Folder
 from tasks.merge import dataset_record
-from tasks.ordered import side_by_side
 from tasks.records import Item, ItemError, Job, Shard, encode
 from worker.images import Pixels
 

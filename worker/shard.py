@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from storage import OfOneInput, StorageError, get_versioned, shown
+from storage import OfOneInput, StorageError, get_versioned, shown, side_by_side
 from tasks.cards import ModelError
-from tasks.ordered import side_by_side
 from tasks.records import Annotation, Failure, Image, Item, ItemError, Problem, Settings, Video
 from worker.detections import Detections, Frame, Raw, Wanted
 from worker.images import Header, Pixels, decode, read_header

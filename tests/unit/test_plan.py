@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage import get, list_entries, put
+from storage.ordered import side_by_side
 from tasks.cards import Build, Card, Model
 from tasks.categories import coco80
 from tasks.inputs import Found, InputError
 from tasks.opening import differing
-from tasks.ordered import side_by_side
 from tasks.plan import write_plan
 from tasks.records import Asked, Item, Selection, Settings
 
