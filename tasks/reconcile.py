@@ -51,13 +51,12 @@ def look_after(
         return ""
     if job is None or job.run != known.run:
         return ""
-    # A look at an open job takes two listings: half as often will do, for it goes on for ever.
     # A clock that is ahead of ours must not keep us from it.
-    if abs(now - known.sent) < (2 * quiet_s if job.open else quiet_s):
+    if abs(now - known.sent) < quiet_s:
         return ""
     busy = [each for each in workers if each.job == known.uri]
     done = _send(app, folder, job, busy, abs(now - known.sent) < PATIENCE_S)
-    if done or job.open:
+    if done:  # a look alone is none: patience would have no end
         state.register(msgspec.structs.replace(known, sent=now))
     return done
 
