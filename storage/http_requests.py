@@ -21,7 +21,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError, SSLError
 
 from storage.errors import BadUri, Interrupted, Refused, Unreachable
-from storage.settings import HttpSettings, http_settings, webhook_settings
+from storage.settings import HttpSettings, http_settings
 from storage.uris import Location, parse
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -35,6 +35,7 @@ _MORE_SPECIAL = tuple(
 )
 
 _MAX_REDIRECTS = 5
+WEBHOOK_S = 10.0
 
 
 class Request(NamedTuple):
@@ -68,14 +69,14 @@ def post(url: str, body: bytes, headers: Mapping[str, str]) -> None:
 
 def webhook_rules(url: str) -> HttpSettings:
     """A host has to be listed, by name or address, and besides its network if that is private."""
-    rules, place = webhook_settings(), parse(url)
+    rules, place = http_settings("WEBHOOK_ALLOW"), parse(url)
     host = place.host.rstrip(".")
     listed = host in rules.allowed_hosts
     with suppress(ValueError):
         listed |= any(ipaddress.ip_address(host) in each for each in rules.allowed_networks)
     if not listed or place.scheme not in ("http", "https"):
         raise Refused(url, f"is refused: it is of no web host that {rules.variable} lists")
-    return rules._replace(allowed_hosts=frozenset())
+    return rules._replace(allowed_hosts=frozenset(), timeout=WEBHOOK_S)
 
 
 def _redirected(uri: str, url: str, target: str) -> str:

@@ -14,8 +14,6 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 Value = TypeVar("Value")
 
-WEBHOOK_S = 10.0
-
 _ACCOUNT = re.compile(r"(s3://[A-Za-z0-9._-]+(?:/[^=]*)?)=(.+?)(?:@(https?://.*))?")
 _HOST = re.compile(r"[A-Za-z0-9._-]*[A-Za-z_-][A-Za-z0-9._-]*")
 
@@ -51,16 +49,11 @@ def s3_timeouts() -> dict[str, float]:
     }
 
 
-def http_settings() -> HttpSettings:
-    allowed = _read("HTTP_ALLOW", _allowed)
+def http_settings(exceptions: str = "HTTP_ALLOW") -> HttpSettings:
+    allowed = _read(exceptions, _allowed)
     timeout = _read("HTTP_TIMEOUT", _seconds, "30")
     deadline = _read("HTTP_DEADLINE", _seconds, "600")
-    return HttpSettings("MASKMILL_HTTP_ALLOW", *allowed, timeout, deadline)
-
-
-def webhook_settings() -> HttpSettings:
-    allowed = _read("WEBHOOK_ALLOW", _allowed)
-    return HttpSettings("MASKMILL_WEBHOOK_ALLOW", *allowed, WEBHOOK_S, WEBHOOK_S)
+    return HttpSettings(f"MASKMILL_{exceptions}", *allowed, timeout, deadline)
 
 
 def _read(name: str, meaning: Callable[[str], Value], default: str = "") -> Value:

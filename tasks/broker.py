@@ -105,6 +105,10 @@ class ReconcileMessage(Message, frozen=True):
     task = "maskmill.reconcile"
 
 
+# Beat has workers look after jobs and schedules. Who was away finds the last few looks, not all.
+LOOK = {"task": ReconcileMessage.task, "schedule": 5.0, "options": {"expires": 30.0}}
+
+
 def broker_url() -> str:
     url = os.environ.get("MASKMILL_BROKER_URL") or DEFAULT_BROKER
     scheme = url.partition(":")[0]
@@ -128,7 +132,8 @@ def make_app(url: str) -> Celery:
     app = Celery("maskmill", broker=url)
     app.conf.update(
         imports=("worker.jobs",),
-        beat_scheduler="tasks.scheduling:Scheduler",
+        beat_scheduler="celery.beat:Scheduler",  # which keeps nothing: what ran is in the state
+        beat_schedule={"look": LOOK},
         task_ignore_result=True,
         task_acks_late=True,
         # A child that dies gives its message back. That cannot go on for ever: the attempts are

@@ -1,26 +1,34 @@
-"""schedules.toml: what runs when, as frozen values. What is wrong is named with line and field."""
+"""schedules.toml: what runs when, as frozen values. What is wrong is named with line and field.
+
+All instants are aware and in UTC. A line of cron is about local time, and means what it does to
+Debian's cron: where it begins with two fixed fields, what clocks skip is due when they have, and
+what comes twice counts the first time; with a * in one of them it goes by what clocks say.
+"""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime
-from itertools import islice
+from contextlib import suppress
+from datetime import datetime, timedelta, timezone
+from itertools import islice, takewhile
 from typing import Annotated, Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
+from cronsim import CronSim, CronSimError
 
 from storage import parse, shown
 from storage.http_requests import webhook_rules
 from tasks.broker import SubmitMessage
-from tasks.cards import Model
 from tasks.environment import check_target
 from tasks.events import check_queue
 from tasks.inputs import InputError
-from tasks.nominal import UTC, Timing, cron, following, interval, stamp, zone_of
-from tasks.opening import settings_of
-from tasks.records import Routing, Sampling, Selection, Settings, Wishes
+from tasks.opening import asked_for, sources
+from tasks.records import Asked, Routing, Sampling, Selection, Wishes
 from tasks.shelf import find_models
 from tasks.submit import options_as
 
+UTC = timezone.utc
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 LOOKED_AT = 400  # nominal times of which no two may have the same output
 _TOGETHER = ("events", "into"), ("drop_vanished", "into"), ("drop_vanished", "inputs")
 _FROM = datetime(2026, 1, 1, tzinfo=UTC)  # whatever today is, a file is right or wrong
@@ -28,10 +36,6 @@ _TABLE = re.compile(r"(?m)^[ \t]*\[\[\s*schedule\s*\]\]")
 _PLACE = re.compile(r"\$\.schedule\[(\d+)\](?:\.(\w+))?")  # as msgspec says where it is
 Word = Annotated[str, msgspec.Meta(min_length=1)]
 Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z")]  # of a folder
-
-
-class ScheduleError(InputError):
-    """A file of schedules that cannot be used, in one sentence with line and field."""
 
 
 class Schedule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -49,9 +53,6 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     budget: str = ""
     webhook: str = ""
     options: dict[str, Any] = {}  # of `maskmill submit`, with underscores
-
-    def timing(self) -> Timing:
-        return interval(self.every) if self.every else cron(self.cron, zone_of(self.timezone))
 
     def output_of(self, nominal: datetime) -> str:
         """Where a run's job is: {date} is the nominal day in the schedule's zone, {run} in UTC."""
@@ -81,10 +82,10 @@ def parse_schedules(data: bytes, file: str, *, here: bool = False) -> tuple[Sche
         field = (place and place[2]) or (unknown and unknown[1]) or "schedule"
         wrong = int(place[1]) if place else 0, field, str(exc)
     except (UnicodeDecodeError, msgspec.DecodeError) as exc:
-        raise ScheduleError(f"{file} cannot be read: {exc}") from exc
+        raise InputError(f"{file} cannot be read: {exc}") from exc
     if wrong:
         line = _line(data.decode(), *wrong[:2])
-        raise ScheduleError(f"{file}, line {line}: {wrong[1]}: {wrong[2]}")
+        raise InputError(f"{file}, line {line}: {wrong[1]}: {wrong[2]}")
     return made
 
 
@@ -115,15 +116,60 @@ def _faults(made: Sequence[Schedule], here: bool) -> Iterator[tuple[int, str, st
         for each in made[:number]:
             if it.name == each.name:
                 yield number, "name", "another schedule has it"
-            if it.output and it.output_of(_FROM) == each.output_of(_FROM):
-                yield number, "output", f"{each.name} has the same; give {{name}}"
 
 
-def _times(it: Schedule) -> Sequence[datetime]:
-    times = list(islice(following(it.timing(), _FROM), LOOKED_AT))
-    if not times:
-        raise ValueError("such a day never comes")
-    return times
+def interval(text: str) -> int:
+    """The seconds of 90s, 15m, 6h or 1d."""
+    if not re.fullmatch("[1-9][0-9]{0,6}[smhd]", text):
+        raise ValueError("it takes a whole number of s, m, h or d, as in 15m")
+    return int(text[:-1]) * UNITS[text[-1]]
+
+
+def zone_of(name: str) -> ZoneInfo:
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):  # a folder of zones is the last
+        raise ValueError(f"{name!r} is no time zone; they have names as Europe/Zurich") from None
+
+
+def stamp(at: datetime) -> str:
+    """An instant as {run} has it: 20261121T030000Z."""
+    return at.astimezone(UTC).strftime("%Y%m%dT%H%M%SZ")
+
+
+def latest(it: Schedule, now: datetime) -> datetime:
+    """The last nominal time up to and with `now`."""
+    if it.every:
+        every = interval(it.every)
+        return datetime.fromtimestamp(now.timestamp() // every * every, UTC)
+    after = now.replace(microsecond=0) + timedelta(seconds=1)
+    found = next(CronSim(it.cron, after.astimezone(zone_of(it.timezone)), reverse=True))
+    at = found.astimezone(UTC)  # backwards, it overlooks some times near a change of the clocks
+    return max([at, *takewhile(lambda coming: coming <= now, following(it, at))])
+
+
+def following(it: Schedule, now: datetime) -> Iterator[datetime]:
+    """The nominal times after `now`, in order; they end where there is none for fifty years."""
+    if it.every:
+        at, every = latest(it, now), timedelta(seconds=interval(it.every))
+        while True:
+            at += every
+            yield at
+    with suppress(OverflowError):  # the year 9999
+        for each in CronSim(it.cron, now.astimezone(zone_of(it.timezone))):
+            if each > now:  # in an hour that comes twice it takes the second for the first
+                yield each.astimezone(UTC)
+
+
+def check_cron(it: Schedule) -> None:
+    if len(it.cron.split()) != 5:
+        raise ValueError("it takes five fields: minute, hour, day of month, month, day of week")
+    try:
+        if next(CronSim(it.cron, _FROM.astimezone(zone_of(it.timezone))), None) is None:
+            raise ValueError("such a day never comes")
+    except CronSimError as exc:
+        why = f"{it.cron!r} has a {str(exc).lower()}"
+        raise ValueError(f"{why}; it takes what crontab(5) does, as in 30 2 * * mon-fri") from None
 
 
 def _check_places(*words: str) -> None:
@@ -135,7 +181,7 @@ def _check_places(*words: str) -> None:
 
 def _check_output(it: Schedule) -> None:
     _check_places(it.output)
-    outputs = [it.output_of(at) for at in _times(it)]
+    outputs = [it.output_of(at) for at in islice(following(it, _FROM), LOOKED_AT)]
     if "{" in outputs[0]:
         raise ValueError("between braces it takes {date}, {name} and {run}")
     if len(set(outputs)) < len(outputs):
@@ -152,18 +198,18 @@ def _asked(it: Schedule) -> Wishes:
     return wished
 
 
-def looked_with(it: Schedule) -> tuple[list[Model], Settings]:
-    """The models that a run is to use, as this machine has them, and with what settings."""
+def looked_with(it: Schedule) -> Asked:
+    """What a run is to use: models as this machine has them, and settings."""
     wished = _asked(it)
     models = find_models(it.model, wished.runtime, wished.precision, wished.mixed)
-    return models, settings_of(models[0], wished)
+    return asked_for(sources((), Selection()), models, wished, "any")
 
 
 _HERE = ("model", "webhook")
 _CHECKS: dict[str, Callable[[Schedule], object]] = {
     "timezone": lambda it: zone_of(it.timezone),
-    "cron": _times,
-    "every": _times,
+    "cron": check_cron,
+    "every": lambda it: interval(it.every),
     "inputs": lambda it: _check_places(*it.inputs),
     "events": lambda it: check_queue(it.events),
     "into": lambda it: _check_places(it.into),

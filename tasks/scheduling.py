@@ -1,24 +1,19 @@
-"""The commands of `maskmill schedule`, and Celery's beat as a fleet has it."""
+"""The commands of `maskmill schedule`."""
 
-from contextlib import suppress
 from datetime import datetime
 from itertools import islice
 from typing import Any
 
 import msgspec
-from celery import beat
 
-from storage import StorageError, get, put, shown
-from tasks.broker import DEFAULT_QUEUE, ReconcileMessage, broker_url, make_app
+from storage import get, put, shown
+from tasks.broker import broker_url, make_app
 from tasks.exits import OK, STOPPED, tell
 from tasks.folder import JobError, read_job
-from tasks.inputs import absolute
-from tasks.nominal import UTC, following, interval, stamp, zone_of
+from tasks.inputs import InputError, absolute
 from tasks.runs import look_at, place_of, read_book, read_schedules
-from tasks.schedules import Schedule, ScheduleError, parse_schedules
-from tasks.state import State, fleet_here, fleet_state
-
-RECONCILE_S = 30.0
+from tasks.schedules import UTC, Schedule, following, parse_schedules, stamp, zone_of
+from tasks.state import fleet_here, fleet_state
 
 
 def check(file: str, as_json: bool) -> int:
@@ -43,7 +38,7 @@ def list_schedules(as_json: bool) -> int:
 
 def _say(schedule: Schedule, last: dict[str, Any], times: int, as_json: bool) -> None:
     zone, now = zone_of(schedule.timezone), datetime.now(UTC)
-    coming = [at.astimezone(zone) for at in islice(following(schedule.timing(), now), times)]
+    coming = [at.astimezone(zone) for at in islice(following(schedule, now), times)]
     about = {"name": schedule.name, **last, "next": [at.isoformat() for at in coming]}
     lines = [f"{name:<10}{value}" for name, value in about.items() if name != "next"]
     tell({"event": "schedule", **about}, [*lines, *(f"next      {at}" for at in coming)], as_json)
@@ -53,7 +48,7 @@ def run_schedule(name: str, as_json: bool) -> int:
     fleet = fleet_here()
     schedule = {each.name: each for each in read_schedules(fleet.state)}.get(name)
     if schedule is None:
-        raise ScheduleError(f"there is no schedule {name!r}; see maskmill schedule list")
+        raise InputError(f"there is no schedule {name!r}; see maskmill schedule list")
     now, book = datetime.now(UTC), read_book(fleet.state, schedule)
     if book.running:
         raise JobError(f"{book.run(book.last)} is not over yet")
@@ -75,25 +70,3 @@ def serve(file: str, as_json: bool) -> int:
     app.conf.imports = ()  # who only sends needs nothing of what a worker does
     app.Beat(loglevel="WARNING", quiet=True).run()
     return OK
-
-
-class Scheduler(beat.Scheduler):  # type: ignore[misc]
-    """Has workers look after jobs and schedules, by `serve` and by `celery … beat` alike.
-
-    It keeps nothing: what ran is in the state.
-    """
-
-    def setup_schedule(self) -> None:
-        # A worker that was away finds those of half a minute, not all.
-        how = {"kwargs": {"schema": 1}, "options": {"queue": DEFAULT_QUEUE, "expires": RECONCILE_S}}
-        looks = {"task": ReconcileMessage.task, "schedule": period(fleet_state()), **how}
-        self.app.conf.beat_schedule = {"reconcile": looks}
-        super().setup_schedule()
-
-
-def period(state: State) -> float:
-    """Seconds from look to look: two for each run of the schedule that asks for most."""
-    halves: list[float] = []
-    with suppress(ScheduleError, StorageError):  # every look says so
-        halves = [interval(each.every) / 2 for each in read_schedules(state) if each.every]
-    return max(1.0, min([RECONCILE_S, *halves]))

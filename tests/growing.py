@@ -13,11 +13,9 @@ from storage import get, list_entries
 from tasks.broker import ShardMessage, make_app
 from tasks.folder import find_job, missing_shards, read_job
 from tasks.merge import merge_all
-from tasks.nominal import UTC
 from tasks.records import Job
-from tasks.running import End, Run
-from tasks.runs import look_at, read_book
-from tasks.schedules import Schedule
+from tasks.runs import End, Run, look_at, read_book
+from tasks.schedules import UTC, Schedule
 from tasks.state import Fleet, State
 from tasks.submit import submit
 from worker.jobs import run_shard

@@ -8,8 +8,7 @@ from pathlib import Path
 import msgspec
 
 from tasks.folder import Folder, read_job, read_run
-from tasks.running import End, Run
-from tasks.runs import read_book, read_schedules
+from tasks.runs import End, Run, read_book, read_schedules
 from tasks.schedules import Schedule
 from tests.fleet import Fleet
 

@@ -121,6 +121,7 @@ def annotate(items: Sequence[Item], means: Means) -> Iterator[Outcome]:
                 return failed(item, problem)
             prepared = front.submit(prepare, item, shot, means).result()
             ran = _network.submit(infer, *prepared, means)
+            del prepared  # or its tensor would stay until the masks are done
             return means.watch.timed("masks", finish, *ran.result(), means.model, means.settings)
         except ItemError as exc:
             return failed(item, exc)

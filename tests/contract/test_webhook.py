@@ -15,13 +15,12 @@ import pytest
 from storage import http_requests
 from storage.errors import BadUri, Refused, StorageError, Unreachable
 from storage.http_requests import post, webhook_rules
-from tasks import running, runs
+from tasks import runs
 from tasks.broker import SubmitMessage, make_app
 from tasks.folder import Folder, read_job
 from tasks.markers import cancel, stop
-from tasks.nominal import UTC
 from tasks.runs import look_at, place_of, read_book, tick
-from tasks.schedules import Schedule
+from tasks.schedules import UTC, Schedule
 from tasks.state import Fleet, State
 from tests.graphs import write_model
 from tests.pictures import write_folder
@@ -112,7 +111,7 @@ def test_each_state_once_though_the_receiver_fails_at_first(
     made: tuple[Schedule, Fleet], receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     schedule, fleet = made
-    monkeypatch.setattr("storage.settings.WEBHOOK_S", 0.3)
+    monkeypatch.setattr("storage.http_requests.WEBHOOK_S", 1.0)
     receiver.answers = [500, "hang", "http://169.254.169.254/", 429]
     stop(folder_of(schedule, fleet), "a bucket is gone")
     for n in range(4):
@@ -166,11 +165,11 @@ def test_finished_with_and_without_failures_and_cancelled(
     made: tuple[Schedule, Fleet], receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     schedule, fleet = made
-    monkeypatch.setattr(running, "is_merged", lambda folder, job: True)
+    monkeypatch.setattr(runs, "is_merged", lambda folder, job: True)
     for day, failures in ((1, 0), (2, 3)):
         list(look_at(schedule, fleet, at(24 * day)))
         found = {"images": 5, "failures": failures}
-        monkeypatch.setattr(running, "read_run", lambda folder, found=found: found)
+        monkeypatch.setattr(runs, "read_run", lambda folder, found=found: found)
         list(look_at(schedule, fleet, at(24 * day + 1)))
     list(look_at(schedule, fleet, at(72)))
     cancel(folder_of(schedule, fleet))

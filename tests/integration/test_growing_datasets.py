@@ -25,8 +25,7 @@ from tasks.folder import find_job, missing_shards, read_job
 from tasks.markers import cancel, halt_of, lift
 from tasks.merge import is_merged, merge_all
 from tasks.open_jobs import append
-from tasks.running import End
-from tasks.runs import Book, place_of
+from tasks.runs import Book, End, place_of
 from tasks.schedules import Schedule
 from tests.graphs import write_model
 from tests.growing import Nights, but_for_ids, dataset, failed, fleet_of, fresh_run, ids, work_off
@@ -469,7 +468,7 @@ def test_a_crash_between_events(
     write = Book.write
 
     def crash(book: Book, name: str, value: object) -> None:
-        if name.endswith("sent.json"):
+        if name.endswith("seen.json"):
             raise Crash
         write(book, name, value)
 

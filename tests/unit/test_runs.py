@@ -16,16 +16,13 @@ import pytest
 
 from storage import delete, put
 from storage.errors import Unavailable
-from tasks import running, runs
+from tasks import runs
 from tasks.broker import SubmitMessage, make_app
 from tasks.folder import Folder, JobError, read_job
 from tasks.markers import cancel as cancel_job
 from tasks.markers import halt_of, stop
-from tasks.nominal import UTC, stamp
-from tasks.running import End, Run
-from tasks.runs import Book, look_at, place_of, read_book, tick
-from tasks.schedules import Schedule
-from tasks.scheduling import period
+from tasks.runs import Book, End, Run, look_at, place_of, read_book, tick
+from tasks.schedules import UTC, Schedule, stamp
 from tasks.state import Fleet, State
 from tests.graphs import write_model
 from tests.pictures import write_folder
@@ -441,8 +438,8 @@ def test_a_store_that_is_away_is_tried_again(case: Case, monkeypatch: pytest.Mon
     def away(*_: Any, **__: Any) -> None:
         raise Unavailable("s3://bucket")
 
-    real = running.submit
-    monkeypatch.setattr(running, "submit", away)
+    real = runs.submit
+    monkeypatch.setattr(runs, "submit", away)
     put(place_of(case.fleet.state), toml(case.schedule))
     case.now += timedelta(days=1)
     begins, away_now = tick(case.fleet, case.now)
@@ -451,7 +448,7 @@ def test_a_store_that_is_away_is_tried_again(case: Case, monkeypatch: pytest.Mon
         "schedule nightly: s3://bucket could not be reached: its store does not answer;"
         " the next look tries again"
     )
-    monkeypatch.setattr(running, "submit", real)
+    monkeypatch.setattr(runs, "submit", real)
     assert list(tick(case.fleet, case.now)) == []
     assert read_job(case.run.output) is not None
     monkeypatch.setattr(runs, "get", away)
@@ -470,13 +467,3 @@ def test_one_that_fails_keeps_none_of_the_others_back(tmp_path: Path, world: Wor
     assert "schedule b: the run of" in said[1]
     put(place_of(fleet.state), b"[[schedule]]")
     assert "line 1: name: Object missing" in next(iter(tick(fleet, NEW_YEAR)))
-
-
-def test_how_often_beat_looks(tmp_path: Path) -> None:
-    state = State(str(tmp_path))
-    assert period(state) == 30
-    for every, seconds in (("1s", 1), ("10s", 5), ("50s", 25), ("1h", 30)):
-        put(place_of(state), toml(NIGHTLY, changed(name="b", cron="", every=every)))
-        assert period(state) == seconds
-    put(place_of(state), b"?")
-    assert period(state) == 30

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.nominal import UTC
-from tasks.schedules import Schedule, ScheduleError, parse_schedules
+from tasks.inputs import InputError
+from tasks.schedules import UTC, Schedule, parse_schedules
 from tests.running import maskmill
 
 GOOD = """\
@@ -49,7 +49,7 @@ def test_a_file() -> None:
     nightly, often = parsed(GOOD)
     assert nightly.inputs == ("s3://bucket/new/", "/data/more/*.jpg")
     assert nightly.options == {"threshold": 0.5, "priority": "high"}
-    assert (often.timing(), often.options) == (600, {"limit": 5})
+    assert (often.every, often.options) == ("10m", {"limit": 5})
     assert parsed("") == ()
     message = nightly.message("s3://bucket/x")
     assert (message.output, message.inputs) == ("s3://bucket/x", nightly.inputs)
@@ -61,7 +61,7 @@ def test_a_dataset_that_grows() -> None:
     _, grown = parsed(text)
     assert grown.output_of(NIGHT) == "s3://b/{x}"
     with_events = text.replace('inputs = ["s3://bucket/new/"]', 'events = "sqs://new"')
-    with pytest.raises(ScheduleError, match="line 22: drop_vanished: it goes with inputs"):
+    with pytest.raises(InputError, match="line 22: drop_vanished: it goes with inputs"):
         parsed(with_events)
     _, told = parsed(with_events.replace("\ndrop_vanished = true", ""))
     assert (told.inputs, told.events) == ((), "sqs://new")
@@ -122,7 +122,7 @@ def test_what_is_wrong_is_named_with_line_and_field(
 ) -> None:
     assert old in GOOD
     place = GOOD.rfind(old) if line > 18 else GOOD.find(old)
-    with pytest.raises(ScheduleError) as wrong:
+    with pytest.raises(InputError) as wrong:
         parsed(GOOD[:place] + new + GOOD[place + len(old) :])
     assert str(wrong.value).startswith(f"s.toml, line {line}: {said}")
 
@@ -139,24 +139,18 @@ def test_what_is_wrong_is_named_with_line_and_field(
     ],
 )
 def test_a_file_that_is_none(text: str, said: str) -> None:
-    with pytest.raises(ScheduleError, match=said):
+    with pytest.raises(InputError, match=said):
         parse_schedules(text.encode("latin-1"), "s.toml")
 
 
-def test_two_schedules_with_one_output() -> None:
-    both = GOOD.replace("{name}/", "x/").replace("{date}", "{run}")
-    with pytest.raises(ScheduleError, match=r"line 24: output: nightly has the same; give {name}"):
-        parsed(both)
-
-
 def test_what_this_machine_can_say(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ScheduleError, match=r"line 13: webhook: .*MASKMILL_WEBHOOK_ALLOW"):
+    with pytest.raises(InputError, match=r"line 13: webhook: .*MASKMILL_WEBHOOK_ALLOW"):
         parsed(GOOD, here=True)
     monkeypatch.setenv("MASKMILL_WEBHOOK_ALLOW", "hooks.example")
     assert len(parsed(GOOD, here=True)) == 2
-    with pytest.raises(ScheduleError, match="line 10: model: there is no model 'unknown'"):
+    with pytest.raises(InputError, match="line 10: model: there is no model 'unknown'"):
         parsed(GOOD.replace('"shapes"', '"unknown"', 1), here=True)
-    with pytest.raises(ScheduleError, match=r"line 10: model: .*lion"):
+    with pytest.raises(InputError, match=r"line 10: model: .*lion"):
         parsed(GOOD.replace("threshold = 0.5", 'classes = ["lion"]'), here=True)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from typing import Any
 
 import pytest
 
 from storage.errors import BadUri, Unavailable
 from tasks.records import Image, Item, ItemError, Problem, Settings
+from tests.fleet import until
 from worker import shard
 from worker.shard import Means, Outcome, Stopwatch, annotate
 
@@ -105,3 +107,22 @@ def test_the_runtime_has_one_thread_for_all_shards(steps: Steps) -> None:
         assert len(list(annotate(ITEMS[:6], means(threads)))) == 6
     assert len(steps.threads) == 1
     assert threading.get_ident() not in steps.threads
+
+
+def test_a_tensor_is_let_go_once_the_network_has_run(
+    steps: Steps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensors: dict[int, weakref.ref[Any]] = {}
+
+    def prepare(item: Item, *_: Any) -> tuple[int, Any]:
+        tensor = threading.Event()  # whatever can be watched
+        tensors[item.id] = weakref.ref(tensor)
+        return item.id, tensor
+
+    def finish(number: int, *_: Any) -> Outcome:
+        until(lambda: tensors[number]() is None, 10, "the tensor is gone")
+        return Outcome(Image(number, f"{number}.jpg", 4, 3))
+
+    monkeypatch.setattr(shard, "prepare", prepare)
+    monkeypatch.setattr(shard, "finish", finish)
+    assert len(list(annotate(ITEMS[:6], means()))) == 6
