@@ -103,10 +103,17 @@ class AnnotateMessage(Asking, frozen=True):
 
 class ReconcileMessage(Message, frozen=True):
     task = "maskmill.reconcile"
+    only_schedules: bool = False
 
 
-# Beat has workers look after jobs and schedules. Who was away finds the last few looks, not all.
-LOOK = {"task": ReconcileMessage.task, "schedule": 5.0, "options": {"expires": 30.0}}
+def _look(seconds: float, **body: Any) -> dict[str, Any]:
+    """Beat has a worker look so often. One that was away finds the last such look, not all."""
+    options = {"expires": seconds}
+    return {"task": ReconcileMessage.task, "schedule": seconds, "kwargs": body, "options": options}
+
+
+# A look at all jobs takes several reads for each of them, at the schedules a few in all.
+LOOKS = {"jobs": _look(30.0), "schedules": _look(5.0, only_schedules=True)}
 
 
 def broker_url() -> str:
@@ -133,7 +140,7 @@ def make_app(url: str) -> Celery:
     app.conf.update(
         imports=("worker.jobs",),
         beat_scheduler="celery.beat:Scheduler",  # which keeps nothing: what ran is in the state
-        beat_schedule={"look": LOOK},
+        beat_schedule=LOOKS,
         task_ignore_result=True,
         task_acks_late=True,
         # A child that dies gives its message back. That cannot go on for ever: the attempts are

@@ -49,23 +49,23 @@ def drain(url: str, store: Callable[[list[Found]], object], bury: Callable[..., 
     sqs, *redis = check_queue(url)
     try:
         for bodies in _of_sqs(sqs) if sqs else _of_redis(*redis):
-            made, letters = list[tuple[str, Entry]](), list[tuple[str, dict[str, str]]]()
+            made, letters = list[tuple[str, Found]](), list[tuple[str, dict[str, str]]]()
             for body in bodies:
                 try:
                     made += _made(body)
                 except Exception as exc:  # noqa: BLE001  anything may be in a queue
                     letters.append((f"it is no notification of S3: {exc!r}", {"message": body}))
-            last = {entry.uri: entry for _, entry in sorted(made, key=lambda each: each[0])}
-            for bucket, some in groupby(sorted(last.values()), lambda entry: parse(entry.uri).host):
-                store([each for each in listed(f"s3://{bucket}", some) if each.is_image])
+            last = {each.uri: each for _, each in sorted(made, key=lambda each: each[0])}
+            for _, some in groupby(sorted(last), lambda uri: parse(uri).host):
+                store([last[uri] for uri in some])
             for letter in letters:
                 bury(*letter)
     except (RedisError, BotoCoreError, ClientError) as exc:
         raise BrokerDown(shown(f"{url} cannot be read: {exc}")) from exc
 
 
-def _made(body: str) -> Iterator[tuple[str, Entry]]:
-    """The objects that were made, each behind what orders its events.
+def _made(body: str) -> Iterator[tuple[str, Found]]:
+    """The images and videos that were made, each behind what orders its events.
 
     What was removed is for a schedule that lists to find.
     """
@@ -80,7 +80,9 @@ def _made(body: str) -> Iterator[tuple[str, Entry]]:
         key = there["key"] if is_plain else unquote_plus(there["key"], errors="strict")
         if "ObjectCreated:" in record["eventName"] and not key.endswith("/"):
             version = version_of({"ETag": there.get("eTag") or ""})
-            yield str(there.get("sequencer")), Entry(parse(f"s3://{bucket}/{key}").uri, -1, version)
+            entry = Entry(f"s3://{bucket}/{key}", -1, version)
+            found = listed(f"s3://{parse(entry.uri).host}", [entry])
+            yield from ((str(there.get("sequencer")), each) for each in found if each.is_image)
 
 
 def _of_redis(url: str, key: str) -> Iterator[list[str]]:

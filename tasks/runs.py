@@ -166,6 +166,7 @@ def look_at(it: Schedule, fleet: Fleet, now: datetime, *, at_once: bool = False)
 def _see_to(book: Book, run: Run, fleet: Fleet, now: datetime) -> End | None:
     """Begin a run, or see how it stands: its end, if it has one, or has to have one."""
     seen, limit = f"{run.number}.seen.json", run.schedule.budget
+    is_late = bool(limit) and (now - run.made).total_seconds() > interval(limit)
     try:
         if seen not in book.names or read_job(run.output) is None:
             begin(run, fleet)
@@ -173,11 +174,13 @@ def _see_to(book: Book, run: Run, fleet: Fleet, now: datetime) -> End | None:
             return None
         end = stands(run, fleet.state)
         goes_on = end is None or end.state == "cancelled"  # it may be that we did so before
-        if goes_on and limit and (now - run.made).total_seconds() > interval(limit):
+        if goes_on and is_late:
             end = End("failed", f"it took longer than its budget of {limit}")
             cut_off(run, fleet.state, end.reason)
         return end
-    except (BrokerDown, Full, Unavailable):
+    except (BrokerDown, Full, Unavailable) as exc:
+        if is_late and seen not in book.names:
+            return End("failed", f"it could not begin within its budget of {limit}: {exc}")
         raise
     except Exception as exc:  # noqa: BLE001  whoever cannot do what is asked says why
         return End("nothing-new" if isinstance(exc, NothingNew) else "failed", str(exc))

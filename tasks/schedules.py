@@ -179,6 +179,12 @@ def _check_places(*words: str) -> None:
             raise ValueError(f"{shown(word)} is neither a URI nor a path from the root")
 
 
+def _check_into(it: Schedule) -> None:
+    _check_places(it.into)
+    if "{" in it.into:
+        raise ValueError("it is one dataset for all runs, with nothing between braces")
+
+
 def _check_output(it: Schedule) -> None:
     _check_places(it.output)
     outputs = [it.output_of(at) for at in islice(following(it, _FROM), LOOKED_AT)]
@@ -212,7 +218,7 @@ _CHECKS: dict[str, Callable[[Schedule], object]] = {
     "every": lambda it: interval(it.every),
     "inputs": lambda it: _check_places(*it.inputs),
     "events": lambda it: check_queue(it.events),
-    "into": lambda it: _check_places(it.into),
+    "into": _check_into,
     "output": _check_output,
     "budget": lambda it: interval(it.budget),
     "options": _asked,

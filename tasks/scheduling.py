@@ -9,7 +9,7 @@ import msgspec
 from storage import get, put, shown
 from tasks.broker import broker_url, make_app
 from tasks.exits import OK, STOPPED, tell
-from tasks.folder import JobError, read_job
+from tasks.folder import JobError
 from tasks.inputs import InputError, absolute
 from tasks.runs import look_at, place_of, read_book, read_schedules
 from tasks.schedules import UTC, Schedule, following, parse_schedules, stamp, zone_of
@@ -26,7 +26,10 @@ def check(file: str, as_json: bool) -> int:
 def list_schedules(as_json: bool) -> int:
     """The last run and how it ended, and the next."""
     state = fleet_state()
-    for each in read_schedules(state):
+    schedules = read_schedules(state)
+    if not schedules:
+        raise InputError("the fleet has no schedules; maskmill schedule serve FILE gives it some")
+    for each in schedules:
         book, last = read_book(state, each), dict[str, Any]()
         if book.last > 0:
             run = book.run(book.last)
@@ -52,8 +55,8 @@ def run_schedule(name: str, as_json: bool) -> int:
     now, book = datetime.now(UTC), read_book(fleet.state, schedule)
     if book.running:
         raise JobError(f"{book.run(book.last)} is not over yet")
-    if not schedule.into and read_job(schedule.output_of(now)) is not None:
-        raise JobError(f"{shown(schedule.output_of(now))} holds a job; put {{run}} into its output")
+    if not schedule.into and "{run}" not in schedule.output:
+        raise JobError(f"{name} would meet its nominal runs there: put {{run}} into its output")
     for line in look_at(schedule, fleet, now, at_once=True):
         tell({"event": "done", "message": line}, [line], as_json)
     book = read_book(fleet.state, schedule)

@@ -113,7 +113,8 @@ def _for_client(message: broker.Asking) -> FleetStation:
 def reconcile_jobs(message: broker.ReconcileMessage) -> None:
     if isinstance(station, FleetStation):
         looks = tick(station.fleet, datetime.now(timezone.utc))
-        for done in chain(reconcile(station.app, station.state), looks):
+        jobs = () if message.only_schedules else reconcile(station.app, station.state)
+        for done in chain(jobs, looks):
             log.info(done)
 
 

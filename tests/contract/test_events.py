@@ -275,6 +275,7 @@ NO_NOTIFICATIONS = [
     aws_body(record("a.jpg", key="%FF.jpg")),
     aws_body(record("a.jpg", bucket="no bucket/../name")),
     aws_body(record("a%00.jpg", key="a%00.jpg")),
+    aws_body(record("a.jpg", key="")),
 ]
 
 
