@@ -13,9 +13,9 @@ from typing import Any, BinaryIO
 
 import msgspec
 
-from storage import Exists, NotFound, exists, open_read, open_write, put
+from storage import Exists, NotFound, exists, open_write, put
+from tasks.edits import STRANGER, Edit, Edits, insert, keep, read
 from tasks.edits import TABLES as EDITS
-from tasks.edits import VERSION, Edits, read
 from tasks.environment import producer_versions
 from tasks.folder import SHEET, Folder, JobError, every_attempt, missing_shards, read_job, read_run
 from tasks.plan import scratch
@@ -58,7 +58,6 @@ class Merged:
     by_failure: Counter[str] = field(default_factory=Counter)
     kinds: dict[bytes, Any] = field(default_factory=dict)
     picks: list[Picked] = field(default_factory=list)
-    version: bytes = b""  # of an open job's dataset, as its `info` has it
     sha256: str = ""
 
 
@@ -98,7 +97,6 @@ def merge(folder: Folder, job: Job, *, replace_edited: bool = False, into: str =
             seen = _take_in(folder, job, taken, edits) if keeps else None
             taken.grow()
             merged.counts = taken.counts()
-            merged.version = VERSION % (taken.count, edits.count)
         shards = taken.shards() if taken else folder.whole_shards(job)
         write_all(job, merged, shards, files, edits)
         n = merged.counts
@@ -180,37 +178,34 @@ class Hashing:
             self._file.write(data)
 
 
+Files = Sequence[BinaryIO | Hashing]
+
+
 def write_all(
-    job: Job,
-    merged: Merged,
-    shards: Iterator[Shard],
-    files: Sequence[BinaryIO | Hashing],
-    edits: Edits,
+    job: Job, merged: Merged, shards: Iterator[Shard], files: Files, edits: Edits
 ) -> None:
     """One pass over the shards, with what people changed laid over it; annotations wait in a spool
     file until all images are written."""
     polygons = job.asked.settings.mask_format == "polygon"
     dataset, results, failures = files
     instances = Hashing(dataset)
-    instances.write(b'{"info":{"description":"instance segmentation by maskmill"')
-    instances.write(b'%s},"licenses":[],"images":[' % merged.version)
+    instances.write(b'{"info":{"description":"instance segmentation by maskmill"},"licenses":[],')
+    instances.write(b'"images":[')
     results.write(b"[")
-    counts, found, above = merged.counts, Counter[str](), edits.highest()
+    counts, found, above = merged.counts, Counter[str](), edits.highest
     counts.update(images=0, annotations=0, failures=0, empty_masks_dropped=0)
     draws: list[tuple[bool, bytes, Picked]] = []
     with tempfile.TemporaryFile(prefix="maskmill-merge-") as spool, scratch(_TABLES) as videos:
         for shard in shards:
             for image in shard.images:
-                record = msgspec.to_builtins(_in_dataset(image, videos))
-                if record := edits.over("images", record):
-                    instances.write(_listed(counts, "images", record))
+                instances.write(_listed(counts, "images", _in_dataset(image, videos)))
             for each in shard.annotations:
                 results.write(_listed(found, "results", {n: getattr(each, n) for n in RESULT}))
                 number = each.id or above + found["results"]
-                if record := edits.over("annotations", dataset_record(each, number, polygons)):
+                if not edits.has(number):
+                    record = dataset_record(each, number, polygons)
                     spool.write(_listed(counts, "annotations", record))
                     merged.by_class[each.category_id] += 1
-            found["images"] += len(shard.images)
             for failure in shard.failures:
                 failures.write(encode(failure) + b"\n")
                 counts["failures"] += 1
@@ -219,11 +214,11 @@ def write_all(
             merged.kinds[encode(shard.produced_by)] = shard.produced_by
             _draw(draws, shard)
         for record in edits.rest("images"):
+            counts["inputs"] += 1
             instances.write(_listed(counts, "images", record))
         for record in edits.rest("annotations"):
             spool.write(_listed(counts, "annotations", record))
             merged.by_class[record["category_id"]] += 1
-        counts["inputs"] += counts["images"] - found["images"]
         for number, video in videos.execute("SELECT id, body FROM video ORDER BY id"):
             instances.write(b'\n],"videos":[\n' if number == 1 else b",\n")
             instances.write(b'{"id":%d,' % number + video[1:])
@@ -239,7 +234,7 @@ def write_all(
     merged.picks = [pick for _, _, pick in sorted(draws, key=lambda draw: draw[2].image)]
 
 
-def _listed(counts: Counter[str], kind: str, record: dict[str, Any]) -> bytes:
+def _listed(counts: Counter[str], kind: str, record: object) -> bytes:
     counts[kind] += 1
     return (b",\n" if counts[kind] > 1 else b"\n") + encode(record)
 
@@ -287,32 +282,29 @@ def _ours(folder: Folder, digest: str) -> str:
 
 
 def _take_in(folder: Folder, job: Job, taken: Segments, edits: Edits) -> str | None:
-    """Keep what people changed in the dataset, by comparison with the one that it was made from.
+    """Keep what people changed in the dataset, by comparison with all that was ever in it.
 
     Gives the hash of the file that may be replaced now, None where there is none.
     """
-    uri = folder.file("instances.json")
+    uri, polygons = folder.file("instances.json"), job.asked.settings.mask_format == "polygon"
     seen = hash_of(uri)
-    if seen is None or exists(_ours(folder, seen)) or {"sha256": seen} in edits.rest("taken"):
+    if seen is None or exists(_ours(folder, seen)):
         return seen
-    with tempfile.TemporaryFile() as copy, tempfile.TemporaryFile() as made:
-        theirs, nowhere = Hashing(copy), Hashing()
-        with open_read(uri) as file:
-            shutil.copyfileobj(file, theirs, 1 << 20)
-        try:
-            segments, edited = edits.made_from(copy)
-        except ValueError as exc:
-            raise _edited(folder, f"was edited and cannot be taken in: {exc}") from exc
-        with scratch(TABLES + EDITS) as db:
-            shards, before = Segments(folder, db, segments).shards(), Edits(folder, db, edited)
-            write_all(job, Merged(0, Counter()), shards, [made, nowhere, nowhere], before)
-        read(edits.db, "ours", made)
-    start, end, seen = taken.count, taken.end, theirs.digest.hexdigest()
-    fresh, taken.above = edits.room(end)
-    taken.grow()
-    if any(first <= taken.above for first in taken.firsts[start:]):
-        raise Overtaken(f"another command merges {folder.uri}")
-    edits.write(edits.changes(end, fresh, seen))
+    try:
+        read(edits.db, uri)
+        if row := edits.db.execute(STRANGER).fetchone():
+            raise ValueError("its image {}, {!r}, is none of the job's".format(*row))
+    except ValueError as exc:
+        raise _edited(folder, f"was edited and cannot be taken in: {exc}") from exc
+    for shard in taken.shards(replaced=True):
+        for each in shard.annotations:
+            record = msgspec.to_builtins(dataset_record(each, each.id, polygons))
+            insert(edits.db, "made", Edit("annotations", each.id, record), bool(shard.images))
+    end = taken.end
+    if added := edits.added():
+        taken.reserve(end + added)
+    keep(folder, edits.count, edits.changes(end))
+    edits.read_on()
     return seen
 
 

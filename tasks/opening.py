@@ -10,7 +10,7 @@ from storage import exists, join, parse, without_query
 from tasks.cards import Model
 from tasks.categories import CategoryId, from_file, ids_of, mapped, renumber
 from tasks.edits import TABLES as EDITS
-from tasks.edits import Edits, lacking, rest_of
+from tasks.edits import keep, lacking, rest_of
 from tasks.environment import BOARDS, SettingError, whole_number
 from tasks.folder import Folder, JobDiffers, delete_run, read_job
 from tasks.frames import frames_of, may_read
@@ -122,7 +122,7 @@ def open_job(
     with scratch(EDITS) as db:
         found = frames_of(checked(asked_inputs(db, given, asked)), given.selection, refused)
         folder, counts = write_plan(output, salt, found, given.selection, asked.shard_size)
-        Edits(folder, db, 0).write(rest_of(db))
+        keep(folder, 0, rest_of(db))
     job = Job(folder.run, asked, counts, routing)
     replaced = read_job(output)
     noted(folder)

@@ -109,13 +109,11 @@ def turn_of(part: str) -> int:
 class Segments:
     """An open job's segments, with what they hold in a scratch database, so memory stays flat."""
 
-    def __init__(self, folder: Folder, db: sqlite3.Connection, until: int | None = None) -> None:
-        """until: how many segments there were when a dataset was made."""
-        self._folder, self._db, self._until = folder, db, until
+    def __init__(self, folder: Folder, db: sqlite3.Connection) -> None:
+        self._folder, self._db = folder, db
         self.count = 0
-        self.firsts: list[int] = []  # the id of the first annotation of each segment
+        self._firsts: list[int] = []  # the id of the first annotation of each segment
         self.end = 0  # the last id of an annotation
-        self.above = 0  # new annotations get ids higher than this
         self._read_on()
 
     def counts(self) -> Counter[str]:
@@ -142,13 +140,19 @@ class Segments:
         self._read_on()
         return self.count > before
 
-    def shards(self) -> Iterator[Shard]:
+    def reserve(self, last: int) -> None:
+        """Leave out ids of annotations up to this one; `Exists` where another merger was first."""
+        nothing = encode(Header((), (), 0, last + 1))
+        put(segment_uri(self._folder, self.count), nothing + b"\n", create_only=True)
+        self._read_on()
+
+    def shards(self, replaced: bool = False) -> Iterator[Shard]:
         """What the dataset holds, in order, an item at a time, without what was mended or replaced.
 
-        Annotations have their ids.
+        Annotations have their ids. `replaced`: those that are left out come as well, with no image.
         """
         turned = self._one("SELECT count(*) FROM turn")
-        for number, first in enumerate(self.firsts):
+        for number, first in enumerate(self._firsts):
             uri, ids = segment_uri(self._folder, number), itertools.count(first)
             with open_read(uri) as file:
                 header = decoded(next(iter(file)), Header, uri)
@@ -157,12 +161,13 @@ class Segments:
                     each = decoded(line, Ended, uri)
                     found = tuple(replace(it, id=next(ids)) for it in each.annotations)
                     mark = self._one(MARK, each.key, number) if turned or each.failure else ""
-                    if mark is None:
+                    if mark is None and not replaced:
                         continue
+                    shows = each.image if mark is not None else None
                     yield Shard(
                         each.part,
                         header.produced_by[each.made_by],
-                        (replace(each.image, vanished=mark == MARKS[0]),) if each.image else (),
+                        (replace(shows, vanished=mark == MARKS[0]),) if shows else (),
                         found,
                         (each.failure,) if each.failure else (),
                         empty,
@@ -171,14 +176,14 @@ class Segments:
 
     def _read_on(self) -> None:
         """Take in the segments from `count` on."""
-        while self.count != self._until:
+        while True:
             uri = segment_uri(self._folder, self.count)
             try:
                 with open_read(uri) as file:
                     header = decoded(next(iter(file)), Header, uri)
                     self._many("object", ((name, True, 0) for name in header.objects))
-                    self.firsts.append(header.first or self.end + 1)
-                    self.end = self.firsts[-1] - 1
+                    self._firsts.append(header.first or self.end + 1)
+                    self.end = self._firsts[-1] - 1
                     for line in file:
                         each = decoded(line, Ended, uri)
                         known = _known(each)
@@ -235,13 +240,13 @@ class Segments:
             "SELECT name, empty_masks FROM object WHERE NOT taken ORDER BY name LIMIT ?",
             (0 if full else MOST_OBJECTS,),
         ).fetchall()
-        if not lines and not left and self.above <= self.end:
+        if not lines and not left:
             return None
         header = Header(
             tuple(name for name, _ in left),
             tuple(msgspec.json.decode(by, type=ProducedBy) for by in made),
             sum(empty for _, empty in left),
-            max(self.end, self.above) + 1,
+            self.end + 1,
         )
         return encode(header) + b"\n" + b"".join(lines), last if full else None
 

@@ -8,7 +8,7 @@ from storage import list_entries
 from tasks.annotate import kinds_said
 from tasks.categories import Category
 from tasks.edits import TABLES as EDITS
-from tasks.edits import VERSION, Edits
+from tasks.edits import Edits
 from tasks.exits import OK, STOPPED, Said
 from tasks.folder import Folder, JobError, ShardName, find_job, missing_shards, parts, read_run
 from tasks.merge import FILES, Hashing, Merged, hash_of, is_merged, write_all
@@ -104,7 +104,6 @@ def _dataset_problems(folder: Folder, job: Job) -> Iterator[str]:
         if job.open:
             taken = Segments(folder, db)
             shards, anew.counts = taken.shards(), taken.counts()
-            anew.version = VERSION % (taken.count, edits.count)
         write_all(job, anew, shards, files, edits)
     for name, made in zip(FILES, files, strict=True):
         if hash_of(folder.file(name)) != made.digest.hexdigest():

@@ -41,6 +41,7 @@ from tasks.records import (
     encode,
     encode_lines,
 )
+from tasks.segments import TABLES as SEGMENTS
 from worker.audit import problems
 from worker.per_image import write_per_image
 
@@ -212,7 +213,7 @@ def test_a_hundred_thousand_videos_are_not_held(folder: Folder) -> None:
     for count in (5_000, 50_000):
         files = [(folder_file).open("wb") for folder_file in _three(Path(folder.uri))]
         tracemalloc.start()
-        with scratch(TABLES) as db:
+        with scratch(TABLES + SEGMENTS) as db:
             write_all(job, Merged(0, Counter()), iter(shards(count)), files, Edits(folder, db))
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
