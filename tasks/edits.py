@@ -52,6 +52,8 @@ AND (id < (SELECT max(id) FROM known)
 UNION ALL SELECT id, body, changed FROM new"""
 STRANGER = """SELECT id, json_extract(body, '$.file_name') AS name FROM theirs
 WHERE section = 'images' AND (id, name) NOT IN (SELECT id, name FROM item WHERE name NOT NULL)"""
+CATEGORIES = """SELECT DISTINCT json_extract(body, '$.category_id') FROM theirs
+WHERE section = 'annotations'"""
 # Annotations on an image that is left out wait until it is back.
 _REST = """SELECT body FROM edit WHERE section = ? AND body != 'null' AND ifnull(image, -1) NOT IN
 (SELECT id FROM item WHERE name IS NULL OR key NOT IN (SELECT key FROM live)) ORDER BY id"""

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import msgspec
 
 from storage import Exists, NotFound, exists, open_write, put
-from tasks.edits import STRANGER, Edit, Edits, insert, keep, read
+from tasks.edits import CATEGORIES, STRANGER, Edit, Edits, insert, keep, read
 from tasks.edits import TABLES as EDITS
 from tasks.environment import producer_versions
 from tasks.folder import SHEET, Folder, JobError, every_attempt, missing_shards, read_job, read_run
@@ -294,12 +294,17 @@ def _take_in(folder: Folder, job: Job, taken: Segments, edits: Edits) -> str | N
         read(edits.db, uri)
         if row := edits.db.execute(STRANGER).fetchone():
             raise ValueError("its image {}, {!r}, is none of the job's".format(*row))
+        categories = {category for (category,) in edits.db.execute(CATEGORIES)}
+        if strange := categories - {each.id for each in job.asked.settings.categories}:
+            raise ValueError(f"its category {strange.pop()!r} is none of the job's")
+        for shard in taken.shards(replaced=True):
+            for each in shard.annotations:
+                record = msgspec.to_builtins(dataset_record(each, each.id, polygons))
+                insert(edits.db, "made", Edit("annotations", each.id, record), bool(shard.images))
+                if not categories:
+                    raise ValueError("it lists no annotations at all")
     except ValueError as exc:
         raise _edited(folder, f"was edited and cannot be taken in: {exc}") from exc
-    for shard in taken.shards(replaced=True):
-        for each in shard.annotations:
-            record = msgspec.to_builtins(dataset_record(each, each.id, polygons))
-            insert(edits.db, "made", Edit("annotations", each.id, record), bool(shard.images))
     end = taken.end
     if added := edits.added():
         taken.reserve(end + added)

@@ -172,7 +172,7 @@ def _watch(child: Child, hear: Hear, patience_s: float) -> tuple[Event, bool]:
         for event in child.events():
             if event["event"] in ("taken", "let-go"):
                 in_hand = event if event["event"] == "taken" else {}
-                worked = True
+                worked |= event["event"] == "taken"  # let go is any task
             else:
                 hear(event)
         return in_hand, worked

@@ -6,6 +6,7 @@ What every runtime is to the rest: named tensors in, named float arrays out.
 import importlib
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -25,6 +26,9 @@ Feeds = Mapping[str, NDArray[np.generic]]
 Told = dict[str, NDArray[np.float32]]
 
 _PICTURES = 3  # that show whether a runtime can be trusted
+
+# Runtimes are made and run by one thread, for all shards the same: some drivers mind.
+network = ThreadPoolExecutor(1)
 
 
 class RunFailed(Exception):
@@ -71,6 +75,10 @@ class LoadedModel(NamedTuple):
 
 def load_model(model: Model, settings: WorkerSettings) -> LoadedModel:
     """Load a build and check that its graph fits its card; run it once, so that it is warm."""
+    return network.submit(_loaded, model, settings).result()
+
+
+def _loaded(model: Model, settings: WorkerSettings) -> LoadedModel:
     # Each engine and family is a module here: worker/onnx_runtime.py, worker/yolact.py.
     engine = importlib.import_module(f"worker.{model.engine}_runtime")
     runtime = engine.load(model.path, model.compute, settings)

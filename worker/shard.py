@@ -20,7 +20,7 @@ from tasks.records import Annotation, Failure, Image, Item, ItemError, Problem, 
 from worker.detections import Detections, Frame, Raw, Wanted
 from worker.images import Header, Pixels, decode, read_header
 from worker.memory import flight
-from worker.model import LoadedModel, RunFailed
+from worker.model import LoadedModel, RunFailed, network
 from worker.polygons import polygons
 from worker.refinement import refine
 
@@ -29,8 +29,6 @@ if TYPE_CHECKING:  # PyAV is loaded where there is a video
 
 Shoot = Callable[[Item], "Future[Shot] | None"]
 Begun = tuple[Item, Problem | None, "Future[Shot] | None"]
-# A runtime is used by one thread, for all shards the same: some drivers mind.
-_network = ThreadPoolExecutor(1)
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -120,7 +118,7 @@ def annotate(items: Sequence[Item], means: Means) -> Iterator[Outcome]:
             if problem:
                 return failed(item, problem)
             prepared = front.submit(prepare, item, shot, means).result()
-            ran = _network.submit(infer, *prepared, means)
+            ran = network.submit(infer, *prepared, means)
             del prepared  # or its tensor would stay until the masks are done
             return means.watch.timed("masks", finish, *ran.result(), means.model, means.settings)
         except ItemError as exc:

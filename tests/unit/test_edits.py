@@ -364,6 +364,12 @@ def broken(how: str, dataset: Dataset) -> bytes:
             second["id"] = [2]
         case "no category":
             del second["category_id"]
+        case "an unknown category":
+            second["category_id"] = 99
+        case "a category in words":
+            second["category_id"] = "1"
+        case "no annotations":
+            del dataset["annotations"]
         case "a list in place of a record":
             dataset["annotations"][0] = [1]
         case "images renumbered":
@@ -384,6 +390,9 @@ def broken(how: str, dataset: Dataset) -> bytes:
         ("an id twice", "an id of its annotations is there twice"),
         ("no id", "one of its annotations lacks one of id image_id category_id"),
         ("no category", "one of its annotations lacks one of id image_id category_id"),
+        ("an unknown category", "its category 99 is none of the job's"),
+        ("a category in words", "its category '1' is none of the job's"),
+        ("no annotations", "it lists no annotations at all"),
         ("a list in place of a record", "one of its annotations lacks one of id"),
         ("an id that is a list", "no whole number"),
         ("an id that is none", "no whole number"),

@@ -448,6 +448,11 @@ def test_a_store_that_is_away_is_tried_again(case: Case, monkeypatch: pytest.Mon
         "schedule nightly: s3://bucket could not be reached: its store does not answer;"
         " the next look tries again"
     )
+    late = case.now + timedelta(hours=7)
+    with monkeypatch.context() as later:
+        later.setattr(Book, "write", lambda *_: None)
+        (failed,) = tick(case.fleet, late)
+    assert "is failed: it could not begin within its budget of 6h: s3://bucket" in failed
     monkeypatch.setattr(runs, "submit", real)
     assert list(tick(case.fleet, case.now)) == []
     assert read_job(case.run.output) is not None

@@ -56,10 +56,10 @@ def test_a_file() -> None:
 
 
 def test_a_dataset_that_grows() -> None:
-    text = GOOD.replace('output = "s3://bucket/{name}/{run}"', 'into = "s3://b/{x}"\n')
+    text = GOOD.replace('output = "s3://bucket/{name}/{run}"', 'into = "s3://b/x"\n')
     text = text.replace("limit = 5", "fps = 2").replace('"10m"', '"10m"\ndrop_vanished = true')
     _, grown = parsed(text)
-    assert grown.output_of(NIGHT) == "s3://b/{x}"
+    assert grown.output_of(NIGHT) == "s3://b/x"
     with_events = text.replace('inputs = ["s3://bucket/new/"]', 'events = "sqs://new"')
     with pytest.raises(InputError, match="line 22: drop_vanished: it goes with inputs"):
         parsed(with_events)
@@ -113,6 +113,7 @@ WRONG = [
     ('inputs = ["s3://bucket/new/"]', 'events = "redis://h"', 22, "events: it takes sqs://NAME or"),
     ('output = "s3://bucket/{name}/{run}"', 'into = "grown"', 24, "into: grown is neither a URI"),
     ('output = "s3://bucket/{name}/{run}"', 'into = "s3://b/x"', 25, "options: options has no"),
+    ('output = "s3://bucket/{name}/{run}"', 'into = "s3://b/{run}"', 24, "into: it is one dataset"),
 ]  # fmt: skip
 
 

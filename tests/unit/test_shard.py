@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import threading
 import weakref
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from storage.errors import BadUri, Unavailable
+from tasks.environment import WorkerSettings
 from tasks.records import Image, Item, ItemError, Problem, Settings
+from tasks.shelf import find_model
 from tests.fleet import until
-from worker import shard
+from tests.graphs import write_model
+from worker import onnx_runtime, shard
+from worker.model import load_model, network
 from worker.shard import Means, Outcome, Stopwatch, annotate
 
 SETTINGS = Settings(categories=(), class_ids=(), max_bytes=1, max_pixels=1)
@@ -126,3 +131,18 @@ def test_a_tensor_is_let_go_once_the_network_has_run(
     monkeypatch.setattr(shard, "prepare", prepare)
     monkeypatch.setattr(shard, "finish", finish)
     assert len(list(annotate(ITEMS[:6], means()))) == 6
+
+
+def test_a_network_is_loaded_by_the_thread_that_runs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[int] = []
+    real = onnx_runtime.load
+
+    def load(*args: Any) -> Any:
+        threads.append(threading.get_ident())
+        return real(*args)
+
+    monkeypatch.setattr(onnx_runtime, "load", load)
+    load_model(find_model(str(write_model(tmp_path, "b"))), WorkerSettings())
+    assert threads == [network.submit(threading.get_ident).result()]
