@@ -59,7 +59,10 @@ def annotate(inputs: Inputs, as_json: JsonFlag = False) -> None:
     """
 
 
-@command(app, "tasks.doctor:doctor")
+_TRIED = option("model", str, "", "Try its builds, and say how fast they are.", "--model", "-m")
+
+
+@command(app, "tasks.doctor:doctor", _TRIED)
 def doctor(
     output: Annotated[str, typer.Argument(help="A job folder to check.", show_default=False)] = "",
 ) -> None:

@@ -4,6 +4,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from importlib import import_module
+from pathlib import Path
 
 from storage import StorageError, delete, get, join, put, shown
 from tasks.broker import DEFAULT_QUEUE, BrokerDown, broker_url, make_app, queues_for, waiting
@@ -16,13 +17,14 @@ PACKAGES = ("onnxruntime", "openvino", "ai-edge-litert", "tflite-runtime")  # th
 _SECRET = ("KEY", "SECRET", "TOKEN", "PASSWORD")
 
 
-def doctor(output: str) -> Said:
+def doctor(output: str, model: str) -> Said:
     if output:
         audited: Said = import_module("worker.audit").check_folder(output)
         return audited
     report = {
         "engines": _engines(),
         "tflite": dict(_tflite()),
+        **({model: dict(_tried(model))} if model else {}),
         "formats": _formats(),
         "stores": _stores(),
         "fleet": dict(_fleet()),
@@ -50,6 +52,15 @@ def _tflite() -> Iterator[tuple[str, str]]:
         yield "delegate", found.library if found else "none: the CPU computes"
     except (ModelError, SettingError, ModuleNotFoundError) as exc:
         yield "problem", str(exc)
+
+
+def _tried(model: str) -> Iterator[tuple[str, str]]:
+    with tempfile.TemporaryDirectory(prefix="maskmill-doctor-") as folder:
+        for each in import_module("worker.check").try_builds(model, "", Path(folder)):
+            stages = (f"{name} {1000 * s:.1f} ms" for name, s in each.get("seconds", {}).items())
+            engine = each.get("version", each.get("engine", "no engine"))
+            found = each.get("problem") or f"{each['device']}: {', '.join(stages)}"
+            yield f"{each['build']} with {engine}", found
 
 
 def _formats() -> dict[str, str]:

@@ -23,14 +23,14 @@ from worker.shard import Means, Stopwatch, annotate
 
 
 def check(name: str, image: str, output: str) -> Said:
-    reports = list(_try_builds(name, image, Path(storable(output))))
+    reports = list(try_builds(name, image, Path(storable(output))))
     usable = [each["fits"] for each in reports if each["fits"] is not None]
     code = OK if usable and all(usable) else WRONG
     event = {"event": "check", "model": name, "builds": reports}
     return Said(event, record_lines({"builds": reports}), code)
 
 
-def _try_builds(name: str, image: str, folder: Path) -> Iterator[Facts]:
+def try_builds(name: str, image: str, folder: Path) -> Iterator[Facts]:
     """What came of each build of a model with each engine."""
     _, card, builds = builds_at(name)
     for build, place in builds:
