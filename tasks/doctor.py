@@ -58,7 +58,7 @@ def _tried(model: str) -> Iterator[tuple[str, str]]:
     with tempfile.TemporaryDirectory(prefix="maskmill-doctor-") as folder:
         for each in import_module("worker.check").try_builds(model, "", Path(folder)):
             stages = (f"{name} {1000 * s:.1f} ms" for name, s in each.get("seconds", {}).items())
-            engine = each.get("version", each.get("engine", "no engine"))
+            engine = f"{each.get('engine', 'no engine')} {each.get('version', '')}".rstrip()
             found = each.get("problem") or f"{each['device']}: {', '.join(stages)}"
             yield f"{each['build']} with {engine}", found
 
