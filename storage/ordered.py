@@ -3,8 +3,10 @@
 import itertools
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:  # with it comes the machinery of logging, for who may never need either
+    from concurrent.futures import Future
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -18,6 +20,8 @@ def side_by_side(
 
     At most `window` values are begun and not yet taken, twice as many as threads unless told.
     """
+    from concurrent.futures import ThreadPoolExecutor
+
     waiting: deque[Future[R]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         try:
@@ -39,7 +43,10 @@ def asked_once(
 
     They are taken `size` at a time: values of one key in a row have one result in common.
     """
-    rest, begun = iter(values), dict[K, Future[R]]()
+    from concurrent.futures import ThreadPoolExecutor
+
+    rest = iter(values)
+    begun: dict[K, Future[R]] = {}
     with ThreadPoolExecutor(threads) as pool:
         while some := [(key(value), value) for value in itertools.islice(rest, size)]:
             named = {name: value for name, value in some if name is not None}
